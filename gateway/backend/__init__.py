@@ -1,0 +1,1 @@
+"""The Python kit for TCP services that speak records."""

@@ -1,0 +1,1 @@
+"""The embedded demonstration: its backends and its page."""

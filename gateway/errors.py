@@ -1,0 +1,170 @@
+"""Every fault Kakitome knows by name: who is to blame, the close code or HTTP status it ends in, its metric label.
+
+Invariant: an error's text says what was wrong and what was expected, and is safe to show to the peer that is to
+blame; details about anybody else stay in the log.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import ClassVar, Final
+
+
+class Blame(StrEnum):
+    """Whose fault an error is: it decides who is told what."""
+
+    CLIENT = "client"
+    BACKEND = "backend"
+    OPERATOR = "operator"
+    GATEWAY = "gateway"
+
+
+class KakitomeError(Exception):
+    """Base of all named faults; what is not one of these is a bug of ours."""
+
+    blame: ClassVar[Blame] = Blame.GATEWAY
+    reason: ClassVar[str] = "internal"
+    """A short name from a closed set, fit for a metric's label."""
+
+
+# --- faults of an established connection: each ends it with a close code (RFC 6455 section 7.4.1) -------------------
+
+MAX_CLOSE_REASON_BYTES: Final = 123
+"""A control frame carries at most 125 bytes, two of which are the code (RFC 6455 section 5.5)."""
+
+
+class ConnectionFault(KakitomeError):
+    """Ends an established connection with `close_code`; the text becomes the close reason for the peer to blame."""
+
+    close_code: ClassVar[int] = 1011
+
+    @property
+    def close_reason(self) -> str:
+        """The text cut to the 123 bytes that a Close frame has room for, never inside a character."""
+        return str(self).encode()[:MAX_CLOSE_REASON_BYTES].decode(errors="ignore")
+
+
+class ProtocolViolation(ConnectionFault):
+    """The client broke RFC 6455, RFC 7692 or the record protocol."""
+
+    blame = Blame.CLIENT
+    close_code = 1002
+    reason = "protocol_error"
+
+
+class InvalidUtf8(ConnectionFault):
+    """A text message or a close reason is not UTF-8."""
+
+    blame = Blame.CLIENT
+    close_code = 1007
+    reason = "invalid_utf8"
+
+
+class PolicyViolation(ConnectionFault):
+    """The client did what this route does not allow: a limit, a rate, a message that the framing cannot carry."""
+
+    blame = Blame.CLIENT
+    close_code = 1008
+    reason = "policy"
+
+
+class MessageTooBig(ConnectionFault):
+    """A message exceeds the route's `message_bytes`."""
+
+    blame = Blame.CLIENT
+    close_code = 1009
+    reason = "too_big"
+
+
+class KeepaliveTimeout(ConnectionFault):
+    """The client left a ping unanswered."""
+
+    blame = Blame.CLIENT
+    close_code = 1011
+    reason = "keepalive_timeout"
+
+
+class BackendFault(ConnectionFault):
+    """The backend reset, broke its framing, or went away without a word (RFC 6455 registry: 1014 Bad Gateway)."""
+
+    blame = Blame.BACKEND
+    close_code = 1014
+    reason = "backend_fault"
+
+
+class FramingViolation(BackendFault):
+    """The backend sent what its configured framing does not allow."""
+
+    reason = "backend_framing"
+
+
+# --- faults before the upgrade: each is an HTTP answer ------------------------------------------------------------
+
+
+class HandshakeRefused(KakitomeError):
+    """The request is answered with an HTTP error instead of an upgrade; `reason` is its metric label.
+
+    The text is the response body, so it tells the client what was wrong and nothing about the backend or us.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        reason: str,
+        blame: Blame = Blame.CLIENT,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.refusal = reason
+        self.blamed = blame
+        self.headers = tuple(headers)
+
+
+class HandshakeTimeout(KakitomeError):
+    """TLS handshake or request head was not complete within its deadline."""
+
+    blame = Blame.CLIENT
+    reason = "handshake_timeout"
+
+
+class BackendUnreachable(KakitomeError):
+    """No endpoint of the route took the connection: HTTP 502 before the upgrade, Close 1014 after it."""
+
+    blame = Blame.BACKEND
+    reason = "unreachable"
+
+
+class BackendTimeout(BackendUnreachable):
+    """No endpoint answered within the connect deadline: HTTP 504 before the upgrade, Close 1014 after it."""
+
+    reason = "timeout"
+
+
+class BackendRefused(BackendUnreachable):
+    """A records backend answered OPEN with CLOSE: its code and reason are passed on."""
+
+    reason = "refused"
+
+    def __init__(self, message: str, *, code: int, close_reason: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.close_reason = close_reason
+
+
+# --- faults of the operator's -------------------------------------------------------------------------------------
+
+
+class ConfigError(KakitomeError):
+    """The configuration cannot be used: `problems` lists every fault found, each with path and line."""
+
+    blame = Blame.OPERATOR
+    reason = "config"
+
+
+class StartupError(KakitomeError):
+    """The gateway cannot start: a port in use, a certificate that is missing. The text says what to do."""
+
+    blame = Blame.OPERATOR
+    reason = "startup"

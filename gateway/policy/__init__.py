@@ -1,0 +1,1 @@
+"""Decisions on requests: request in, decision out; no I/O."""

@@ -1,0 +1,1 @@
+"""Sans-I/O cores: bytes in, events and bytes out; no socket, no clock."""

@@ -1,0 +1,1 @@
+"""The data path: one pump moves the bytes of all established connections."""

@@ -1,0 +1,1 @@
+"""Conversations between a client and a backend: how they begin, are counted, and end."""

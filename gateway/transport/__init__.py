@@ -1,0 +1,1 @@
+"""Trio shells: accept, handshake, dial."""
