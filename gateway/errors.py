@@ -129,6 +129,16 @@ class HandshakeTimeout(KakitomeError):
     reason = "handshake_timeout"
 
 
+class TlsFailure(KakitomeError):
+    """TLS broke: no handshake, a certificate that does not verify, a bad record.
+
+    It is the client's fault on a listener; towards a backend the connector turns it into `BackendUnreachable`.
+    """
+
+    blame = Blame.CLIENT
+    reason = "tls"
+
+
 class BackendUnreachable(KakitomeError):
     """No endpoint of the route took the connection: HTTP 502 before the upgrade, Close 1014 after it."""
 

@@ -1,0 +1,226 @@
+"""A connected socket while a trio task owns it: through PROXY header, TLS handshake and HTTP, until the pump takes it.
+
+Invariant: no byte that the peer sent is lost on the way. What was read too far is pushed back, what precedes a TLS
+handshake is peeked at and never read past its end, and decrypted bytes that nobody asked for stay in the `SSLSocket`.
+
+It is not `trio.SocketStream`, because an established connection has no task: the pump wants the raw socket.
+"""
+
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Final, TypeVar
+
+import trio
+
+from gateway.errors import TlsFailure
+
+Buffer = bytes | bytearray | memoryview
+
+_T = TypeVar("_T")
+_Wait = Callable[[socket.socket], Awaitable[None]]
+_READ: Final[_Wait] = trio.lowlevel.wait_readable
+_WRITE: Final[_Wait] = trio.lowlevel.wait_writable
+
+LINGER_BYTES: Final = 1 << 20
+"""What `finish` reads and forgets at most: a client that sends on after its refusal gets no more of our time."""
+
+
+class Channel:
+    """One non-blocking socket, plain or TLS, with awaitable receive and send; at most one task uses each direction.
+
+    Plain socket errors stay `OSError`; TLS errors become `TlsFailure`. Once closed or released every operation raises
+    `trio.ClosedResourceError`, also in a task that was waiting in one.
+    """
+
+    __slots__ = ("_leftover", "_sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        """Takes ownership of `sock` and makes it non-blocking."""
+        sock.setblocking(False)
+        self._sock: socket.socket | None = sock
+        self._leftover = b""
+
+    @property
+    def sock(self) -> socket.socket:
+        """The socket, still owned by this channel: for its options, addresses and TLS facts."""
+        if self._sock is None:
+            raise trio.ClosedResourceError("this channel was closed or released")
+        return self._sock
+
+    @property
+    def closed(self) -> bool:
+        """The socket is closed or somebody else's."""
+        return self._sock is None
+
+    # --- receiving ------------------------------------------------------------------------------------------------
+
+    async def receive_some(self, max_bytes: int = 65536) -> bytes:
+        """1 to `max_bytes` bytes; b"" once the peer has ended its direction. A cancellation loses no byte."""
+        if self._leftover:
+            await trio.lowlevel.checkpoint()
+            chunk, self._leftover = self._leftover[:max_bytes], self._leftover[max_bytes:]
+            return chunk
+        return await self._retry(lambda sock: sock.recv(max_bytes), _READ)
+
+    async def peek_some(self, max_bytes: int) -> bytes:
+        """1 to `max_bytes` bytes that remain to be received (b"" at the end); plain sockets only.
+
+        Returns at once while anything is unread, so take the bytes known to be yours with `discard` before peeking
+        again, or the loop spins.
+        """
+        if self._leftover:
+            await trio.lowlevel.checkpoint()
+            return self._leftover[:max_bytes]
+        return await self._retry(lambda sock: sock.recv(max_bytes, socket.MSG_PEEK), _READ)
+
+    def discard(self, n: int) -> None:
+        """Takes the first `n` bytes of what `peek_some` returned last."""
+        if self._leftover:
+            self._leftover = self._leftover[n:]
+        elif n:
+            self.sock.recv(n)
+
+    def push_back(self, data: bytes) -> None:
+        """Gives back bytes that were received too much: the next receive returns them first."""
+        self._leftover = data + self._leftover
+
+    def take_leftover(self) -> bytes:
+        """The bytes pushed back, handed over to the caller; also after `release`."""
+        leftover, self._leftover = self._leftover, b""
+        return leftover
+
+    # --- sending --------------------------------------------------------------------------------------------------
+
+    async def send_all(self, data: Buffer) -> None:
+        """Returns when the kernel has all of `data`.
+
+        After a cancellation or an error an unknown part of it is sent, and under TLS a record may be half written: the
+        channel is then good for nothing but `close`.
+        """
+        view = memoryview(data)
+        if not view:
+            await trio.lowlevel.checkpoint()
+        while view:
+            # OpenSSL wants an interrupted write repeated with the same bytes, so the view moves only by what was taken.
+            view = view[await self._retry(partial(_send, view), _WRITE) :]
+
+    # --- TLS ------------------------------------------------------------------------------------------------------
+
+    async def start_tls(
+        self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
+    ) -> ssl.SSLSocket:
+        """Shakes hands; from now on the channel carries plaintext over TLS. The socket returned stays the channel's.
+
+        Raises `TlsFailure` when the handshake fails, `OSError` when the connection breaks. After either, and after a
+        cancellation, the channel is good for nothing but `close`.
+        """
+        if self._leftover:
+            raise ValueError("bytes were read past the beginning of TLS; peek at what precedes a handshake")
+        try:
+            tls_sock = context.wrap_socket(
+                self.sock,
+                server_side=server_side,
+                do_handshake_on_connect=False,
+                suppress_ragged_eofs=True,
+                server_hostname=server_hostname,
+            )
+        except ssl.SSLError as error:
+            raise TlsFailure(_describe(error)) from error
+        self._sock = tls_sock
+        await self._retry(lambda _: tls_sock.do_handshake(), _READ)
+        return tls_sock
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def release(self) -> socket.socket:
+        """The socket, now the caller's, open and non-blocking; `take_leftover` gives what precedes its bytes."""
+        sock = self.sock
+        trio.lowlevel.notify_closing(sock)
+        self._sock = None
+        return sock
+
+    def close(self) -> None:
+        """Closes at once; under TLS with a close_notify if there is room for it. Closing twice is fine."""
+        if self._sock is None:
+            return
+        sock = self.release()
+        _send_close_notify(sock)
+        sock.close()
+
+    async def aclose(self) -> None:
+        """`close` as trio's `AsyncResource`; a cancellation does not keep it open."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    async def finish(self, *, linger_seconds: float = 1.0) -> None:
+        """Ends our direction, lets the peer read its last answer, and closes; never raises for what the peer does.
+
+        A close while bytes are unread makes the kernel send a reset, which overtakes the answer just sent: so what
+        still comes is read and forgotten, for `linger_seconds` and `LINGER_BYTES` at most. Closed also when cancelled.
+        """
+        try:
+            with trio.move_on_after(linger_seconds):
+                sock = self.sock
+                _send_close_notify(sock)
+                sock.shutdown(socket.SHUT_WR)
+                forgotten = 0
+                while forgotten < LINGER_BYTES and (chunk := await self._retry(_receive_raw, _READ)):
+                    forgotten += len(chunk)
+        except OSError:
+            pass  # the peer is gone, which is what we wait for
+        finally:
+            self.close()
+
+    async def _retry(self, operation: Callable[[socket.socket], _T], wait: _Wait) -> _T:
+        """Does `operation` when the socket allows it; always a checkpoint, never cancelled after it has succeeded.
+
+        A plain socket that would block is waited for with `wait`; TLS says itself which direction it lacks.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
+        while True:
+            sock = self.sock
+            try:
+                outcome = operation(sock)
+            except ssl.SSLWantReadError:
+                await trio.lowlevel.wait_readable(sock)
+            except ssl.SSLWantWriteError:
+                await trio.lowlevel.wait_writable(sock)
+            except BlockingIOError:
+                await wait(sock)
+            except ssl.SSLError as error:
+                raise TlsFailure(_describe(error)) from error
+            else:
+                if not waited:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                return outcome
+            waited = True
+
+
+def _send_close_notify(sock: socket.socket) -> None:
+    """Best effort: without it a TLS peer cannot tell our end from a truncation (RFC 8446 section 6.1)."""
+    if isinstance(sock, ssl.SSLSocket):
+        # It always raises: it wants to wait for the peer's close_notify, or the connection broke or never shook hands.
+        with suppress(OSError, ValueError):
+            sock.unwrap()
+
+
+def _send(data: memoryview, sock: socket.socket) -> int:
+    return sock.send(data)
+
+
+def _receive_raw(sock: socket.socket) -> bytes:
+    """What the kernel holds, ciphertext included: it is to be forgotten, and TLS has been shut down above it."""
+    return socket.socket.recv(sock, 65536)
+
+
+def _describe(error: ssl.SSLError) -> str:
+    """What went wrong without OpenSSL's file names and numbers."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLEOFError):
+        return "the peer hung up in the middle of TLS"
+    return (error.reason or str(error)).replace("_", " ").lower()
