@@ -1,0 +1,377 @@
+"""The counters that the data path increments: plain integers on slotted objects, read only when scraped.
+
+Invariant: counting takes no lock, no label lookup and no allocation. An object is fetched once (per route, per
+direction) and its attributes are incremented; whatever they are exported as is declared in
+`gateway.telemetry.exposition`. All label values come from the enums here, or from the configuration.
+
+Every `now` is in seconds on the clock that was given to `Metrics`, which must be the one that stamps the messages.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+RUNG_NAMES: Final = ("accepted", "written", "reached", "consumed")
+"""The ladder of design section 2; a rung's number is its place here, counted from 1 as in an ACK record."""
+
+DELIVERY_BOUNDS: Final = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
+)  # fmt: skip
+"""Seconds. From a loopback round trip up to the default `grace`, after which no message can settle any more."""
+
+HANDSHAKE_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Seconds. The last bound is the default handshake deadline."""
+
+EVENT_LOOP_LAG_BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Seconds. A turn of the pump is meant to stay below 5 ms; beyond one second deadlines begin to be missed."""
+
+_NANOSECONDS: Final = 1_000_000_000
+
+
+class UnknownReason(StrEnum):
+    """Why messages ended without evidence: what happened to the side that should have given it."""
+
+    CLOSED = "closed"
+    """It closed in good order before it gave evidence."""
+    RESET = "reset"
+    """Its connection was reset or broke."""
+    VANISHED = "vanished"
+    """It left a ping unanswered, or ended its stream without a Close."""
+    GRACE_EXPIRED = "grace_expired"
+    """It did not come back within `grace`."""
+    EVICTED = "evicted"
+    """Its parked session was ended early, for memory."""
+    DRAIN = "drain"
+    """The gateway shut down."""
+    FAULT = "fault"
+    """The session ended by a fault: of a peer that broke the protocol or a limit, or of ours."""
+
+
+class PauseCause(StrEnum):
+    """Why a direction is not read from."""
+
+    WINDOW = "window"
+    """As many messages or bytes as the delivery window allows are unsettled."""
+    BUFFER = "buffer"
+    """The write buffer to the next hop is at its high mark."""
+    RECEIVER = "receiver"
+    """The next hop's application does not read: its host closed the TCP window."""
+    RATE = "rate"
+    """The client is over `messages_per_second`."""
+    REDIAL = "redial"
+    """The backend's connection broke and is being dialled again."""
+    PARKED = "parked"
+    """The client is away and its session waits for it."""
+
+
+class HandshakeOutcome(StrEnum):
+    """How a connection's way to the upgrade ended."""
+
+    UPGRADED = "upgraded"
+    REFUSED = "refused"
+    """Answered with a 4xx or 503; `refusals_total` has the reason."""
+    UNREACHABLE = "unreachable"
+    """502 or 504: no endpoint of the backend took the connection."""
+    TIMED_OUT = "timed_out"
+    """TLS handshake or request head was not complete in time."""
+    TLS_FAILED = "tls_failed"
+    ABANDONED = "abandoned"
+    """The client went away before the answer."""
+    FAILED = "failed"
+    """A fault of ours; the log has it."""
+
+
+class ClosedBy(StrEnum):
+    """Who ended a connection."""
+
+    CLIENT = "client"
+    BACKEND = "backend"
+    GATEWAY = "gateway"
+
+
+class SessionState(StrEnum):
+    """Whether a session has a client connection."""
+
+    ATTACHED = "attached"
+    PARKED = "parked"
+
+
+class ResumeOutcome(StrEnum):
+    """What became of a token that a client presented."""
+
+    RESUMED = "resumed"
+    ADOPTED = "adopted"
+    """The session was begun at another gateway, or before a restart; its records backend knew it."""
+    UNKNOWN = "unknown"
+    """No such session: a fresh one was given."""
+    EXPIRED = "expired"
+    """The session had ended: a fresh one was given, with the old one's loss report."""
+    REFUSED = "refused"
+    """The token belongs to another subject or origin."""
+
+
+class ReloadOutcome(StrEnum):
+    """What became of a configuration that was loaded while running."""
+
+    APPLIED = "applied"
+    REJECTED = "rejected"
+    """It had faults and changed nothing."""
+
+
+class DialOutcome(StrEnum):
+    """How an attempt to connect to one endpoint ended."""
+
+    CONNECTED = "connected"
+    REFUSED = "refused"
+    """The host answered that nothing listens there."""
+    TIMED_OUT = "timed_out"
+    TLS_FAILED = "tls_failed"
+    REJECTED = "rejected"
+    """A records backend answered OPEN with CLOSE."""
+    FAILED = "failed"
+    """Any other error: name not resolved, no route to the host."""
+
+
+class AcceptError(StrEnum):
+    """Why a listener could not accept."""
+
+    DESCRIPTORS = "descriptors"
+    """No file descriptor was left, in the process or in the system."""
+    MEMORY = "memory"
+    OTHER = "other"
+
+
+REFUSAL_REASONS: Final = frozenset(
+    {
+        "admission_address",
+        "admission_route",
+        "authentication",
+        "body",
+        "draining",
+        "extension",
+        "head_too_large",
+        "malformed",
+        "method",
+        "no_file",
+        "no_route",
+        "no_upgrade",
+        "origin_malformed",
+        "origin_missing",
+        "origin_multiple",
+        "origin_not_allowed",
+        "other",
+        "overload",
+        "subprotocol",
+        "target_too_long",
+        "timeout",
+        "version",
+    }
+)
+"""Every `HandshakeRefused.refusal` that is a label of its own; anything else is counted as `other`."""
+
+CLOSE_CODES: Final = tuple(str(code) for code in range(1000, 1016))
+CLOSE_CODE_LABELS: Final = (*CLOSE_CODES, "3xxx", "4xxx", "other")
+"""The registered codes (RFC 6455 section 7.4.1 and its registry), the two open ranges as one label each, the rest."""
+
+STATUS_CLASSES: Final = ("2xx", "3xx", "4xx", "5xx")
+
+
+def close_code_label(code: int) -> str:
+    """The label for a close code: one of `CLOSE_CODE_LABELS`, whatever a peer may have sent."""
+    if 1000 <= code <= 1015:
+        return str(code)
+    if 3000 <= code <= 3999:
+        return "3xxx"
+    if 4000 <= code <= 4999:
+        return "4xxx"
+    return "other"
+
+
+class Histogram:
+    """Counts observations by size: `counts[i]` of those up to `bounds[i]`, the last of those beyond all bounds."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds: Final = tuple(bounds)
+        self.counts: Final = [0] * (len(self.bounds) + 1)
+        self.total = 0.0
+        """The sum of all observed values."""
+
+    @property
+    def count(self) -> int:
+        """How many values were observed."""
+        return sum(self.counts)
+
+    def observe(self, value: float, count: int = 1) -> None:
+        """Count `value` (the histogram's unit) `count` times."""
+        self.counts[bisect_left(self.bounds, value)] += count
+        self.total += value * count
+
+
+class PausedTime:
+    """Seconds that connections spent paused, moving also while they still are.
+
+    The sum over running pauses is `running * now - (sum of their beginnings)`, so it needs no list of them. Kept in
+    integer nanoseconds: a float's rounding could make the sum fall, which Prometheus takes for a restart.
+    """
+
+    __slots__ = ("_offset", "running")
+
+    def __init__(self) -> None:
+        self.running = 0
+        """How many connections are paused for this cause at this moment."""
+        self._offset = 0
+
+    def begin(self, now: float) -> None:
+        """One connection is paused as of `now`; each begin needs its `end`, also when the connection is torn down."""
+        self.running += 1
+        self._offset -= int(now * _NANOSECONDS)
+
+    def end(self, now: float) -> None:
+        """One of the pauses that began is over."""
+        self.running -= 1
+        self._offset += int(now * _NANOSECONDS)
+
+    def seconds(self, now: float) -> float:
+        """All paused seconds up to `now`, of ended pauses and of running ones."""
+        return (self._offset + self.running * int(now * _NANOSECONDS)) / _NANOSECONDS
+
+
+def _per_rung() -> list[int]:
+    return [0] * (len(RUNG_NAMES) + 1)
+
+
+@dataclass(slots=True, eq=False)
+class DirectionMetrics:
+    """What one route's messages did in one direction; lists are indexed by the rung's number, 1 to 4."""
+
+    messages: int = 0
+    """Messages accepted."""
+    bytes: int = 0
+    """Payload bytes forwarded, as they pass: also those of a message that has not ended."""
+    settled: list[int] = field(default_factory=_per_rung)
+    """Messages settled, at the rung they settled at."""
+    in_flight_messages: int = 0
+    in_flight_bytes: int = 0
+    unknown: dict[UnknownReason, int] = field(default_factory=lambda: dict.fromkeys(UnknownReason, 0))
+    never_forwarded: int = 0
+    rejected: int = 0
+    replayed: int = 0
+    duplicates: int = 0
+    paused_seconds: dict[PauseCause, PausedTime] = field(
+        default_factory=lambda: {cause: PausedTime() for cause in PauseCause}
+    )
+    delivery: tuple[Histogram, ...] = field(
+        default_factory=lambda: tuple(Histogram(DELIVERY_BOUNDS) for _ in range(len(RUNG_NAMES) + 1))
+    )
+    """Seconds from accepted to settled, by the rung that settled it: `delivery[rung].observe(age, count)`."""
+
+
+@dataclass(slots=True, eq=False)
+class RouteMetrics:
+    """What happened on one route since the process began; lives on when a reload changes or removes the route."""
+
+    name: str
+    upstream: DirectionMetrics = field(default_factory=DirectionMetrics)
+    downstream: DirectionMetrics = field(default_factory=DirectionMetrics)
+    connections: int = 0
+    """Upgraded client connections at this moment."""
+    connections_limit: int | None = None
+    """The route's `limits.connections`; None: there is none, and nothing is exported."""
+    handshakes: dict[HandshakeOutcome, int] = field(default_factory=lambda: dict.fromkeys(HandshakeOutcome, 0))
+    handshake_seconds: Histogram = field(default_factory=lambda: Histogram(HANDSHAKE_BOUNDS))
+    sessions: dict[SessionState, int] = field(default_factory=lambda: dict.fromkeys(SessionState, 0))
+    resumes: dict[ResumeOutcome, int] = field(default_factory=lambda: dict.fromkeys(ResumeOutcome, 0))
+    closes: dict[tuple[ClosedBy, str], int] = field(default_factory=dict)
+    """By who closed and the code's label; filled by `count_close`."""
+    refusals: dict[str, int] = field(default_factory=dict)
+    """By reason, of `REFUSAL_REASONS`; filled by `count_refusal`."""
+    file_responses: dict[str, int] = field(default_factory=dict)
+    """By status class, of `STATUS_CLASSES`; filled by `count_file_response`."""
+
+    def count_close(self, by: ClosedBy, code: int) -> None:
+        """A connection ended with `code`, any integer that a peer or we may have given."""
+        key = (by, close_code_label(code))
+        self.closes[key] = self.closes.get(key, 0) + 1
+
+    def count_refusal(self, reason: str) -> None:
+        """A request was refused; `reason` is the `refusal` of its `HandshakeRefused`."""
+        key = reason if reason in REFUSAL_REASONS else "other"
+        self.refusals[key] = self.refusals.get(key, 0) + 1
+
+    def count_file_response(self, status: int) -> None:
+        """A route that serves files answered with `status`, 200 to 599."""
+        key = f"{status // 100}xx"
+        self.file_responses[key] = self.file_responses.get(key, 0) + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendReading:
+    """One endpoint of one route at the moment of a scrape."""
+
+    route: str
+    endpoint: str
+    """As configured, `tcp://chat-0:9000`."""
+    up: bool
+    """It answers: its last health check passed, or its last dial where there are no checks."""
+    dials: Mapping[DialOutcome, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CertificateReading:
+    """One certificate in use at the moment of a scrape."""
+
+    certificate: str
+    """The certificate's file, as configured."""
+    expires_at: float
+    """Seconds since the epoch."""
+
+
+def _nothing() -> Iterable[tuple[DirectionMetrics, float]]:
+    return ()
+
+
+def _no_backends() -> Iterable[BackendReading]:
+    return ()
+
+
+def _no_certificates() -> Iterable[CertificateReading]:
+    return ()
+
+
+class Metrics:
+    """All counters of one gateway process; `gateway.telemetry.exposition` exports them.
+
+    What is known elsewhere is asked for at scrape time through the providers, plain attributes that the server sets.
+    They are called on the event loop's thread and may therefore walk live objects; they must not await.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock: Final = clock
+        self.event_loop_lag_seconds: Final = Histogram(EVENT_LOOP_LAG_BOUNDS)
+        self.config_reloads: Final = dict.fromkeys(ReloadOutcome, 0)
+        self.accept_errors: Final = dict.fromkeys(AcceptError, 0)
+        self.unrouted: Final = RouteMetrics("")
+        """Handshakes and refusals of requests that matched no route; exported with an empty route label."""
+        self.oldest_in_flight: Callable[[], Iterable[tuple[DirectionMetrics, float]]] = _nothing
+        """Yields, for each ledger that has a message in flight, its direction's counters and the time (on `clock`)
+        at which its oldest unsettled message was accepted. Ledgers with nothing in flight are left out."""
+        self.backends: Callable[[], Iterable[BackendReading]] = _no_backends
+        self.certificates: Callable[[], Iterable[CertificateReading]] = _no_certificates
+        self._routes: Final[dict[str, RouteMetrics]] = {}
+
+    @property
+    def routes(self) -> tuple[RouteMetrics, ...]:
+        """The counters of all routes that were ever configured in this process."""
+        return tuple(self._routes.values())
+
+    def route(self, name: str) -> RouteMetrics:
+        """The counters of the route `name`: always the same object, so that they go on after a reload."""
+        found = self._routes.get(name)
+        if found is None:
+            found = self._routes[name] = RouteMetrics(name)
+        return found
