@@ -4,7 +4,8 @@ Invariant: an error's text says what was wrong and what was expected, and is saf
 blame; details about anybody else stay in the log.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Final
 
@@ -166,11 +167,33 @@ class BackendRefused(BackendUnreachable):
 # --- faults of the operator's -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One fault of a configuration: where it is, and what to write instead."""
+
+    path: str
+    """Dotted, as in `routes[0].backend.endpoints[1]`; empty for the file as a whole."""
+    line: int | None
+    """From 1; None where no line can be named (the file is not there)."""
+    message: str
+
+
 class ConfigError(KakitomeError):
     """The configuration cannot be used: `problems` lists every fault found, each with path and line."""
 
     blame = Blame.OPERATOR
     reason = "config"
+
+    def __init__(self, problems: Sequence[Problem], *, source: str) -> None:
+        self.problems = tuple(problems)
+        self.source = source
+        super().__init__("\n".join(self.lines()))
+
+    def lines(self) -> Iterator[str]:
+        """Each problem as `FILE:LINE: path: message`, in the order of the file."""
+        for problem in self.problems:
+            place = self.source if problem.line is None else f"{self.source}:{problem.line}"
+            yield ": ".join(part for part in (place, problem.path, problem.message) if part)
 
 
 class StartupError(KakitomeError):

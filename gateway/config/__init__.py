@@ -1,1 +1,44 @@
-"""What the operator wrote: the model, its loading, and its errors with path and line."""
+"""Configuration: its models, how a file becomes them, and every fault of one named by path and line."""
+
+from gateway.config.addresses import Address, Endpoint, TcpAddress, UnixAddress
+from gateway.config.model import (
+    Admin,
+    Backend,
+    BackendTls,
+    CertificatePair,
+    Compression,
+    Config,
+    Delivery,
+    Health,
+    Limits,
+    Listener,
+    ListenerTls,
+    Log,
+    Match,
+    Route,
+    RouteTimeouts,
+    Timeouts,
+)
+
+__all__ = [
+    "Address",
+    "Admin",
+    "Backend",
+    "BackendTls",
+    "CertificatePair",
+    "Compression",
+    "Config",
+    "Delivery",
+    "Endpoint",
+    "Health",
+    "Limits",
+    "Listener",
+    "ListenerTls",
+    "Log",
+    "Match",
+    "Route",
+    "RouteTimeouts",
+    "TcpAddress",
+    "Timeouts",
+    "UnixAddress",
+]

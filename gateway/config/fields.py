@@ -1,0 +1,193 @@
+"""The field types of the configuration's models: what a YAML scalar may be, and its JSON Schema.
+
+Invariant: a value that came from a file keeps to the written forms (a duration has its unit); Python code that builds
+models hands over the values themselves (seconds, bytes, paths). `Source`, the validation context, tells the two apart.
+"""
+
+import ipaddress
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    PlainSerializer,
+    PlainValidator,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from gateway.config.addresses import Address as AddressValue
+from gateway.config.addresses import Endpoint as EndpointValue
+from gateway.config.addresses import TcpAddress, UnixAddress, parse_bind, parse_endpoint
+from gateway.config.units import (
+    DURATION_PATTERN,
+    SIZE_PATTERN,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+)
+
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""RFC 9110 section 5.6.2: what a header name and a subprotocol are made of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The file being validated: relative paths start at its folder."""
+
+    folder: Path
+    files_read: set[Path] = field(default_factory=set)
+    """Files whose text became a value (secrets): their change is a change of the configuration."""
+
+
+def _source(info: ValidationInfo) -> Source | None:
+    return info.context if isinstance(info.context, Source) else None
+
+
+def _duration(value: object, info: ValidationInfo) -> object:
+    if isinstance(value, str):
+        return parse_duration(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a duration such as 250ms, 5s, 2m or 1h30m")
+    if _source(info) is not None:
+        raise ValueError(f"{value} has no unit; write {value}s for seconds, or {value}ms, {value}m, {value}h")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"a duration must be longer than 0, not {value}")
+    return value
+
+
+def _size(value: object) -> object:
+    size = parse_size(value) if isinstance(value, str) else value
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise ValueError("must be a size such as 65536, 64KiB, 1MiB or 500kB")
+    if size < 1:
+        raise ValueError(f"must be at least 1 byte, not {size}")
+    return size
+
+
+def _path(value: Path, info: ValidationInfo) -> Path:
+    source = _source(info)
+    return value if source is None else source.folder / value
+
+
+def _bind(value: object, info: ValidationInfo) -> AddressValue:
+    if isinstance(value, TcpAddress | UnixAddress):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be host:port, [v6]:port or unix:PATH")
+    source = _source(info)
+    return parse_bind(value) if source is None else parse_bind(value, base=source.folder)
+
+
+def _endpoint(value: object) -> EndpointValue:
+    if isinstance(value, EndpointValue):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be tcp://host:port, tls://host:port or unix:///path")
+    return parse_endpoint(value)
+
+
+def _network(value: object) -> IpNetwork:
+    if isinstance(value, IpNetwork):
+        return value
+    try:
+        return ipaddress.ip_network(str(value))
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(str(value), strict=False)
+    except ValueError:
+        raise ValueError(f'"{value}" is not a network such as 10.0.0.0/8 or fd00::/8') from None
+    raise ValueError(f'"{value}" has bits set beyond its mask; write {meant}')
+
+
+def _secret(value: object, info: ValidationInfo) -> object:
+    if not isinstance(value, str):
+        return value
+    if value.startswith("file:"):
+        source = _source(info)
+        path = Path(value.removeprefix("file:"))
+        if source is not None:
+            path = source.folder / path
+            source.files_read.add(path)
+        try:
+            value = path.read_text().rstrip("\r\n")
+        except OSError as fault:
+            raise ValueError(f"cannot read the secret from {path}: {fault.strerror}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"the secret in {path} is not UTF-8 text") from None
+        if not value:
+            raise ValueError(f"the secret in {path} is empty")
+    if not value:
+        raise ValueError("is empty; null means none")
+    return value
+
+
+def _token(value: str) -> str:
+    if not _TOKEN.fullmatch(value):
+        raise ValueError(f'"{value}" must be letters, digits and !#$%&\'*+-.^_`|~ only')
+    return value
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_duration),
+    PlainSerializer(format_duration),
+    WithJsonSchema({"type": "string", "title": "duration", "pattern": DURATION_PATTERN}),
+]
+"""Seconds, more than 0."""
+
+Size = Annotated[
+    int,
+    BeforeValidator(_size),
+    PlainSerializer(format_size),
+    WithJsonSchema(
+        {
+            "title": "size",
+            "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": SIZE_PATTERN}],
+        }
+    ),
+]
+"""Bytes, at least 1."""
+
+LocalPath = Annotated[Path, AfterValidator(_path), WithJsonSchema({"type": "string", "title": "path", "minLength": 1})]
+"""A path of this machine; in a file, relative to the file's folder."""
+
+Bind = Annotated[
+    AddressValue,
+    PlainValidator(_bind),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "title": "address", "pattern": r"^(unix:.+|.+:[0-9]{1,5})$"}),
+]
+
+Endpoint = Annotated[
+    EndpointValue,
+    PlainValidator(_endpoint),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "title": "endpoint", "pattern": "^((tcp|tls)://.+:[0-9]{1,5}/?|unix:///.+)$"}),
+]
+
+Network = Annotated[
+    IpNetwork,
+    PlainValidator(_network),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "title": "network", "minLength": 1}),
+]
+
+Secret = Annotated[
+    SecretStr, BeforeValidator(_secret), WithJsonSchema({"type": "string", "title": "secret", "minLength": 1})
+]
+"""Never printed; the text itself, or `file:PATH`."""
+
+Token = Annotated[
+    str, AfterValidator(_token), WithJsonSchema({"type": "string", "title": "token", "pattern": f"^{_TOKEN.pattern}$"})
+]
+"""RFC 9110's token: a header's name, a subprotocol."""

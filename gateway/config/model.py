@@ -1,0 +1,271 @@
+"""The configuration as frozen models: what every key means, may be and is by default.
+
+Invariant: a model says all about its own fields; what several keys must agree on is in `checks`. The docstring under
+a field is its description in the JSON Schema and in docs/configuration.md, so it is written for operators.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from gateway.config.addresses import TcpAddress
+from gateway.config.fields import Bind, Duration, Endpoint, LocalPath, Network, Secret, Size, Token
+
+FramingName = Literal["stream", "lines", "length_prefixed", "records"]
+BalanceName = Literal["round_robin", "least_connections", "session_hash"]
+TlsVersion = Literal["1.2", "1.3"]
+
+
+class Section(BaseModel):
+    """Base of every mapping in the file: frozen, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+# --- listeners ----------------------------------------------------------------------------------------------------
+
+
+class CertificatePair(Section):
+    """A certificate chain and its private key."""
+
+    certificate: LocalPath
+    """PEM file: the certificate, then the intermediate ones."""
+    key: LocalPath
+    """PEM file: the private key, without a passphrase."""
+
+
+class ListenerTls(Section):
+    """TLS of a listener. Certificate files are read again when they change; live connections are not touched."""
+
+    certificate: LocalPath | None = None
+    """PEM file: the certificate, then the intermediate ones. Goes with `key`; the default one beside `certificates`."""
+    key: LocalPath | None = None
+    """PEM file: the private key of `certificate`, without a passphrase."""
+    certificates: tuple[CertificatePair, ...] = ()
+    """More certificates, chosen by the name the client asks for (SNI); where none matches, the default one is shown."""
+    minimum_version: Annotated[TlsVersion, BeforeValidator(lambda value: str(value))] = "1.2"
+    """The oldest TLS version accepted."""
+    client_ca: LocalPath | None = None
+    """PEM file of certificate authorities: clients must show a certificate that one of them signed."""
+
+    def pairs(self) -> Iterator[CertificatePair]:
+        """All certificates, the default one first."""
+        if self.certificate is not None and self.key is not None:
+            yield CertificatePair(certificate=self.certificate, key=self.key)
+        yield from self.certificates
+
+
+class Listener(Section):
+    """An address that clients connect to."""
+
+    bind: Bind
+    """`host:port`, `[v6]:port` or `unix:PATH`."""
+    tls: ListenerTls | None = None
+    """Present: this listener speaks `wss` and `https`; absent: `ws` and `http`."""
+    proxy_protocol: bool = False
+    """Every connection must begin with a PROXY protocol header (v1 or v2), which names the client's address."""
+
+
+# --- routes -------------------------------------------------------------------------------------------------------
+
+
+def _match_path(value: str) -> str:
+    if not value.startswith("/"):
+        raise ValueError(f'"{value}" must begin with /')
+    if "*" in value.removesuffix("/*"):
+        raise ValueError(f'"{value}" may have a * only at its end, as in /chat/*')
+    if "?" in value or "#" in value:
+        raise ValueError(f'"{value}" must be a path without a query or a fragment')
+    return value
+
+
+def _match_host(value: str) -> str:
+    host = value.lower().removesuffix(".")
+    name = host.removeprefix("*.")
+    if not name or "*" in name or "/" in name or any(character.isspace() for character in name):
+        raise ValueError(f'"{value}" must be a host such as chat.example.com or *.example.com')
+    if ":" in name and not (name.startswith("[") and name.endswith("]")):
+        raise ValueError(f'"{value}" must be a host without a port; routes match on every port')
+    return host
+
+
+class Match(Section):
+    """Which requests a route takes: the most specific route wins."""
+
+    path: Annotated[str, AfterValidator(_match_path)] = "/*"
+    """An exact path, or a prefix that ends in `/*`. An exact path wins over a prefix, a longer prefix over another."""
+    host: Annotated[str, AfterValidator(_match_host)] | None = None
+    """The host the client asked for, without a port; `*.example.com` takes every name below it; absent: any host."""
+
+
+class Health(Section):
+    """Dials each endpoint now and then, so that a dead one is known before a client needs it."""
+
+    interval: Duration = 5.0
+    """From one check to the next."""
+    timeout: Duration = 2.0
+    """An endpoint that has not taken the connection by then is down."""
+
+
+class BackendTls(Section):
+    """How `tls://` endpoints are verified, and what is shown to them."""
+
+    ca: LocalPath | None = None
+    """PEM file of certificate authorities; absent: those of the system."""
+    server_name: str | None = None
+    """The name asked for (SNI) and verified; absent: the endpoint's host."""
+    certificate: LocalPath | None = None
+    """PEM file: the gateway's own certificate, for backends that ask for one."""
+    key: LocalPath | None = None
+    """PEM file: the private key of `certificate`."""
+
+
+class Backend(Section):
+    """The TCP service behind a route."""
+
+    endpoints: Annotated[tuple[Endpoint, ...], Field(min_length=1)]
+    """Where it listens: `tcp://host:port`, `tls://host:port`, `unix:///path`. A failed dial goes on to the next one."""
+    framing: FramingName = "stream"
+    """How messages stand in its byte stream: `stream` concatenates them, `lines` ends each with a newline,
+    `length_prefixed` puts a 4-byte length before each, `records` speaks Kakitome's record protocol."""
+    text: bool = False
+    """`stream` only: what the backend sends goes to the client as text messages, cut between characters; false: as
+    binary ones."""
+    balance: BalanceName = "least_connections"
+    """How an endpoint is chosen: in turn, the one with the fewest connections, or by a hash of the session."""
+    connect_timeout: Duration = 5.0
+    """For all endpoints tried together, TLS included."""
+    health: Health | None = Health()
+    """`null` switches health checks off."""
+    tls: BackendTls | None = None
+    """For `tls://` endpoints."""
+    proxy_protocol: Literal["v2"] | None = None
+    """`v2` sends a PROXY protocol header first: the client's address, its TLS and the host it asked for."""
+    headers: tuple[Token, ...] = ()
+    """`records` only: request headers that are passed on in OPEN."""
+
+
+class Delivery(Section):
+    """How far delivery is tracked, and how long a session outlives its connection."""
+
+    window_messages: Annotated[int, Field(ge=1)] = 1024
+    """Messages in flight in one direction of a session; with so many unsettled, its sender is paused."""
+    window_bytes: Size = 4 * 2**20
+    """Bytes in flight in one direction of a session."""
+    grace: Duration | None = 120.0
+    """How long a dropped session may be resumed; `null`: not at all."""
+    fence: bool = True
+    """Plain WebSocket clients are sent a ping after their messages, whose pong proves that those arrived."""
+    track: bool = True
+    """`false` switches the tracking of deliveries off: no receipts, no loss report."""
+
+
+class Limits(Section):
+    """What one route may take. `null` means no limit."""
+
+    message_bytes: Size | None = 2**20
+    """The largest message, in both directions, after decompression; larger ones end the connection with 1009."""
+    connections: Annotated[int, Field(ge=1)] | None = 10_000
+    """Connections at the same time; more are answered with HTTP 503."""
+    connections_per_address: Annotated[int, Field(ge=1)] | None = 100
+    """Connections at the same time of one client address (IPv6: of one /64)."""
+    messages_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Messages a second of one connection, on average over a second or so; more end it with 1008."""
+
+
+class RouteTimeouts(Section):
+    """The patience with established connections. `null` switches one off."""
+
+    keepalive: Duration | None = 20.0
+    """A client that was silent for so long is sent a ping."""
+    keepalive_timeout: Duration | None = 20.0
+    """A ping unanswered for so long ends the connection with 1011."""
+    idle: Duration | None = None
+    """A connection without a message in either direction for so long is closed."""
+    close: Duration = 5.0
+    """The closing handshake must be complete, and the backend's last bytes taken, by then."""
+
+
+class Compression(Section):
+    """permessage-deflate (RFC 7692) with clients that offer it."""
+
+    enabled: bool = False
+    """Costs CPU time and some 300 kB of memory a connection. Do not compress secrets beside text that others choose."""
+
+
+def _backend_or_files(schema: dict[str, Any]) -> None:
+    schema["oneOf"] = [{"required": ["backend"]}, {"required": ["files"]}]
+
+
+class Route(Section):
+    """Which requests go where, who may make them, and what they may cost."""
+
+    model_config = ConfigDict(json_schema_extra=_backend_or_files)
+
+    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """Stands in logs, metrics and the admin API; unique."""
+    match: Match = Match()
+    """Which requests it takes; absent: all that no other route takes."""
+    origins: Annotated[tuple[str, ...], Field(min_length=1)] = ("same-origin",)
+    """Pages that may connect: `https://app.example.com`, `https://*.example.com`, `same-origin` (the page came from
+    this very scheme and host), `"null"` (sandboxed pages and files) or `"*"` (any page)."""
+    require_origin: bool = False
+    """Clients that send no Origin, as programs other than browsers do, are refused too."""
+    subprotocols: tuple[Token, ...] = ()
+    """WebSocket subprotocols spoken here, in order of preference; the first that the client offers is chosen."""
+    backend: Backend | None = None
+    """The service that connections are relayed to. A route has this or `files`."""
+    files: LocalPath | None = None
+    """A folder that is served over HTTP, without dotfiles. A route has this or `backend`."""
+    csp: str | None = None
+    """`files` only: the Content-Security-Policy, in place of a strict one that allows only the route's own files."""
+    delivery: Delivery = Delivery()
+    limits: Limits = Limits()
+    timeouts: RouteTimeouts = RouteTimeouts()
+    compression: Compression = Compression()
+
+
+# --- the whole ----------------------------------------------------------------------------------------------------
+
+
+class Timeouts(Section):
+    """Deadlines of the gateway as a whole."""
+
+    handshake: Duration = 10.0
+    """For the TLS handshake, and again for the request head, each as a whole; a slow drip does not stretch them."""
+    drain: Duration = 30.0
+    """From SIGTERM to the exit: connections are closed with 1012, spread over this time."""
+
+
+class Admin(Section):
+    """The admin listener: `/healthz`, `/readyz`, `/metrics` and the sessions API."""
+
+    bind: Bind = TcpAddress(host="127.0.0.1", port=9090)
+    """`host:port`, `[v6]:port` or `unix:PATH`. Not for the public."""
+    token: Secret | None = None
+    """Bearer token that everything but `/healthz` and `/readyz` asks for; text, or `file:PATH`."""
+
+
+class Log(Section):
+    """The log, on standard error."""
+
+    format: Literal["json", "console"] = "json"
+    """One JSON object a line, or coloured text for a terminal."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least severe level that is written."""
+
+
+class Config(Section):
+    """Kakitome's configuration file."""
+
+    listeners: Annotated[tuple[Listener, ...], Field(min_length=1)]
+    """Where clients connect."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Networks whose `Forwarded` and `X-Forwarded-*` headers are believed."""
+    routes: Annotated[tuple[Route, ...], Field(min_length=1)]
+    """Which requests go where; their order does not matter."""
+    timeouts: Timeouts = Timeouts()
+    admin: Admin | None = Admin()
+    """`null` switches the admin listener off."""
+    log: Log = Log()
