@@ -47,7 +47,9 @@ def server_context(ca: trustme.CA, name: str = "gateway.test") -> ssl.SSLContext
 
 
 def client_context(ca: trustme.CA) -> ssl.SSLContext:
+    """A client for which only a close_notify is an end, and everything else a truncation."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     ca.configure_trust(context)
     return context
 
