@@ -1,0 +1,141 @@
+"""Sessions in an SQLite file, so that a backend may be killed at any moment and its sessions go on.
+
+Invariant: positions, outbox and the handler's own effects share one connection, so that one transaction can hold them
+all. That makes exactly-once effects reachable: the effect, the reply and the position are all there, or none is.
+
+Several processes must not serve from one file: each session's state is also in memory while it is open.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from gateway.backend.store import ENDED_SESSIONS_KEPT, Changes, OutgoingMessage, SessionEnd, StoredSession
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS kakitome_sessions (
+    id TEXT PRIMARY KEY,
+    epoch INTEGER NOT NULL DEFAULT 0,
+    consumed INTEGER NOT NULL DEFAULT 0,
+    sent INTEGER NOT NULL DEFAULT 0,
+    settled INTEGER NOT NULL DEFAULT 0,
+    end_order INTEGER UNIQUE,  -- NULL while the session is open
+    end_code INTEGER,
+    end_reason TEXT
+);
+CREATE TABLE IF NOT EXISTS kakitome_outbox (
+    session TEXT NOT NULL REFERENCES kakitome_sessions(id) ON DELETE CASCADE,
+    seq INTEGER NOT NULL,
+    text INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    PRIMARY KEY (session, seq)
+) WITHOUT ROWID;
+"""
+"""The names begin with `kakitome_` because the handler's own tables may live in the same file."""
+
+
+class SqliteStore:
+    """A `Store` in the file `path`, created when missing.
+
+    With `synchronous="normal"` what was saved survives the death of the process but perhaps not of the machine; "full"
+    survives both and waits for the disk at every save. Raises `sqlite3.Error` if the file cannot be used.
+    """
+
+    durable: bool = True
+
+    def __init__(self, path: str | Path, *, synchronous: str = "normal") -> None:
+        if synchronous not in ("normal", "full"):
+            raise ValueError(f"synchronous is 'normal' or 'full', not {synchronous!r}")
+        self.connection = sqlite3.connect(path, isolation_level=None)
+        """For the handler's own tables; what is done through it outside `transaction` commits on its own."""
+        try:
+            self.connection.execute("PRAGMA journal_mode = WAL")
+            self.connection.execute(f"PRAGMA synchronous = {synchronous}")
+            self.connection.execute("PRAGMA foreign_keys = ON")
+            self.connection.executescript(SCHEMA)
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def open_sessions(self) -> Sequence[str]:
+        rows = self.connection.execute("SELECT id FROM kakitome_sessions WHERE end_order IS NULL")
+        return [session_id for (session_id,) in rows]
+
+    def load(self, session_id: str) -> StoredSession | None:
+        row = self.connection.execute(
+            "SELECT epoch, consumed, sent, settled, end_code, end_reason FROM kakitome_sessions WHERE id = ?",
+            (session_id,),
+        ).fetchone()
+        if row is None:
+            return None
+        epoch, consumed, sent, settled, end_code, end_reason = row
+        outbox = self.connection.execute(
+            "SELECT seq, text, payload FROM kakitome_outbox WHERE session = ? ORDER BY seq", (session_id,)
+        )
+        return StoredSession(
+            epoch=epoch,
+            consumed=consumed,
+            sent=sent,
+            settled=settled,
+            outbox=tuple(OutgoingMessage(seq=seq, text=bool(text), payload=payload) for seq, text, payload in outbox),
+            end=None if end_code is None else SessionEnd(code=end_code, reason=end_reason),
+        )
+
+    def save(self, session_id: str, changes: Changes) -> None:
+        if self.connection.in_transaction:
+            self._write(session_id, changes)
+        else:
+            with self.transaction():
+                self._write(session_id, changes)
+
+    def _write(self, session_id: str, changes: Changes) -> None:
+        execute = self.connection.execute
+        sent = changes.appended[-1].seq if changes.appended else None
+        execute(
+            "INSERT INTO kakitome_sessions (id, epoch, consumed, sent, settled)"
+            " VALUES (:id, ifnull(:epoch, 0), ifnull(:consumed, 0), ifnull(:sent, 0), ifnull(:settled, 0))"
+            " ON CONFLICT (id) DO UPDATE SET epoch = ifnull(:epoch, epoch), consumed = ifnull(:consumed, consumed),"
+            " sent = ifnull(:sent, sent), settled = ifnull(:settled, settled)",
+            {
+                "id": session_id,
+                "epoch": changes.epoch,
+                "consumed": changes.consumed,
+                "sent": sent,
+                "settled": changes.settled,
+            },
+        )
+        if changes.appended:
+            self.connection.executemany(
+                "INSERT INTO kakitome_outbox (session, seq, text, payload) VALUES (?, ?, ?, ?)",
+                [(session_id, message.seq, message.text, message.payload) for message in changes.appended],
+            )
+        if changes.settled is not None:
+            execute("DELETE FROM kakitome_outbox WHERE session = ? AND seq <= ?", (session_id, changes.settled))
+        if changes.end is not None:
+            execute(
+                "UPDATE kakitome_sessions SET end_code = ?, end_reason = ?,"
+                " end_order = (SELECT ifnull(max(end_order), 0) + 1 FROM kakitome_sessions) WHERE id = ?",
+                (changes.end.code, changes.end.reason, session_id),
+            )
+            execute(
+                "DELETE FROM kakitome_sessions WHERE end_order <= (SELECT max(end_order) FROM kakitome_sessions) - ?",
+                (ENDED_SESSIONS_KEPT,),
+            )
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yields the connection inside BEGIN and COMMIT; an exception rolls all of it back."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self.connection
+            self.connection.execute("COMMIT")
+        except BaseException:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Closes the file. Not during a transaction."""
+        self.connection.close()

@@ -1,0 +1,198 @@
+"""Both stores keep the same sessions: each is compared with the plain meaning of `Store.save`."""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gateway.backend.sqlite_store import SqliteStore
+from gateway.backend.store import (
+    ENDED_SESSIONS_KEPT,
+    Changes,
+    MemoryStore,
+    OutgoingMessage,
+    SessionEnd,
+    Store,
+    StoredSession,
+)
+
+MakeStore = Callable[[], Store]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
+    """Makes a new, empty store at each call."""
+    made = 0
+
+    def make() -> Store:
+        nonlocal made
+        made += 1
+        return MemoryStore() if request.param == "memory" else SqliteStore(tmp_path / f"{made}.db")
+
+    return make
+
+
+def message(seq: int, payload: bytes = b"x", *, text: bool = False) -> OutgoingMessage:
+    return OutgoingMessage(seq=seq, text=text, payload=payload)
+
+
+def model(session: StoredSession, changes: Changes) -> StoredSession:
+    """What `session` is after `changes`, the slow and obvious way."""
+    settled = session.settled if changes.settled is None else changes.settled
+    return replace(
+        session,
+        epoch=session.epoch if changes.epoch is None else changes.epoch,
+        consumed=session.consumed if changes.consumed is None else changes.consumed,
+        settled=settled,
+        sent=changes.appended[-1].seq if changes.appended else session.sent,
+        outbox=tuple(kept for kept in (*session.outbox, *changes.appended) if kept.seq > settled),
+        end=changes.end or session.end,
+    )
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> Sequence[Changes]:
+    """A session's life: positions only rise, numbers follow one another without a gap."""
+    changes, sent, settled, consumed = [], 0, 0, 0
+    for _ in range(draw(st.integers(1, 8))):
+        payloads = draw(st.lists(st.binary(max_size=4), max_size=4))
+        appended = tuple(message(sent + i, payload) for i, payload in enumerate(payloads, 1))
+        sent += len(appended)
+        settled = draw(st.integers(settled, sent))
+        consumed += draw(st.integers(0, 3))
+        changes.append(
+            Changes(
+                epoch=draw(st.none() | st.integers(1, 2**63 - 1)),
+                consumed=draw(st.none() | st.just(consumed)),
+                settled=draw(st.none() | st.just(settled)),
+                appended=appended,
+            )
+        )
+    if draw(st.booleans()):
+        changes.append(Changes(end=SessionEnd(code=draw(st.integers(1000, 4999)), reason=draw(st.text(max_size=5)))))
+    return changes
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(history=histories())
+def test_a_session_is_loaded_as_its_saves_left_it(make_store: MakeStore, history: Sequence[Changes]) -> None:
+    store, expected = make_store(), StoredSession()
+    for changes in history:
+        store.save("a", changes)
+        expected = model(expected, changes)
+        assert store.load("a") == expected
+    store.close()
+
+
+def test_sessions_do_not_see_each_other(make_store: MakeStore) -> None:
+    store = make_store()
+    store.save("a", Changes(epoch=1, appended=[message(1), message(2)]))
+    store.save("b", Changes(epoch=5, appended=[message(1, b"other")]))
+    store.save("a", Changes(settled=2))
+    loaded = store.load("b")
+    assert loaded is not None
+    assert loaded.outbox == (message(1, b"other"),)
+    assert store.load("c") is None
+    store.close()
+
+
+def test_only_sessions_without_an_end_are_open(make_store: MakeStore) -> None:
+    store = make_store()
+    store.save("a", Changes(epoch=1))
+    store.save("b", Changes(epoch=1))
+    store.save("a", Changes(end=SessionEnd(code=1000, reason="")))
+    assert list(store.open_sessions()) == ["b"]
+    store.close()
+
+
+def test_the_oldest_ended_sessions_are_forgotten_beyond_the_limit(make_store: MakeStore) -> None:
+    store = make_store()
+    store.save("open", Changes(epoch=1))
+    with store.transaction():
+        for number in range(ENDED_SESSIONS_KEPT + 2):
+            store.save(str(number), Changes(end=SessionEnd(code=1000, reason="")))
+    assert store.load("0") is None
+    assert store.load("1") is None
+    assert store.load("2") is not None
+    assert store.load("open") is not None
+    store.close()
+
+
+def test_memory_bounds_the_messages_of_ended_sessions() -> None:
+    store = MemoryStore(ended_bytes=100)
+    for name in ("a", "b", "c"):
+        store.save(name, Changes(appended=[message(1, bytes(40))], end=SessionEnd(code=1000, reason="")))
+    assert [name for name in ("a", "b", "c") if store.load(name)] == ["b", "c"]
+    store.save("b", Changes(settled=1))
+    store.save("d", Changes(appended=[message(1, bytes(60))], end=SessionEnd(code=1000, reason="")))
+    assert [name for name in ("b", "c", "d") if store.load(name)] == ["b", "c", "d"]
+
+
+def test_a_transaction_that_fails_leaves_nothing_saved(make_store: MakeStore) -> None:
+    store = make_store()
+    store.save("a", Changes(epoch=1))
+
+    def fail_in_the_middle() -> None:
+        with store.transaction():
+            store.save("a", Changes(consumed=7, appended=[message(1)]))
+            store.save("b", Changes(epoch=1))
+            raise LookupError("the handler's own fault")
+
+    with pytest.raises(LookupError):
+        fail_in_the_middle()
+    assert store.load("a") == StoredSession(epoch=1)
+    assert store.load("b") is None
+    with store.transaction():
+        store.save("a", Changes(consumed=7))
+    assert store.load("a") == StoredSession(epoch=1, consumed=7)
+    store.close()
+
+
+def test_transactions_do_not_nest(make_store: MakeStore) -> None:
+    store = make_store()
+    with store.transaction(), pytest.raises((RuntimeError, sqlite3.OperationalError)), store.transaction():
+        pytest.fail("a second transaction began")
+    store.close()
+
+
+def test_sqlite_sessions_outlive_their_connection(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s.db")
+    store.save("a", Changes(epoch=3, consumed=4, appended=[message(1, "どやさ".encode(), text=True)]))
+    again = SqliteStore(tmp_path / "s.db", synchronous="full")  # the first one was never closed, as after a SIGKILL
+    assert again.load("a") == model(
+        StoredSession(), Changes(epoch=3, consumed=4, appended=[message(1, "どやさ".encode(), text=True)])
+    )
+    store.close()
+    again.close()
+
+
+def test_sqlite_shares_its_transaction_with_the_handlers_tables(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s.db")
+    store.connection.execute("CREATE TABLE effects (what TEXT)")
+
+    def fail_after_the_effect() -> None:
+        with store.transaction() as connection:
+            connection.execute("INSERT INTO effects VALUES ('done')")
+            store.save("a", Changes(consumed=1))
+            raise LookupError("killed here")
+
+    with pytest.raises(LookupError):
+        fail_after_the_effect()
+    assert store.connection.execute("SELECT count(*) FROM effects").fetchone() == (0,)
+    assert store.load("a") is None
+    store.close()
+
+
+def test_sqlite_refuses_an_unknown_synchronous_mode(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'normal' or 'full'"):
+        SqliteStore(tmp_path / "s.db", synchronous="off; DROP TABLE effects")
+
+
+def test_sqlite_refuses_a_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no database at all, but long enough to be taken for one" * 20)
+    with pytest.raises(sqlite3.DatabaseError):
+        SqliteStore(tmp_path / "notes.txt")
