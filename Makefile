@@ -1,0 +1,86 @@
+# Everything a contributor runs. Needs python3 (3.11 or newer), python3-venv and make; `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 600
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test check lint types imports tests conformance bench fuzz lock codec clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# --- environments: each stamp says what the virtual environment holds ---------------------------------------------
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'  # the first that knows dependency groups
+
+$(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
+$(VENV)/.fuzz: pyproject.toml $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --group fuzz
+	@touch $@
+
+# Without a C compiler this goes on without the compiled codec: setup.py declares it optional.
+$(VENV)/.codec: gateway/protocol/_frames.pyx setup.py $(VENV)/.dev
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+codec: $(VENV)/.codec ## Build the compiled frame codec in place (skipped without a C compiler)
+
+# --- what users run ------------------------------------------------------------------------------------------------
+
+demo: $(VENV)/.installed ## Install into .venv and run the demonstration on http://127.0.0.1:8080
+	$(BIN)/kakitome demo
+
+# --- what contributors and CI run ----------------------------------------------------------------------------------
+
+test: check ## Set everything up and run the full suite: what CI runs
+
+check: lint types imports tests ## Lint, types, import contracts and all tests with branch coverage
+
+lint: $(VENV)/.dev ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## mypy --strict, tests included
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev ## import-linter: imports point only downward
+	$(BIN)/lint-imports
+
+tests: $(VENV)/.dev $(VENV)/.codec ## pytest with branch coverage; PYTEST_ARGS narrows it
+	$(BIN)/python -m pytest --cov --cov-report=term --durations=25 $(PYTEST_ARGS)
+
+conformance: $(VENV)/.dev $(VENV)/.codec ## Autobahn: all 517 cases with both codecs, then over TLS; writes docs/conformance.md
+	$(BIN)/python -m tests.conformance --codec compiled --document docs/conformance.md
+	$(BIN)/python -m tests.conformance --codec pure
+	$(BIN)/python -m tests.conformance --codec compiled --tls --cases 1-10
+
+bench: $(VENV)/.bench $(VENV)/.codec ## Compare with websockify, websocat, nginx and picows; writes docs/benchmarks.md
+	$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
+
+fuzz: $(VENV)/.fuzz $(VENV)/.codec ## Coverage-guided fuzzing of the cores for FUZZ_SECONDS (600)
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+lock: $(VENV)/.dev ## Pin the runtime dependencies with hashes
+	$(BIN)/python -m pip install --quiet 'pip-tools>=7.4'
+	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --output-file requirements.lock pyproject.toml
+
+clean: ## Remove the virtual environment and everything built
+	rm -rf $(VENV) .cache build reports gateway/protocol/_frames.c gateway/protocol/_frames*.so
