@@ -33,6 +33,7 @@ from pydantic import (
 )
 
 from gateway.errors import MAX_CLOSE_REASON_BYTES, ProtocolViolation
+from gateway.protocol.pieces import Buffer
 
 SUBPROTOCOL: Final = "kakitome.v1"
 
@@ -155,37 +156,36 @@ class RecordDecoder:
     Holds at most one unfinished record; its bounds are checked as soon as its header is in, before its body is.
     """
 
-    __slots__ = ("_chunks", "_held_bytes", "_needed_bytes", "error")
+    __slots__ = ("_held", "_needed_bytes", "error")
 
     def __init__(self) -> None:
         self.error: ProtocolViolation | None = None
         """Why the stream cannot be read any further; once set nothing is decoded any more."""
-        self._chunks: list[bytes] = []
-        self._held_bytes = 0
+        self._held = bytearray()
         self._needed_bytes = 0
 
     @property
     def in_record(self) -> bool:
         """Whether a record has begun and not ended: an end of stream would truncate it."""
-        return self._held_bytes > 0
+        return len(self._held) > 0
 
-    def feed(self, data: bytes | bytearray | memoryview) -> list[Record]:
+    def feed(self, data: Buffer) -> list[Record]:
         """The records that `data` completes. Never raises for bad input: sets `error`, returns what was good before."""
         if self.error is not None:
             return []
-        buffer = bytes(data)
-        if self._chunks:
-            self._chunks.append(buffer)
-            self._held_bytes += len(buffer)
-            # Joined only when a record is whole: a body that trickles in is not copied again and again.
-            if self._held_bytes < self._needed_bytes:
+        if self._held:
+            self._held += data
+            # Looked at only when a record is whole: a body that trickles in is not copied again and again.
+            if len(self._held) < self._needed_bytes:
                 return []
-            buffer = b"".join(self._chunks)
-            self._chunks = []
+            buffer = bytes(self._held)
+            self._held.clear()
+        else:
+            buffer = bytes(data)
         records: list[Record] = []
         append, unpack, header_bytes = records.append, PREFIXED_HEADER.unpack_from, PREFIXED_HEADER.size
         data_type = int(RecordType.DATA)
-        at, size = 0, len(buffer)
+        at, end, size = 0, 0, len(buffer)
         try:
             while size - at >= header_bytes:
                 length, record_type, flags, seq = unpack(buffer, at)
@@ -198,19 +198,18 @@ class RecordDecoder:
                     break
                 append((record_type, flags, seq, buffer[at + header_bytes : end]))
                 at = end
-            self._needed_bytes = header_bytes
-            if size - at >= 4:
-                length = int.from_bytes(buffer[at : at + 4], "big")
-                self._check_length(length)
-                if size - at >= header_bytes:
-                    self._needed_bytes = 4 + length
+            if size - at >= header_bytes:
+                self._needed_bytes = end - at
+            elif size - at >= 4:
+                self._check_length(int.from_bytes(buffer[at : at + 4], "big"))
+                self._needed_bytes = header_bytes
+            else:
+                self._needed_bytes = 4
         except ProtocolViolation as violation:
             self.error = violation
-            self._held_bytes = 0
             return records
-        self._held_bytes = size - at
-        if self._held_bytes:
-            self._chunks.append(buffer[at:] if at else buffer)
+        if at < size:
+            self._held += buffer[at:]
         return records
 
     @staticmethod
@@ -290,7 +289,8 @@ class _Body(_Checked):
         except ValidationError as errors:
             first = errors.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            message = f"{cls.record_name} body: {where + ': ' if where else ''}{first['msg']}"
+            what = first["msg"].removeprefix("Value error, ")
+            message = f"{cls.record_name} body: {where + ': ' if where else ''}{what}"
             raise ProtocolViolation(message) from None
 
     def to_json(self) -> bytes:
