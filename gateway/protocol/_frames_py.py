@@ -172,7 +172,8 @@ class FrameDecoder:
             self._opcode = opcode
             self._flags = FIRST | (COMPRESSED if compressed else 0)
             self._check_text = opcode == _TEXT and not compressed
-            self._utf8 = Utf8Validator()
+            if self._check_text:
+                self._utf8 = Utf8Validator()
         self._received = received + length
         self._remaining = length
         self._is_final = bool(first & 0x80)
