@@ -196,6 +196,10 @@ class ConfigError(KakitomeError):
             yield ": ".join(part for part in (place, problem.path, problem.message) if part)
 
 
+class ConfigUnreadable(ConfigError):
+    """There is no configuration to judge: no file, or no permission to read it."""
+
+
 class StartupError(KakitomeError):
     """The gateway cannot start: a port in use, a certificate that is missing. The text says what to do."""
 

@@ -1,6 +1,7 @@
 """Configuration: its models, how a file becomes them, and every fault of one named by path and line."""
 
 from gateway.config.addresses import Address, Endpoint, TcpAddress, UnixAddress
+from gateway.config.loading import Loaded, load, load_with_files
 from gateway.config.model import (
     Admin,
     Backend,
@@ -34,6 +35,7 @@ __all__ = [
     "Limits",
     "Listener",
     "ListenerTls",
+    "Loaded",
     "Log",
     "Match",
     "Route",
@@ -41,4 +43,6 @@ __all__ = [
     "TcpAddress",
     "Timeouts",
     "UnixAddress",
+    "load",
+    "load_with_files",
 ]

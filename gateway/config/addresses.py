@@ -72,6 +72,8 @@ def parse_bind(text: str, *, base: Path = Path()) -> Address:
         return _unix(base / path)
     if "://" in text:
         raise ValueError(f'"{text}" is a URL; write host:port, [v6]:port or unix:PATH')
+    if text.isascii() and text.isdigit():
+        raise ValueError(f"{text} is only a port; write 127.0.0.1:{text} for this host, 0.0.0.0:{text} for all")
     return _tcp(text, lowest_port=0)
 
 

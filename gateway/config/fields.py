@@ -44,6 +44,8 @@ class Source:
     """The file being validated: relative paths start at its folder."""
 
     folder: Path
+    read_files: bool = True
+    """False: secrets stay unread, for a check on a machine that has only the configuration."""
     files_read: set[Path] = field(default_factory=set)
     """Files whose text became a value (secrets): their change is a change of the configuration."""
 
@@ -81,6 +83,8 @@ def _path(value: Path, info: ValidationInfo) -> Path:
 def _bind(value: object, info: ValidationInfo) -> AddressValue:
     if isinstance(value, TcpAddress | UnixAddress):
         return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
     if not isinstance(value, str):
         raise ValueError("must be host:port, [v6]:port or unix:PATH")
     source = _source(info)
@@ -116,6 +120,8 @@ def _secret(value: object, info: ValidationInfo) -> object:
         source = _source(info)
         path = Path(value.removeprefix("file:"))
         if source is not None:
+            if not source.read_files:
+                return value
             path = source.folder / path
             source.files_read.add(path)
         try:

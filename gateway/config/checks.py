@@ -1,0 +1,139 @@
+"""What several keys must agree on: each rule looks at a whole `Config` and names the key to change.
+
+Invariant: nothing here touches the file system (`files` does) and nothing raises; a config without findings is one
+that the gateway can serve, apart from what the machine it runs on lacks.
+"""
+
+import ipaddress
+from collections.abc import Iterator
+from itertools import combinations
+
+from gateway.config.addresses import Address, TcpAddress
+from gateway.config.document import Finding, KeyPath
+from gateway.config.model import Backend, BackendTls, Config, ListenerTls, Route
+from gateway.config.units import format_size
+
+MAX_INFLATED_BYTES = 64 * 2**20
+"""Inflation is bounded by `message_bytes` alone: a few kB of deflate can ask for so much memory on each connection."""
+
+_BACKEND_ONLY = ("origins", "require_origin", "subprotocols", "delivery", "compression")
+"""Keys of a route that a folder has no use for. Refused, lest somebody takes `origins` for access control of files."""
+
+
+def find_disagreements(config: Config) -> Iterator[Finding]:
+    """Every pair of keys that contradict each other."""
+    yield from _listener_findings(config)
+    yield from _bind_findings(config)
+    yield from _same_names(config)
+    yield from _same_matches(config)
+    for index, route in enumerate(config.routes):
+        yield from _route_findings(route, ("routes", index))
+
+
+def _listener_findings(config: Config) -> Iterator[Finding]:
+    for index, listener in enumerate(config.listeners):
+        if listener.tls is not None:
+            path: KeyPath = ("listeners", index, "tls")
+            yield from _pair_findings(listener.tls, path)
+            if listener.tls.certificate is listener.tls.key is None and not listener.tls.certificates:
+                yield Finding(path=path, message="names no certificate; set certificate and key")
+
+
+def _pair_findings(tls: ListenerTls | BackendTls, path: KeyPath) -> Iterator[Finding]:
+    if tls.certificate is not None and tls.key is None:
+        message = "needs its private key; set key beside it"
+        yield Finding(path=(*path, "certificate"), message=message, also=((*path, "key"),))
+    if tls.key is not None and tls.certificate is None:
+        message = "needs its certificate; set certificate beside it"
+        yield Finding(path=(*path, "key"), message=message, also=((*path, "certificate"),))
+
+
+def _bind_findings(config: Config) -> Iterator[Finding]:
+    binds: list[tuple[KeyPath, Address]] = [
+        (("listeners", index, "bind"), listener.bind) for index, listener in enumerate(config.listeners)
+    ]
+    if config.admin is not None:
+        binds.append((("admin", "bind"), config.admin.bind))
+    for (first_path, first), (path, bind) in combinations(binds, 2):
+        if _collide(first, bind):
+            taken_by = "admin" if first_path[0] == "admin" else f"listeners[{first_path[1]}]"
+            yield Finding(path=path, message=f"{bind} is taken by {taken_by}, which binds {first}")
+
+
+def _collide(one: Address, other: Address) -> bool:
+    """Whether the kernel would refuse the second bind (port 0 never collides: it is another port each time)."""
+    if not (isinstance(one, TcpAddress) and isinstance(other, TcpAddress)):
+        return one == other
+    return one.port == other.port != 0 and (one.host == other.host or _covers(one, other) or _covers(other, one))
+
+
+def _covers(one: TcpAddress, other: TcpAddress) -> bool:
+    """Whether `one` is the wildcard of `other`'s family."""
+    try:
+        first, second = ipaddress.ip_address(one.host), ipaddress.ip_address(other.host)
+    except ValueError:
+        return False
+    return first.is_unspecified and first.version == second.version
+
+
+def _same_names(config: Config) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for index, route in enumerate(config.routes):
+        first = seen.setdefault(route.name, index)
+        if first != index:
+            yield Finding(path=("routes", index, "name"), message=f'"{route.name}" is the name of routes[{first}] too')
+
+
+def _same_matches(config: Config) -> Iterator[Finding]:
+    seen: dict[tuple[str | None, str], int] = {}
+    for index, route in enumerate(config.routes):
+        first = seen.setdefault((route.match.host, route.match.path), index)
+        if first != index:
+            what = f"{route.match.path} on {'any host' if route.match.host is None else route.match.host}"
+            message = f"takes {what}, which routes[{first}] ({config.routes[first].name}) takes already"
+            yield Finding(path=("routes", index, "match"), message=message, also=(("routes", first, "match"),))
+
+
+def _route_findings(route: Route, path: KeyPath) -> Iterator[Finding]:
+    if route.backend is None and route.files is None:
+        yield Finding(path=path, message="needs a backend to relay to, or files to serve")
+    if route.backend is not None and route.files is not None:
+        yield Finding(path=(*path, "files"), message="cannot stand beside backend; make it a route of its own")
+    if route.backend is not None:
+        yield from _backend_findings(route.backend, (*path, "backend"))
+        if route.csp is not None:
+            yield Finding(path=(*path, "csp"), message="is for routes with files")
+    if route.files is not None and route.backend is None:
+        for key in _BACKEND_ONLY:
+            if key in route.model_fields_set:
+                yield Finding(path=(*path, key), message="does nothing on a route with files; take it out")
+    if route.require_origin and "*" in route.origins:
+        message = 'contradicts the origin "*", which lets every page in; name the origins instead'
+        yield Finding(path=(*path, "require_origin"), message=message)
+    limit = route.limits.message_bytes
+    if route.compression.enabled and (limit is None or limit > MAX_INFLATED_BYTES):
+        message = f"needs limits.message_bytes of {format_size(MAX_INFLATED_BYTES)} at most, which bounds inflation"
+        yield Finding(
+            path=(*path, "compression", "enabled"), message=message, also=((*path, "limits", "message_bytes"),)
+        )
+
+
+def _backend_findings(backend: Backend, path: KeyPath) -> Iterator[Finding]:
+    if backend.proxy_protocol is not None and backend.framing == "records":
+        message = "cannot precede framing records, whose OPEN names the client already"
+        yield Finding(path=(*path, "proxy_protocol"), message=message)
+    if backend.text and backend.framing != "stream":
+        message = f"is for framing stream, not {backend.framing}"
+        yield Finding(path=(*path, "text"), message=message)
+    if backend.headers and backend.framing != "records":
+        message = f"needs framing records; {backend.framing} cannot carry them"
+        yield Finding(path=(*path, "headers"), message=message, also=((*path, "framing"),))
+    if backend.tls is not None:
+        yield from _pair_findings(backend.tls, (*path, "tls"))
+        if not any(endpoint.tls for endpoint in backend.endpoints):
+            message = "is for tls:// endpoints, of which there is none"
+            yield Finding(path=(*path, "tls"), message=message, also=((*path, "endpoints"),))
+    for index, endpoint in enumerate(backend.endpoints):
+        first = backend.endpoints.index(endpoint)
+        if first != index:
+            yield Finding(path=(*path, "endpoints", index), message=f"{endpoint} is endpoints[{first}] too")
