@@ -12,6 +12,7 @@ import trustme
 
 from gateway.errors import TlsFailure
 from gateway.transport.channel import LINGER_BYTES, Channel
+from tests.transport.loopback import shake_hands, trusting_context
 
 
 @pytest.fixture
@@ -35,31 +36,10 @@ async def client(pair: tuple[Channel, socket.socket]) -> AsyncIterator[Channel]:
     channel.close()
 
 
-@pytest.fixture(scope="module")
-def ca() -> trustme.CA:
-    return trustme.CA()
-
-
 def server_context(ca: trustme.CA, name: str = "gateway.test") -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert(name).configure_cert(context)
     return context
-
-
-def client_context(ca: trustme.CA) -> ssl.SSLContext:
-    """A client for which only a close_notify is an end, and everything else a truncation."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
-    ca.configure_trust(context)
-    return context
-
-
-async def shake_hands(server: Channel, client: Channel, ca: trustme.CA) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: server.start_tls(server_context(ca), server_side=True))
-        nursery.start_soon(
-            lambda: client.start_tls(client_context(ca), server_side=False, server_hostname="gateway.test")
-        )
 
 
 def take_only_a_close_notify_for_the_end(channel: Channel) -> None:
@@ -138,7 +118,7 @@ async def test_tls_carries_megabytes_both_ways_at_once(
     pair: tuple[Channel, socket.socket], client: Channel, ca: trustme.CA
 ) -> None:
     server, _ = pair
-    await shake_hands(server, client, ca)
+    await shake_hands(server, client, server_context(ca), trusting_context(ca))
     data = {server: os.urandom(4 << 20), client: os.urandom(4 << 20)}
     received: dict[Channel, bytes] = {}
 
@@ -159,7 +139,7 @@ async def test_closing_under_tls_ends_the_peer_cleanly(
     pair: tuple[Channel, socket.socket], client: Channel, ca: trustme.CA
 ) -> None:
     server, _ = pair
-    await shake_hands(server, client, ca)
+    await shake_hands(server, client, server_context(ca), trusting_context(ca))
     take_only_a_close_notify_for_the_end(client)
     server.close()
     assert await client.receive_some() == b""
@@ -179,7 +159,7 @@ async def test_tls_begins_right_after_a_peeked_header(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
-        await client.start_tls(client_context(ca), server_side=False, server_hostname="gateway.test")
+        await client.start_tls(trusting_context(ca), server_side=False, server_hostname="gateway.test")
     await client.send_all(b"after")
     assert await server.receive_some() == b"after"
 
@@ -221,7 +201,7 @@ async def test_a_certificate_for_another_name_is_not_accepted(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
         with pytest.raises(TlsFailure, match=r"certificate not accepted: .*gateway\.test"):
-            await client.start_tls(client_context(ca), server_side=False, server_hostname="gateway.test")
+            await client.start_tls(trusting_context(ca), server_side=False, server_hostname="gateway.test")
         client.close()
 
 
@@ -314,7 +294,7 @@ async def test_finish_under_tls_says_so_to_the_peer(
     pair: tuple[Channel, socket.socket], client: Channel, ca: trustme.CA
 ) -> None:
     server, _ = pair
-    await shake_hands(server, client, ca)
+    await shake_hands(server, client, server_context(ca), trusting_context(ca))
     take_only_a_close_notify_for_the_end(client)
     await client.send_all(b"unread" * 1000)
     await server.send_all(b"answer")
