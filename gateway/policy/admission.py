@@ -1,0 +1,158 @@
+"""How many connections a route and a client address may have, and how fast a connection may send.
+
+Invariant: every ticket that was given is counted until it is released, once; counts that are zero are forgotten, so
+that memory is bounded by the open connections and not by the addresses ever seen.
+"""
+
+import ipaddress
+from collections import Counter
+from collections.abc import Hashable
+from enum import StrEnum
+from http import HTTPStatus
+from types import TracebackType
+from typing import Final, Protocol, Self, TypeVar
+
+from gateway.errors import Blame, HandshakeRefused
+
+RETRY_AFTER_SECONDS: Final = 5
+"""Long enough that a crowd of clients does not keep us busy with refusals, short enough for a person who waits."""
+
+IPV6_GROUP_BITS: Final = 64
+"""One subscriber commands a whole /64 (RFC 6177), so single IPv6 addresses limit nobody."""
+
+
+K = TypeVar("K", bound=Hashable)
+
+
+class AdmissionRefusal(StrEnum):
+    """Why a connection was not admitted, as a metric's label."""
+
+    ROUTE = "admission_route"
+    ADDRESS = "admission_address"
+
+
+class ConnectionLimits(Protocol):
+    """A route's limits; None is no limit."""
+
+    @property
+    def connections(self) -> int | None:
+        """Of the whole route."""
+        ...
+
+    @property
+    def connections_per_address(self) -> int | None:
+        """Of one IPv4 address, or of one /64 of IPv6."""
+        ...
+
+
+def address_group(address: str) -> str:
+    """Those who share the limit of `address`: itself for IPv4, its /64 for IPv6. Raises ValueError for no address."""
+    parsed = ipaddress.ip_address(address)
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    network = ipaddress.IPv6Network((int(parsed), IPV6_GROUP_BITS), strict=False)
+    return str(network)
+
+
+class Ticket:
+    """One admitted connection. `release` it when it ends, or use it as a context manager."""
+
+    __slots__ = ("_admission", "_group", "_route")
+
+    def __init__(self, admission: "Admission", route: str, group: str | None) -> None:
+        self._admission: Admission | None = admission
+        self._route = route
+        self._group = group
+
+    def release(self) -> None:
+        """Give the place back; releasing again changes nothing."""
+        if self._admission is not None:
+            self._admission._leave(self._route, self._group)
+            self._admission = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class Admission:
+    """Counts the connections of all routes. Limits come with each call, so that the counts outlive a reload."""
+
+    def __init__(self) -> None:
+        self._routes: Final[Counter[str]] = Counter()
+        self._groups: Final[Counter[tuple[str, str]]] = Counter()
+
+    def connections(self, route: str) -> int:
+        """How many connections the route has."""
+        return self._routes[route]
+
+    def admit(self, *, route: str, address: str | None, limits: ConnectionLimits) -> Ticket:
+        """A place for one more connection of `route` from `address`.
+
+        Without an address (a Unix socket, a proxy that does not tell) there is no limit per address. Raises
+        HandshakeRefused: 503 if the route is full, 429 if the address has its share.
+        """
+        group = None if address is None else address_group(address)
+        # The address comes first: who has its own share is told so, whatever the others do.
+        if group is not None and _full(self._groups[route, group], limits.connections_per_address):
+            raise HandshakeRefused(
+                f"there are {limits.connections_per_address} connections from this address already, which is the limit",
+                status=HTTPStatus.TOO_MANY_REQUESTS,
+                reason=AdmissionRefusal.ADDRESS,
+            )
+        if _full(self._routes[route], limits.connections):
+            raise HandshakeRefused(
+                f"no more connections are taken here for now; try again in {RETRY_AFTER_SECONDS} seconds",
+                status=HTTPStatus.SERVICE_UNAVAILABLE,
+                reason=AdmissionRefusal.ROUTE,
+                blame=Blame.GATEWAY,
+                headers=(("Retry-After", str(RETRY_AFTER_SECONDS)),),
+            )
+        self._routes[route] += 1
+        if group is not None:
+            self._groups[route, group] += 1
+        return Ticket(self, route, group)
+
+    def _leave(self, route: str, group: str | None) -> None:
+        _decrement(self._routes, route)
+        if group is not None:
+            _decrement(self._groups, (route, group))
+
+
+def _full(count: int, limit: int | None) -> bool:
+    return limit is not None and count >= limit
+
+
+def _decrement(counts: Counter[K], key: K) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
+
+
+class MessageRate:
+    """A token bucket for one connection's messages: a second's worth at once, and `messages_per_second` on average."""
+
+    __slots__ = ("_burst", "_per_second", "_tokens", "_updated")
+
+    def __init__(self, messages_per_second: float, *, now: float) -> None:
+        self._per_second = messages_per_second
+        # A rate below one a second must still let single messages pass.
+        self._burst = max(1.0, messages_per_second)
+        self._tokens = self._burst
+        self._updated = now
+
+    def take(self, messages: int, now: float) -> bool:
+        """Whether `messages` more are within the rate at `now` (monotonic seconds); if not, none is taken."""
+        if now > self._updated:
+            self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._per_second)
+            self._updated = now
+        if messages > self._tokens:
+            return False
+        self._tokens -= messages
+        return True
