@@ -1,0 +1,147 @@
+"""The backend's side of a relay: a TCP or Unix socket in the pump, under one of the framings.
+
+Invariant: what the backend sent is passed on before its end is; evidence that can still be had is taken before a
+socket is closed, because the kernel forgets with it.
+"""
+
+import socket
+from typing import Protocol
+
+from gateway.errors import BackendFault
+from gateway.protocol.frames import Piece
+from gateway.protocol.framings import Framing, MessageNotCarried
+from gateway.protocol.records import Rung
+from gateway.relay.endpoint import Endpoint, Output, endpoint_for
+from gateway.relay.evidence import Evidence
+from gateway.relay.relay import Relay
+
+
+class BackendLink(Protocol):
+    """What a relay wants of its backend's side."""
+
+    endpoint: Endpoint
+
+    @property
+    def is_full(self) -> bool:
+        """No more should be sent until `Relay.flush_upstream`."""
+
+    @property
+    def is_gone(self) -> bool:
+        """The socket is closed."""
+
+    def start(self, early: bytes, now: float) -> None:
+        """Begins reading; `early` is what the backend sent behind its answer to OPEN."""
+
+    def send(self, pieces: list[Piece], now: float) -> None:
+        """Sends data. Raises ConnectionFault for a message that the framing cannot carry."""
+
+    def finish(self, code: int, reason: str) -> None:
+        """No more will be sent: the client closed with `code`, or is gone (1006). Calling it again does nothing."""
+
+    def hold_back(self) -> None:
+        """What comes cannot be passed on at present."""
+
+    def sample(self, now: float) -> None:
+        """Looks for evidence of what was sent, and tells the relay what it finds."""
+
+    def downstream_settled(self, now: float) -> None:
+        """Messages of the backend's were settled."""
+
+
+class FramedBackend:
+    """A service that knows nothing of us: `stream`, `lines` or `length_prefixed`; its host's acknowledgements tell."""
+
+    __slots__ = ("_evidence", "endpoint", "framing", "relay")
+
+    def __init__(self, sock: socket.socket, relay: Relay, framing: Framing) -> None:
+        """Takes the socket over, non-blocking, connected, behind its PROXY header."""
+        self.endpoint = endpoint_for(sock, relay.pump, self)
+        self.relay = relay
+        self.framing = framing
+        self._evidence = Evidence(sock)
+
+    @property
+    def is_full(self) -> bool:
+        return self.endpoint.is_full
+
+    @property
+    def is_gone(self) -> bool:
+        return self.endpoint.is_closed
+
+    @property
+    def settles_at(self) -> Rung:
+        """The highest rung that this backend's connection can prove."""
+        return self._evidence.settles_at
+
+    def start(self, early: bytes, now: float) -> None:
+        if early:
+            self.on_data(self.endpoint, memoryview(early), now)
+        if not self.is_gone:
+            self.endpoint.resume()
+
+    def send(self, pieces: list[Piece], now: float) -> None:
+        try:
+            data = self.framing.encode(pieces)
+        except MessageNotCarried as refusal:
+            self.relay.up.enter(_first_messages(pieces, refusal.messages), 0, now)
+            self.endpoint.write(refusal.encoded)
+            raise
+        self.relay.up.enter(pieces, 0, now)
+        self.endpoint.write(data)
+
+    def finish(self, code: int, reason: str) -> None:
+        self.endpoint.finish()
+
+    def hold_back(self) -> None:
+        self.endpoint.pause()
+
+    def downstream_settled(self, now: float) -> None:
+        pass  # it has no ears for it
+
+    def sample(self, now: float) -> None:
+        endpoint = self.endpoint
+        written = endpoint.bytes_taken
+        self.relay.settled_upstream(Rung.WRITTEN, offset=written, now=now)
+        if self._evidence.settles_at is Rung.WRITTEN:
+            return
+        reached = self._evidence.reached_offset(written)
+        if reached is not None:
+            self.relay.settled_upstream(Rung.REACHED, offset=reached, now=now)
+
+    # --- the endpoint's news --------------------------------------------------------------------------------------
+
+    def on_data(self, endpoint: Endpoint, data: memoryview, now: float) -> None:
+        relay = self.relay
+        ledger = relay.up.ledger
+        if ledger is not None and ledger.in_flight_messages:
+            self.sample(now)  # acknowledgements ride on data
+        pieces = self.framing.receive_data(data)
+        if pieces:
+            relay.from_backend(pieces, now)
+        if self.framing.error is not None and not self.is_gone:
+            relay.backend_ended(now, fault=self.framing.error)
+
+    def on_eof(self, endpoint: Endpoint, now: float) -> None:
+        pieces = self.framing.receive_eof()
+        if pieces:
+            self.relay.from_backend(pieces, now)
+        self.relay.backend_ended(now, fault=self.framing.error)
+
+    def on_drained(self, endpoint: Endpoint, now: float) -> None:
+        if endpoint.output is Output.OPEN:
+            self.relay.flush_upstream(now)
+
+    def on_broken(self, endpoint: Endpoint, error: OSError, now: float) -> None:
+        self.relay.backend_ended(now, fault=BackendFault("the backend's connection broke"))
+
+    def on_endpoint_fault(self, error: Exception) -> None:
+        self.relay.on_fault(error)
+
+
+def _first_messages(pieces: list[Piece], count: int) -> list[Piece]:
+    """The pieces up to the end of the `count`th message."""
+    for index, piece in enumerate(pieces):
+        if not count:
+            return pieces[:index]
+        count -= piece[2] >> 1 & 1
+    return pieces

@@ -1,0 +1,111 @@
+"""One direction of a session: what may go on, what is held back, and why its sender is paused.
+
+Invariant: pieces leave in the order in which they came; a message is entered in the ledger before its last byte is
+handed on; while anything is held nothing overtakes it.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from gateway.protocol.frames import FIRST, Piece
+from gateway.protocol.ledger import Ledger, SettledRun
+from gateway.relay.pump import BUFFER_BYTES
+from gateway.telemetry.metrics import DirectionMetrics, PauseCause
+
+LOOK_AHEAD_BYTES: Final = 64 * 1024
+"""How far a paused client is read on, so that a ping or a close within it is still heard and answered."""
+
+
+class Direction:
+    """Upstream or downstream of one session."""
+
+    __slots__ = ("_paused_for", "bytes", "held", "held_bytes", "ledger", "messages", "metrics")
+
+    def __init__(self, metrics: DirectionMetrics, ledger: Ledger | None) -> None:
+        """`ledger` None: delivery is not tracked."""
+        self.metrics = metrics
+        self.ledger = ledger
+        self.held: list[Piece] = []
+        """Pieces that came and may not go on yet."""
+        self.held_bytes = 0
+        self.messages = 0
+        """Messages handed on, whole."""
+        self.bytes = 0
+        """Payload bytes handed on."""
+        self._paused_for: PauseCause | None = None
+
+    # --- passing on -----------------------------------------------------------------------------------------------
+
+    def hold(self, pieces: Sequence[Piece]) -> None:
+        """Keeps pieces behind those already held."""
+        self.held.extend(pieces)
+        for piece in pieces:
+            self.held_bytes += len(piece[1])
+
+    def admit(self, pieces: list[Piece]) -> tuple[list[Piece], list[Piece]]:
+        """Divides by what the window has room for: (pieces to hand on now, pieces to hold), between messages only.
+
+        A message that has begun goes on to its end whatever its size, since its first byte is already out.
+        """
+        ledger = self.ledger
+        if ledger is None:
+            return pieces, []
+        room = ledger.window_messages - ledger.in_flight_messages
+        if room >= len(pieces) and ledger.in_flight_bytes + BUFFER_BYTES <= ledger.window_bytes:
+            return pieces, []  # the usual case: no piece needs to be looked at
+        room_bytes = ledger.window_bytes - ledger.in_flight_bytes
+        alone = ledger.window_messages == room
+        for index, (_, payload, flags) in enumerate(pieces):
+            if flags & FIRST and not alone and (room <= 0 or room_bytes <= 0):
+                return pieces[:index], pieces[index:]
+            alone = False
+            room -= flags >> 1 & 1
+            room_bytes -= len(payload)
+        return pieces, []
+
+    def admit_held(self) -> list[Piece]:
+        """Takes out of the held pieces what may go on now."""
+        pieces, self.held = self.admit(self.held)
+        self.held_bytes = sum(len(piece[1]) for piece in self.held)
+        return pieces
+
+    def drop_held(self) -> None:
+        """Forgets what is held: nobody is there any more to take it."""
+        self.held = []
+        self.held_bytes = 0
+
+    def enter(self, pieces: list[Piece], hop_bytes: int, now: float) -> None:
+        """Counts and records pieces that are about to be written as `hop_bytes` bytes."""
+        size = messages = 0
+        for _, payload, flags in pieces:
+            size += len(payload)
+            messages += flags >> 1 & 1
+        self.messages += messages
+        self.bytes += size
+        self.metrics.messages += messages
+        self.metrics.bytes += size
+        if self.ledger is not None:
+            self.ledger.accept_pieces(pieces, now=now, hop_bytes=hop_bytes)
+
+    # --- settling -------------------------------------------------------------------------------------------------
+
+    def note_settled(self, runs: Sequence[SettledRun], now: float) -> None:
+        """Counts messages that the ledger has just settled."""
+        assert self.ledger is not None
+        rung = self.ledger.settles_at
+        metrics = self.metrics
+        histogram = metrics.delivery[rung]
+        for accepted_at, count in runs:
+            metrics.settled[rung] += count
+            histogram.observe(now - accepted_at, count)
+
+    # --- pausing --------------------------------------------------------------------------------------------------
+
+    def paused_for(self, cause: PauseCause | None, now: float) -> None:
+        """Accounts paused time: from now on this direction's sender waits because of `cause`, or goes on (None)."""
+        if cause is not self._paused_for:
+            if self._paused_for is not None:
+                self.metrics.paused_seconds[self._paused_for].end(now)
+            if cause is not None:
+                self.metrics.paused_seconds[cause].begin(now)
+            self._paused_for = cause

@@ -1,0 +1,35 @@
+"""How a session ended: who ended it, with which close code, and what that makes of messages without evidence."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.errors import Blame, ConnectionFault, KeepaliveTimeout
+from gateway.telemetry.metrics import ClosedBy, UnknownReason
+
+ABNORMAL: Final = 1006
+"""What stands for a peer that went without a word; never sent in a Close frame (RFC 6455 section 7.4.1)."""
+
+NO_STATUS: Final = 1005
+"""What stands for a Close frame without a code; never sent in one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """The first cause of a session's end; later ones do not change it."""
+
+    by: ClosedBy
+    code: int
+    reason: str = ""
+    unknown: UnknownReason = UnknownReason.CLOSED
+    """The label of messages that stayed without evidence."""
+
+
+def ending_by_fault(fault: ConnectionFault) -> Ending:
+    """The ending that a fault makes. What we are to blame for is told without detail: the log has it."""
+    by = {Blame.CLIENT: ClosedBy.CLIENT, Blame.BACKEND: ClosedBy.BACKEND}.get(fault.blame, ClosedBy.GATEWAY)
+    if isinstance(fault, KeepaliveTimeout):
+        return Ending(
+            by=ClosedBy.GATEWAY, code=fault.close_code, reason=fault.close_reason, unknown=UnknownReason.VANISHED
+        )
+    reason = "" if by is ClosedBy.GATEWAY else fault.close_reason
+    return Ending(by=by, code=fault.close_code, reason=reason, unknown=UnknownReason.FAULT)

@@ -1,0 +1,430 @@
+"""A non-blocking socket in the pump, with the bounded buffer of what it has not taken yet; plain and TLS.
+
+Invariants: bytes go out in the order of `write`; the owner is never called from inside its own call to `write`,
+`pause` or `resume` (a write that fails is reported at the turn's end); after `close` the owner is not called any more.
+The endpoint does not refuse bytes when its buffer is full: it says so (`is_full`, then `on_drained`), and the owner
+stops reading the other side, which bounds the buffer to the high mark and one read.
+"""
+
+import errno
+import os
+import select
+import socket
+import ssl
+import struct
+from collections import deque
+from enum import Enum
+from typing import Final, Protocol
+
+from gateway.relay.pump import BROKEN, READABLE, WRITABLE, Pump
+
+HIGH_MARK_BYTES: Final = 64 * 1024
+"""A buffer with this much unsent stops the reading of the other side."""
+
+LOW_MARK_BYTES: Final = 16 * 1024
+"""Reading goes on once no more than this is unsent: low enough not to flutter, not so low that the kernel runs dry."""
+
+GATHER_BUFFERS: Final = 64
+"""Buffers handed to one sendmsg at most."""
+
+_LINGER_RESET: Final = struct.pack("ii", 1, 0)
+
+
+class EndpointOwner(Protocol):
+    """Whoever reads an endpoint and is told of its end."""
+
+    def on_data(self, endpoint: "Endpoint", data: memoryview, now: float) -> None:
+        """Bytes came. `data` is the pump's shared buffer: what is kept must be copied."""
+
+    def on_eof(self, endpoint: "Endpoint", now: float) -> None:
+        """The peer has ended its sending. Reading is over, writing still works."""
+
+    def on_drained(self, endpoint: "Endpoint", now: float) -> None:
+        """The buffer was full and is at the low mark again, or a `finish` has got everything out."""
+
+    def on_broken(self, endpoint: "Endpoint", error: OSError, now: float) -> None:
+        """The connection is gone: reset, timed out by the kernel, or a TLS failure. Nothing more comes or goes."""
+
+    def on_endpoint_fault(self, error: Exception) -> None:
+        """A bug of ours, in the owner or here."""
+
+
+class Output(Enum):
+    """How far the sending side is."""
+
+    OPEN = "open"
+    FINISHING = "finishing"
+    """`finish` was called and bytes are still buffered."""
+    FINISHED = "finished"
+    """Everything is with the kernel, and the peer has been told that no more will come."""
+    BROKEN = "broken"
+
+
+class Endpoint:
+    """One plain socket, TCP or Unix; reading starts with `resume`."""
+
+    __slots__ = (
+        "_fd",
+        "_high_mark",
+        "_mask",
+        "_owner",
+        "_pending",
+        "_reading",
+        "_registered",
+        "_was_full",
+        "buffered",
+        "bytes_read",
+        "bytes_taken",
+        "output",
+        "pump",
+        "sock",
+    )
+
+    def __init__(
+        self, sock: socket.socket, pump: Pump, owner: EndpointOwner, *, high_mark_bytes: int = HIGH_MARK_BYTES
+    ) -> None:
+        self.sock = sock
+        self.pump = pump
+        self._owner: EndpointOwner | None = owner
+        self._fd = sock.fileno()
+        self._high_mark = high_mark_bytes
+        self._pending: deque[bytes | memoryview] | None = None
+        self._mask = 0
+        self._reading = False
+        self._registered = False
+        self._was_full = False
+        self.buffered = 0
+        """Bytes written by the owner that the kernel has not taken."""
+        self.bytes_read = 0
+        self.bytes_taken = 0
+        """Bytes the kernel has taken: the rung `written` is measured by it."""
+        self.output = Output.OPEN
+
+    @property
+    def is_full(self) -> bool:
+        """True from the high mark until `on_drained`."""
+        return self._was_full
+
+    @property
+    def is_reading(self) -> bool:
+        """True between `resume` and `pause` or the end of input."""
+        return self._reading
+
+    @property
+    def is_closed(self) -> bool:
+        """True once `close` or `reset` was called."""
+        return self._owner is None
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Reads on."""
+        if not self._reading and self._owner is not None:
+            self._reading = True
+            self._watch()
+
+    def pause(self) -> None:
+        """Leaves further bytes in the kernel."""
+        if self._reading:
+            self._reading = False
+            self._watch()
+
+    def _receive(self) -> int:
+        """Bytes read into the shared buffer, 0 at the end of input; BlockingIOError when there is nothing."""
+        return self.sock.recv_into(self.pump.buffer)
+
+    def on_events(self, mask: int, now: float) -> None:
+        if mask & WRITABLE:
+            self.flush(now)
+        if mask & ~WRITABLE:
+            if self._reading:
+                self._read(now)
+            elif mask & BROKEN:
+                self._hung_up(mask, now)
+
+    def _read(self, now: float) -> None:
+        owner = self._owner
+        if owner is None:
+            return
+        try:
+            count = self._receive()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._break(error, now)
+            return
+        if count:
+            self.bytes_read += count
+            owner.on_data(self, self.pump.buffer[:count], now)
+        else:
+            self.pause()
+            owner.on_eof(self, now)
+
+    def _hung_up(self, mask: int, now: float) -> None:
+        """Paused, and the kernel reports an end, which it would repeat for ever: stop watching, keep what is unread.
+
+        A reset that also lost our unsent bytes is told at once; a plain hang-up (both sides have ended) is found by the
+        read that follows `resume`, behind the bytes that came before it.
+        """
+        if self._registered:
+            self.pump.unregister(self._fd)
+            self._registered = False
+            self._mask = 0
+        if mask & select.EPOLLERR and self.buffered:
+            self._break(OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)), now)
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Sends what the kernel takes at once and keeps the rest; ignored once the output is finished or broken."""
+        if self.output is not Output.OPEN or not data:
+            return
+        if self.buffered:
+            self._keep(data)
+            return
+        try:
+            taken = self._send(data)
+        except (BlockingIOError, InterruptedError):
+            taken = 0
+        except OSError as error:
+            self.output = Output.BROKEN
+            self.pump.at_turn_end(_Breaking(self, error))
+            return
+        self.bytes_taken += taken
+        if taken < len(data):
+            self._keep(memoryview(data)[taken:] if taken else data)
+            self._watch()
+
+    def _keep(self, data: bytes | memoryview) -> None:
+        if self._pending is None:
+            self._pending = deque()
+        self._pending.append(data)
+        self.buffered += len(data)
+        if self.buffered >= self._high_mark:
+            self._was_full = True
+
+    def _send(self, data: bytes | memoryview) -> int:
+        return self.sock.send(data)
+
+    def _send_pending(self, pending: "deque[bytes | memoryview]") -> int:
+        if len(pending) == 1:
+            return self.sock.send(pending[0])
+        return self.sock.sendmsg([pending[i] for i in range(min(len(pending), GATHER_BUFFERS))])
+
+    def flush(self, now: float) -> None:
+        """Hands buffered bytes to the kernel; tells the owner at the low mark and when a `finish` is done."""
+        pending = self._pending
+        while pending:
+            try:
+                taken = self._send_pending(pending)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                self._break(error, now)
+                return
+            self.bytes_taken += taken
+            self.buffered -= taken
+            while taken:
+                head = len(pending[0])
+                if head > taken:
+                    pending[0] = memoryview(pending[0])[taken:]
+                    break
+                taken -= head
+                pending.popleft()
+        finished = False
+        if not self.buffered:
+            self._pending = None  # an idle connection keeps no deque: 600 bytes
+            if self.output is Output.FINISHING:
+                self._finish_now()
+                finished = True
+        self._watch()
+        if (self._was_full and self.buffered <= LOW_MARK_BYTES) or finished:
+            self._was_full = False
+            if self._owner is not None:
+                self._owner.on_drained(self, now)
+
+    # --- ending ---------------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Ends our sending once everything written is out: a half-close; reading goes on."""
+        if self.output is Output.OPEN:
+            if self.buffered:
+                self.output = Output.FINISHING
+            else:
+                self._finish_now()
+
+    def _finish_now(self) -> None:
+        self.output = Output.FINISHED
+        try:
+            self._end_output()
+        except OSError:
+            self.output = Output.BROKEN  # the peer was faster; the next read says how it ended
+
+    def _end_output(self) -> None:
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def _break(self, error: OSError, now: float) -> None:
+        self.output = Output.BROKEN
+        self._pending = None
+        self.pause()
+        if self._registered:
+            self.pump.unregister(self._fd)
+            self._registered = False
+        if self._owner is not None:
+            self._owner.on_broken(self, error, now)
+
+    def close(self) -> None:
+        """Closes the socket; what is still buffered is lost. Idempotent."""
+        if self._owner is None:
+            return
+        self._owner = None
+        self._reading = False
+        self._pending = None
+        if self.output in (Output.OPEN, Output.FINISHING):
+            self.output = Output.BROKEN
+        if self._registered:
+            self.pump.unregister(self._fd)
+            self._registered = False
+        self.sock.close()
+
+    def reset(self) -> None:
+        """Closes with a TCP reset, so that the peer cannot take a cut-off stream for a complete one."""
+        if self._owner is not None:
+            if self.sock.family != socket.AF_UNIX:
+                try:
+                    self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+                except OSError:
+                    pass  # already gone
+            self.close()
+
+    def on_fault(self, error: Exception) -> None:
+        if self._owner is not None:
+            self._owner.on_endpoint_fault(error)
+
+    # --- the pump -------------------------------------------------------------------------------------------------
+
+    def _wanted(self) -> int:
+        return (READABLE if self._reading else 0) | (WRITABLE if self.buffered else 0)
+
+    def _watch(self) -> None:
+        mask = self._wanted()
+        if self._registered:
+            if mask != self._mask:
+                self._mask = mask
+                self.pump.modify(self._fd, mask)
+        elif mask and self._owner is not None:
+            self._mask = mask
+            self._registered = True
+            self.pump.register(self._fd, self, mask)
+
+
+class TlsEndpoint(Endpoint):
+    """The same over an `ssl.SSLSocket` whose handshake is done.
+
+    TLS has wants of its own: a write may first need bytes from the peer and a read may first have to send some, and
+    decrypted bytes may wait where epoll cannot see them.
+    """
+
+    __slots__ = ("_read_wants_write", "_write_wants_read")
+
+    sock: ssl.SSLSocket
+
+    def __init__(
+        self, sock: ssl.SSLSocket, pump: Pump, owner: EndpointOwner, *, high_mark_bytes: int = HIGH_MARK_BYTES
+    ) -> None:
+        super().__init__(sock, pump, owner, high_mark_bytes=high_mark_bytes)
+        self._read_wants_write = False
+        self._write_wants_read = False
+
+    def resume(self) -> None:
+        super().resume()
+        if self._reading and self.sock.pending():
+            self.pump.again(self._fd, self)
+
+    def on_events(self, mask: int, now: float) -> None:
+        if mask & WRITABLE and self._read_wants_write:
+            self._read_wants_write = False
+            self._watch()
+            mask |= READABLE
+        if mask & READABLE and self._write_wants_read:
+            self._write_wants_read = False
+            self._watch()
+            mask |= WRITABLE
+        super().on_events(mask, now)
+
+    def _receive(self) -> int:
+        # One TLS record is at most 16 KiB: gather what is there, as a plain socket would, up to one shared buffer.
+        buffer = self.pump.buffer
+        count = 0
+        try:
+            while True:
+                got = self.sock.recv_into(buffer[count:])
+                count += got
+                if not got or count == len(buffer) or not self.sock.pending():
+                    break
+        except ssl.SSLWantReadError:
+            if not count:
+                raise BlockingIOError from None
+        except ssl.SSLWantWriteError:
+            self._read_wants_write = True
+            self._watch()
+            if not count:
+                raise BlockingIOError from None
+        except OSError:
+            if not count:
+                raise  # else: the bytes first, the error with the next read
+        if self.sock.pending():
+            self.pump.again(self._fd, self)
+        return count
+
+    def _send(self, data: bytes | memoryview) -> int:
+        try:
+            return self.sock.send(data)
+        except ssl.SSLWantWriteError:
+            raise BlockingIOError from None
+        except ssl.SSLWantReadError:
+            self._write_wants_read = True
+            raise BlockingIOError from None
+
+    def _send_pending(self, pending: "deque[bytes | memoryview]") -> int:
+        # OpenSSL wants the same bytes again after it had to wait, so buffers are not gathered.
+        return self._send(pending[0])
+
+    def _end_output(self) -> None:
+        try:
+            self.sock.unwrap()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            pass  # our close_notify is out; the peer's answer is read like other input
+        except ValueError as error:  # no TLS layer any more: the peer has ended both ways
+            raise OSError(errno.ENOTCONN, str(error)) from None
+
+    def _wanted(self) -> int:
+        mask = super()._wanted()
+        if self._write_wants_read:
+            mask = (mask & ~WRITABLE) | READABLE
+        if self._read_wants_write:
+            mask |= WRITABLE
+        return mask
+
+
+class _Breaking:
+    """A failed write, to be reported at the turn's end."""
+
+    __slots__ = ("__self__", "error")
+
+    def __init__(self, endpoint: Endpoint, error: OSError) -> None:
+        self.__self__ = endpoint
+        self.error = error
+
+    def __call__(self, now: float) -> None:
+        if not self.__self__.is_closed:
+            self.__self__._break(self.error, now)
+
+
+def endpoint_for(
+    sock: socket.socket, pump: Pump, owner: EndpointOwner, *, high_mark_bytes: int = HIGH_MARK_BYTES
+) -> Endpoint:
+    """The endpoint that fits the socket. It takes the socket over; reading starts with `resume`."""
+    if isinstance(sock, ssl.SSLSocket):
+        return TlsEndpoint(sock, pump, owner, high_mark_bytes=high_mark_bytes)
+    return Endpoint(sock, pump, owner, high_mark_bytes=high_mark_bytes)

@@ -1,0 +1,471 @@
+"""Joins a client's link and a backend's link for the life of a session: passes messages on, and ends both sides well.
+
+General theory of operation
+---------------------------
+A link (`client_links`, `backend_links`) turns one socket's bytes into pieces and pieces into bytes. The relay lies
+between the two and decides: may these pieces go on, who has to wait, is it over. It does no I/O and reads no clock.
+
+*Waiting.* Pieces that may not go on are held in their direction. A paused client is read on through a bounded
+look-ahead, so that its pings and its close are still heard. The two directions never wait for each other.
+
+*Ending.* The first cause wins and is kept as `ending`. From then on each side goes its own way to its end: the backend
+is *finished* once everything that was accepted for it is out, the client gets its Close once everything that was meant
+for it is out, and the relay has ended when both sockets are closed. A side that makes no progress for `close` seconds
+is cut. Design section 6 is the table of causes; each has a method here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from gateway.errors import ConnectionFault, PolicyViolation
+from gateway.policy.admission import MessageRate
+from gateway.protocol.frames import LAST, Piece
+from gateway.protocol.records import Rung
+from gateway.relay.direction import LOOK_AHEAD_BYTES, Direction
+from gateway.relay.ending import ABNORMAL, NO_STATUS, Ending, ending_by_fault
+from gateway.relay.pump import Pump
+from gateway.relay.timers import NEVER, Entry
+from gateway.telemetry.metrics import ClosedBy, PauseCause, UnknownReason
+
+if TYPE_CHECKING:
+    from gateway.relay.backend_links import BackendLink
+    from gateway.relay.client_links import ClientLink
+
+SAMPLE_SECONDS: Final = 0.025
+"""How often the kernel is asked about unsettled bytes when no answer of the backend's gives the occasion."""
+
+ECHO_LINGER_SECONDS: Final = 1.0
+"""How long a client's Close waits for the backend's last words. A client that closes wants its answer soon (browsers
+drop what comes meanwhile), but a backend that answers at once should be heard to the end."""
+
+log = structlog.get_logger("relay")
+
+
+class Phase(Enum):
+    """Where a relay stands."""
+
+    OPEN = "open"
+    ENDING = "ending"
+    """There is an `ending`; at least one side has not reached its end."""
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaySettings:
+    """What a route says of its established connections; seconds, None for never."""
+
+    keepalive_seconds: float | None = 20.0
+    keepalive_timeout_seconds: float | None = 20.0
+    idle_seconds: float | None = None
+    close_seconds: float = 5.0
+    fence: bool = True
+
+
+class Relay:
+    """One session's data path. Made by the server, driven by its two links' sockets and the pump's timers."""
+
+    __slots__ = (
+        "_backend_finish",
+        "_client_close",
+        "_deadline",
+        "_drain_deadline",
+        "_echo_deadline",
+        "_on_end",
+        "_progress",
+        "backend",
+        "client",
+        "down",
+        "ending",
+        "last_message_at",
+        "opened_at",
+        "phase",
+        "pump",
+        "rate",
+        "settings",
+        "timer",
+        "up",
+    )
+
+    def __init__(
+        self,
+        *,
+        pump: Pump,
+        settings: RelaySettings,
+        up: Direction,
+        down: Direction,
+        on_end: Callable[["Relay", Ending], None],
+        rate: MessageRate | None = None,
+    ) -> None:
+        """`on_end` is called once, when both sockets are closed; `rate` None: any number of messages."""
+        self.pump = pump
+        self.settings = settings
+        self.up = up
+        self.down = down
+        self.rate = rate
+        self.client: ClientLink
+        self.backend: BackendLink
+        self.phase = Phase.OPEN
+        self.ending: Ending | None = None
+        self.timer: Entry | None = None
+        self.opened_at = self.last_message_at = pump.clock()
+        self._on_end = on_end
+        self._backend_finish: tuple[int, str] | None = None
+        self._client_close: tuple[int, str] | None = None
+        self._deadline = NEVER
+        self._echo_deadline = NEVER
+        self._drain_deadline = NEVER
+        self._progress = (0, 0)
+
+    def start(
+        self, client: "ClientLink", backend: "BackendLink", *, from_client: bytes, from_backend: bytes, now: float
+    ) -> None:
+        """Begins: from here on the pump drives. What each side sent behind its handshake comes first."""
+        self.client = client
+        self.backend = backend
+        self.last_message_at = self.opened_at = now
+        client.start(from_client, now)
+        backend.start(from_backend, now)
+        if self.phase is not Phase.ENDED:
+            self._arm(now)
+
+    # --- upstream -------------------------------------------------------------------------------------------------
+
+    def from_client(self, pieces: list[Piece], now: float) -> None:
+        """Data of the client's, in order."""
+        if self._backend_finish is not None:
+            return  # upstream is over: after a fault, or after the client's own Close
+        self.last_message_at = now
+        if self.rate is not None and not self.rate.take(_messages(pieces), now):
+            self.fail(PolicyViolation(f"more than {self.rate.per_second:g} messages per second"), now)
+            return
+        up = self.up
+        backend = self.backend
+        if up.held or backend.is_full:
+            up.hold(pieces)
+            self._steer(now)
+            return
+        pieces, rest = up.admit(pieces)
+        if pieces:
+            self._send_upstream(pieces, now)
+        if rest:
+            up.hold(rest)
+        if rest or backend.is_full:
+            self._steer(now)
+
+    def _send_upstream(self, pieces: list[Piece], now: float) -> None:
+        try:
+            self.backend.send(pieces, now)
+        except ConnectionFault as fault:
+            self.fail(fault, now)
+            return
+        if self.up.ledger is not None:
+            self.pump.wake_at(self, now + SAMPLE_SECONDS)
+
+    def flush_upstream(self, now: float) -> None:
+        """The backend can take more, or its window has room again."""
+        up = self.up
+        backend = self.backend
+        while up.held and not backend.is_full:
+            pieces = up.admit_held()
+            if not pieces:
+                break
+            self._send_upstream(pieces, now)
+        if not up.held and self._backend_finish is not None:
+            backend.finish(*self._backend_finish)
+        self._steer(now)
+
+    def settled_upstream(self, rung: Rung, *, now: float, seq: int | None = None, offset: int | None = None) -> None:
+        """Evidence of the backend's: all messages up to number `seq`, or up to byte `offset`, are at `rung`."""
+        ledger = self.up.ledger
+        if ledger is None:
+            return
+        settled = ledger.advance(rung, seq) if seq is not None else ledger.advance_to_offset(rung, offset or 0)
+        if settled:
+            self.up.note_settled(settled, now)
+            self.client.upstream_settled(now)
+            if self.up.held:
+                self.flush_upstream(now)
+
+    # --- downstream -----------------------------------------------------------------------------------------------
+
+    def from_backend(self, pieces: list[Piece], now: float) -> None:
+        """Data of the backend's, in order."""
+        if not self._downstream_open:
+            return  # the client is closing: nobody is there to take it
+        self.last_message_at = now
+        down = self.down
+        client = self.client
+        if down.held or client.is_full:
+            down.hold(pieces)
+            self._steer(now)
+            return
+        pieces, rest = down.admit(pieces)
+        if pieces:
+            client.deliver(pieces, now)
+        if rest:
+            down.hold(rest)
+        if rest or client.is_full:
+            self._steer(now)
+
+    def flush_downstream(self, now: float) -> None:
+        """The client can take more, or its window has room again."""
+        down = self.down
+        client = self.client
+        while down.held and self._downstream_open and not client.is_full:
+            pieces = down.admit_held()
+            if not pieces:
+                break
+            client.deliver(pieces, now)
+        if self._client_close is not None and not down.held:
+            self._close_client(now)
+        self._steer(now)
+
+    def settled_downstream(self, rung: Rung, seq: int, now: float) -> None:
+        """Evidence of the client's: all messages up to number `seq` are at `rung`."""
+        ledger = self.down.ledger
+        if ledger is None:
+            return
+        settled = ledger.advance(rung, seq)
+        if settled:
+            self.down.note_settled(settled, now)
+            self.backend.downstream_settled(now)
+            if self.down.held:
+                self.flush_downstream(now)
+        if self._drain_deadline is not NEVER:
+            if not ledger.in_flight_messages:
+                self._drained(now)
+            else:
+                self.client.fence(now)
+
+    @property
+    def _downstream_open(self) -> bool:
+        return not self.client.is_closing
+
+    # --- who may be read ------------------------------------------------------------------------------------------
+
+    def _steer(self, now: float) -> None:
+        """Reads each side exactly as far as the other can take it."""
+        up, down = self.up, self.down
+        client, backend = self.client, self.backend
+        if not client.is_gone:
+            if up.held and self._backend_finish is None:
+                up.paused_for(PauseCause.BUFFER if backend.is_full else PauseCause.WINDOW, now)
+                if up.held_bytes >= LOOK_AHEAD_BYTES:
+                    client.endpoint.pause()
+                else:
+                    client.resume()
+            else:
+                up.paused_for(None, now)
+                client.resume()
+        if not backend.is_gone:
+            if down.held or (client.is_full and self._downstream_open):
+                down.paused_for(PauseCause.BUFFER if client.is_full else PauseCause.WINDOW, now)
+                if down.held and not client.is_full:
+                    client.hurry(now)
+                backend.hold_back()
+            elif self._drain_deadline is NEVER:
+                down.paused_for(None, now)
+                backend.endpoint.resume()
+
+    # --- endings --------------------------------------------------------------------------------------------------
+
+    def _end(self, ending: Ending, now: float) -> bool:
+        """Keeps the first cause; false if there is one already."""
+        if self.phase is not Phase.OPEN:
+            return False
+        self.phase = Phase.ENDING
+        self.ending = ending
+        self._set_deadline(now)
+        return True
+
+    def client_closed(self, code: int, reason: str, now: float) -> None:
+        """The client's Close frame came, the first of the two or the answer to ours."""
+        self._end(Ending(by=ClosedBy.CLIENT, code=code, reason=reason), now)
+        self._finish_backend(code, reason, now)
+        if self.client.close_sent:
+            self.client.endpoint.finish()
+        elif self.backend.is_gone:
+            self._close_client_once_flushed(code, reason, now)
+        else:
+            self._client_close = None
+            self._echo_deadline = now + ECHO_LINGER_SECONDS
+            self._arm(now)
+
+    def client_lost(self, now: float, *, reason: UnknownReason = UnknownReason.VANISHED) -> None:
+        """The client's connection ended: without a Close, or after the closing handshake, when that is how it goes."""
+        self.client.endpoint.close()
+        if self._end(Ending(by=ClosedBy.CLIENT, code=ABNORMAL, reason="connection lost", unknown=reason), now):
+            log.debug("client_lost", reason=reason)
+        self._finish_backend(ABNORMAL, "", now)
+        self.down.drop_held()
+        if not self._ended(now):
+            self._steer(now)  # what the backend still says is read to its end, for nobody
+
+    def backend_ended(
+        self, now: float, *, code: int = 1000, reason: str = "", fault: ConnectionFault | None = None
+    ) -> None:
+        """The backend's connection is over: in good order with `code`, or by a `fault`."""
+        if not self.backend.is_gone:
+            self.backend.sample(now)
+            self.backend.endpoint.close()
+        if fault is not None:
+            ending = ending_by_fault(fault)
+        else:
+            ending = Ending(by=ClosedBy.BACKEND, code=code, reason=reason)
+        self._end(ending, now)
+        self._backend_finish = self._backend_finish or (code, reason)
+        assert self.ending is not None
+        if self._echo_deadline is not NEVER:
+            self._echo_deadline = NEVER
+            code, reason = self.ending.code, ""
+        else:
+            code, reason = ending.code, ending.reason
+        self._close_client_once_flushed(code, reason, now)
+        self._ended(now)
+
+    def fail(self, fault: ConnectionFault, now: float) -> None:
+        """The client, or we, did what ends the connection at once; nothing that is held goes on any more."""
+        ending = ending_by_fault(fault)
+        if not self._end(ending, now):
+            self.client_lost(now)  # it is closing already: no second Close, just the end
+            return
+        self.up.drop_held()
+        self.down.drop_held()
+        self._close_client_once_flushed(ending.code, ending.reason, now)
+        self._finish_backend(ending.code, ending.reason, now)
+
+    def on_fault(self, error: Exception) -> None:
+        """A bug of ours: this session ends with 1011, no other is touched."""
+        log.error("internal_fault", exc_info=error)
+        now = self.pump.clock()
+        if self.phase is Phase.OPEN:
+            self.fail(ConnectionFault("internal error"), now)
+        else:
+            self.cut(now)
+
+    def drain(self, now: float) -> None:
+        """We restart: what is under way is finished, then the client is told to come back (Close 1012).
+
+        No new message of the backend's is begun; the client's go on until its Close is here, so none is cut off.
+        """
+        if not self._end(Ending(by=ClosedBy.GATEWAY, code=1012, reason="restarting", unknown=UnknownReason.DRAIN), now):
+            return
+        ledger = self.down.ledger
+        self.backend.hold_back()
+        if ledger is not None and ledger.in_flight_messages and self.client.fence(now):
+            self._drain_deadline = now + self.settings.close_seconds / 2
+            self._arm(now)
+        else:
+            self._drained(now)
+
+    def _drained(self, now: float) -> None:
+        self._drain_deadline = NEVER
+        self._close_client_once_flushed(1012, "restarting", now)
+
+    def _close_client_once_flushed(self, code: int, reason: str, now: float) -> None:
+        if not self.client.is_closing:
+            self._client_close = (code, reason)
+            self.flush_downstream(now)
+
+    def _close_client(self, now: float) -> None:
+        assert self._client_close is not None
+        code, reason = self._client_close
+        self._client_close = None
+        self._echo_deadline = NEVER
+        if self.client.is_gone:
+            return
+        self.client.send_close(None if code == NO_STATUS else code, reason)
+        if self.client.close_received:
+            self.client.endpoint.finish()
+        self._set_deadline(now)
+        self.client.resume()
+
+    def _finish_backend(self, code: int, reason: str, now: float) -> None:
+        if self._backend_finish is None:
+            self._backend_finish = (code, reason)
+            if not self.backend.is_gone:
+                self.flush_upstream(now)
+
+    def cut(self, now: float) -> None:
+        """Closes both sides at once, whatever is unsent."""
+        if self.phase is Phase.OPEN:
+            self._end(Ending(by=ClosedBy.GATEWAY, code=1011, unknown=UnknownReason.FAULT), now)
+        self.client.endpoint.close()
+        if not self.backend.is_gone:
+            self.backend.sample(now)
+            self.backend.endpoint.reset()
+        self._ended(now)
+
+    def _ended(self, now: float) -> bool:
+        if not (self.client.is_gone and self.backend.is_gone):
+            return False
+        if self.phase is not Phase.ENDED:
+            self.phase = Phase.ENDED
+            self.pump.forget(self)
+            self.up.paused_for(None, now)
+            self.down.paused_for(None, now)
+            assert self.ending is not None
+            self._on_end(self, self.ending)
+        return True
+
+    # --- time -----------------------------------------------------------------------------------------------------
+
+    def _set_deadline(self, now: float) -> None:
+        self._deadline = now + self.settings.close_seconds
+        self._arm(now)
+
+    def _arm(self, now: float) -> None:
+        if self.phase is Phase.OPEN:
+            deadline = self.client.next_deadline(now)
+            if self.settings.idle_seconds is not None:
+                deadline = min(deadline, self.last_message_at + self.settings.idle_seconds)
+            if self.up.ledger is not None and self.up.ledger.in_flight_messages:
+                deadline = min(deadline, now + SAMPLE_SECONDS)
+        else:
+            deadline = min(self._deadline, self._echo_deadline, self._drain_deadline)
+        if deadline is not NEVER:
+            self.pump.wake_at(self, deadline)
+
+    def on_timer(self, now: float) -> None:
+        """Some deadline may have come: looks at each."""
+        if self.phase is Phase.OPEN:
+            idle = self.settings.idle_seconds
+            if idle is not None and now - self.last_message_at >= idle:
+                self._idle(now)
+            else:
+                if self.up.ledger is not None and self.up.ledger.in_flight_messages:
+                    self.backend.sample(now)
+                self.client.on_timer(now)
+        elif self.phase is Phase.ENDING:
+            if now >= self._echo_deadline and self.ending is not None:
+                self._client_close = (self.ending.code, "")
+                self._close_client(now)
+            if now >= self._drain_deadline:
+                self._drained(now)
+            if now >= self._deadline:
+                self._cut_if_stuck(now)
+        if self.phase is not Phase.ENDED:
+            self._arm(now)
+
+    def _idle(self, now: float) -> None:
+        ending = Ending(by=ClosedBy.GATEWAY, code=1000, reason=f"idle for {self.settings.idle_seconds:g} s")
+        self._end(ending, now)
+        self._finish_backend(ending.code, ending.reason, now)
+        self._close_client_once_flushed(ending.code, ending.reason, now)
+
+    def _cut_if_stuck(self, now: float) -> None:
+        """The end takes longer than `close`: goes on as long as bytes still move, else cuts what does not end."""
+        progress = (self.client.endpoint.bytes_taken, self.backend.endpoint.bytes_taken)
+        if progress != self._progress and (self.client.endpoint.buffered or self.backend.endpoint.buffered):
+            self._progress = progress
+            self._deadline = now + self.settings.close_seconds
+        else:
+            self.cut(now)
+
+
+def _messages(pieces: list[Piece]) -> int:
+    return sum(1 for piece in pieces if piece[2] & LAST)

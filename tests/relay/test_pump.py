@@ -1,0 +1,180 @@
+"""The pump calls who is ready, bounds its turns, runs turn ends and timers, and outlives a source's fault."""
+
+import os
+import socket
+from collections.abc import Callable
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from gateway.relay.pump import READABLE, Pump
+from gateway.relay.timers import Entry
+
+
+class Reader:
+    """A source that collects what it reads, or does something else."""
+
+    def __init__(self, sock: socket.socket, action: Callable[[], None] | None = None) -> None:
+        self.sock = sock
+        self.action = action
+        self.got: list[bytes] = []
+        self.faults: list[Exception] = []
+        self.timer: Entry | None = None
+        self.rang: list[float] = []
+        self.arrived = trio.Event()
+
+    def on_events(self, mask: int, now: float) -> None:
+        self.got.append(self.sock.recv(100))
+        if self.action is not None:
+            self.action()
+        self.arrived.set()
+
+    def on_timer(self, now: float) -> None:
+        self.rang.append(now)
+        if self.action is not None:
+            self.action()
+        self.arrived.set()
+
+    def on_fault(self, error: Exception) -> None:
+        self.faults.append(error)
+        self.arrived.set()
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    return ours, theirs
+
+
+def failing() -> None:
+    raise RuntimeError("a bug")
+
+
+def test_a_turn_calls_each_ready_source_and_then_the_turn_end() -> None:
+    pump = Pump(clock=lambda: 7.0)
+    ours, theirs = pair()
+    reader = Reader(ours, action=lambda: pump.at_turn_end(ended.append))
+    ended: list[float] = []
+    with ours, theirs:
+        pump.register(ours.fileno(), reader, READABLE)
+        assert pump.turn() == 0
+        theirs.send(b"hello")
+        assert pump.turn() == 1
+        assert reader.got == [b"hello"]
+        assert ended == [7.0]
+        pump.unregister(ours.fileno())
+        pump.unregister(ours.fileno())
+        theirs.send(b"unheard")
+        assert pump.turn() == 0
+    pump.close()
+
+
+def test_a_source_that_unregisters_another_in_the_same_turn_is_obeyed() -> None:
+    pump = Pump(clock=lambda: 0.0)
+    (one, one_peer), (two, two_peer) = pair(), pair()
+    readers: list[Reader] = []
+    for ours, other in ((one, two), (two, one)):
+        readers.append(Reader(ours, action=lambda other=other: pump.unregister(other.fileno())))  # type: ignore[misc]
+        pump.register(ours.fileno(), readers[-1], READABLE)
+    with one, one_peer, two, two_peer:
+        one_peer.send(b"x")
+        two_peer.send(b"y")
+        pump.turn()
+        assert sum(len(reader.got) for reader in readers) == 1
+    pump.close()
+
+
+def test_a_fault_ends_its_source_and_no_other() -> None:
+    pump = Pump(clock=lambda: 0.0)
+    (bad, bad_peer), (good, good_peer) = pair(), pair()
+    faulty, sound = Reader(bad, action=failing), Reader(good)
+    with bad, bad_peer, good, good_peer:
+        pump.register(bad.fileno(), faulty, READABLE)
+        pump.register(good.fileno(), sound, READABLE)
+        bad_peer.send(b"x")
+        good_peer.send(b"y")
+        pump.turn()
+        assert [str(error) for error in faulty.faults] == ["a bug"]
+        assert sound.got == [b"y"]
+        assert sound.faults == []
+    pump.close()
+
+
+def test_a_source_asked_for_again_is_called_without_an_event() -> None:
+    pump = Pump(clock=lambda: 0.0)
+    ours, theirs = pair()
+    reader = Reader(ours)
+    with ours, theirs:
+        pump.register(ours.fileno(), reader, 0)
+        theirs.send(b"unseen by epoll")
+        assert pump.turn() == 0
+        pump.again(ours.fileno(), reader)
+        assert pump.turn() == 1
+        assert reader.got == [b"unseen by epoll"]
+    pump.close()
+
+
+async def test_the_trio_task_serves_sources_as_they_become_ready(nursery: trio.Nursery) -> None:
+    pump = Pump()
+    await nursery.start(pump.run)
+    ours, theirs = pair()
+    reader = Reader(ours)
+    with ours, theirs:
+        pump.register(ours.fileno(), reader, READABLE)
+        theirs.send(b"hello")
+        await reader.arrived.wait()
+        assert reader.got == [b"hello"]
+        pump.unregister(ours.fileno())
+    nursery.cancel_scope.cancel()
+
+
+async def test_timers_ring_at_their_time_earliest_first(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    pump = Pump()
+    ours, theirs = pair()
+    with ours, theirs:
+        late, early = Reader(ours), Reader(ours)
+        start = trio.current_time()
+        pump.wake_at(late, start + 60.0)
+        await nursery.start(pump.run)
+        pump.wake_at(early, start + 1.0)
+        await late.arrived.wait()
+        assert [round(rang - start, 3) for rang in early.rang] == [1.0]
+        assert [round(rang - start, 3) for rang in late.rang] == [60.0]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_fault_in_a_timer_or_at_a_turns_end_is_its_owners(nursery: trio.Nursery) -> None:
+    pump = Pump()
+    await nursery.start(pump.run)
+    ours, theirs = pair()
+    with ours, theirs:
+        reader = Reader(ours, action=failing)
+        pump.wake_at(reader, trio.current_time())
+        await reader.arrived.wait()
+        assert len(reader.faults) == 1
+        reader.arrived = trio.Event()
+        pump.at_turn_end(reader.on_timer)  # from outside of a turn: it is run all the same
+        await reader.arrived.wait()
+        assert len(reader.faults) == 2
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("events", [1, 600])
+def test_a_turn_is_bounded_but_leaves_nobody_out(events: int) -> None:
+    pump = Pump(clock=lambda: 0.0)
+    readers = []
+    pairs = [pair() for _ in range(events)]
+    for ours, theirs in pairs:
+        readers.append(Reader(ours))
+        pump.register(ours.fileno(), readers[-1], READABLE)
+        os.write(theirs.fileno(), b"x")
+    assert pump.turn() == min(events, 256)
+    while pump.turn():
+        pass
+    assert all(reader.got == [b"x"] for reader in readers)
+    assert pump.sources == events
+    for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+    pump.close()
