@@ -49,7 +49,7 @@ def _read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise _unreadable(path, "there is no such file; name the configuration with --config FILE") from None
+        raise _unreadable(path, "there is no such file; give the path of the configuration") from None
     except OSError as fault:
         raise _unreadable(path, f"cannot be read: {fault.strerror}") from None
     try:

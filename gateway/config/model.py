@@ -11,6 +11,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from gateway.config.addresses import TcpAddress
 from gateway.config.fields import Bind, Duration, Endpoint, LocalPath, Network, Secret, Size, Token
+from gateway.policy.origin import parse_rule
+from gateway.policy.routing import parse_host_pattern, parse_path_pattern
 
 FramingName = Literal["stream", "lines", "length_prefixed", "records"]
 BalanceName = Literal["round_robin", "least_connections", "session_hash"]
@@ -77,32 +79,17 @@ class Listener(Section):
 # --- routes -------------------------------------------------------------------------------------------------------
 
 
-def _match_path(value: str) -> str:
-    if not value.startswith("/"):
-        raise ValueError(f'"{value}" must begin with /')
-    if "*" in value.removesuffix("/*"):
-        raise ValueError(f'"{value}" may have a * only at its end, as in /chat/*')
-    if "?" in value or "#" in value:
-        raise ValueError(f'"{value}" must be a path without a query or a fragment')
+def _origin_rule(value: str) -> str:
+    parse_rule(value)
     return value
-
-
-def _match_host(value: str) -> str:
-    host = value.lower().removesuffix(".")
-    name = host.removeprefix("*.")
-    if not name or "*" in name or "/" in name or any(character.isspace() for character in name):
-        raise ValueError(f'"{value}" must be a host such as chat.example.com or *.example.com')
-    if ":" in name and not (name.startswith("[") and name.endswith("]")):
-        raise ValueError(f'"{value}" must be a host without a port; routes match on every port')
-    return host
 
 
 class Match(Section):
     """Which requests a route takes: the most specific route wins."""
 
-    path: Annotated[str, AfterValidator(_match_path)] = "/*"
+    path: Annotated[str, AfterValidator(parse_path_pattern)] = "/*"
     """An exact path, or a prefix that ends in `/*`. An exact path wins over a prefix, a longer prefix over another."""
-    host: Annotated[str, AfterValidator(_match_host)] | None = None
+    host: Annotated[str, AfterValidator(parse_host_pattern)] | None = None
     """The host the client asked for, without a port; `*.example.com` takes every name below it; absent: any host."""
 
 
@@ -163,7 +150,7 @@ class Delivery(Section):
     grace: Duration | None = 120.0
     """How long a dropped session may be resumed; `null`: not at all."""
     fence: bool = True
-    """Plain WebSocket clients are sent a ping after their messages, whose pong proves that those arrived."""
+    """Plain WebSocket clients are sent a ping after their messages; its pong proves that their stack has those."""
     track: bool = True
     """`false` switches the tracking of deliveries off: no receipts, no loss report."""
 
@@ -214,7 +201,7 @@ class Route(Section):
     """Stands in logs, metrics and the admin API; unique."""
     match: Match = Match()
     """Which requests it takes; absent: all that no other route takes."""
-    origins: Annotated[tuple[str, ...], Field(min_length=1)] = ("same-origin",)
+    origins: Annotated[tuple[Annotated[str, AfterValidator(_origin_rule)], ...], Field(min_length=1)] = ("same-origin",)
     """Pages that may connect: `https://app.example.com`, `https://*.example.com`, `same-origin` (the page came from
     this very scheme and host), `"null"` (sandboxed pages and files) or `"*"` (any page)."""
     require_origin: bool = False

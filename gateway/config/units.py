@@ -6,6 +6,7 @@ Every parser raises ValueError with a text that says what to write instead.
 
 import re
 from decimal import Decimal
+from itertools import pairwise
 from typing import Final
 
 _DURATION_UNITS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
@@ -16,7 +17,8 @@ _SIZE_UNITS: Final = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10, "GB": 10**9, "MB
 
 _NUMBER: Final = r"[0-9]+(?:\.[0-9]+)?"
 
-DURATION_PATTERN: Final = "^(?=[0-9])" + "".join(f"(?:{_NUMBER}{unit})?" for unit in _DURATION_UNITS) + "$"
+# Both patterns go into the JSON Schema, so they keep to what every regular expression engine knows: no lookahead.
+DURATION_PATTERN: Final = f"^(?:{_NUMBER}(?:{'|'.join(_DURATION_UNITS)}))+$"
 SIZE_PATTERN: Final = f"^{_NUMBER} ?(?:{'|'.join(_SIZE_UNITS)})$"
 
 _DURATION_PART: Final = re.compile(f"({_NUMBER})(ms|[dhms])")
@@ -29,9 +31,10 @@ def parse_duration(text: str) -> float:
     if not _DURATION.fullmatch(text):
         hint = f"; write {text}s for seconds" if re.fullmatch(_NUMBER, text) else ""
         raise ValueError(f'"{text}" is not a duration such as 250ms, 5s, 2m or 1h30m{hint}')
-    milliseconds = sum(
-        (Decimal(number) * _DURATION_UNITS[unit] for number, unit in _DURATION_PART.findall(text)), Decimal()
-    )
+    parts = [(Decimal(number), _DURATION_UNITS[unit]) for number, unit in _DURATION_PART.findall(text)]
+    if any(unit <= following for (_, unit), (_, following) in pairwise(parts)):
+        raise ValueError(f'"{text}" must name each unit once, the largest first, as in 1h30m')
+    milliseconds = sum((number * unit for number, unit in parts), Decimal())
     if not milliseconds:
         raise ValueError(f'a duration must be longer than 0, not "{text}"; null switches it off where that is allowed')
     return float(milliseconds / 1000)

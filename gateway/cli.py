@@ -1,0 +1,198 @@
+"""The `kakitome` command: what each subcommand does for the terminal; the work is done elsewhere.
+
+Invariant: what the operator can mend ends in one line on standard error that says how, never in a traceback. What a
+subcommand needs is imported when it runs, so that `--help` answers at once.
+"""
+
+import json
+import platform
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, TextIO
+
+import click
+
+from gateway import __version__
+from gateway.errors import ConfigError, ConfigUnreadable, KakitomeError, StartupError
+
+if TYPE_CHECKING:
+    from gateway.config import Config, Route
+
+
+class ExitStatus(IntEnum):
+    """What the command's exit status tells; click itself uses 2 for a wrong command line."""
+
+    OK = 0
+    FAILED = 1
+    CONFIG_FAULTY = 2
+    INTERRUPTED = 130
+
+
+_EPILOG = """\b
+Exit status:
+  0    done; serve: ended by SIGTERM or SIGINT, all connections closed in order
+  1    it could not be done: a port in use, a file missing or not to be read
+  2    the configuration or the command line has faults
+  130  interrupted before it was done
+"""
+
+_config_option = click.option(
+    "-c",
+    "--config",
+    "path",
+    envvar="KAKITOME_CONFIG",
+    show_envvar=True,
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The configuration, in YAML.",
+)
+
+
+def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    import trio
+
+    from gateway.protocol.frames import CODEC
+
+    click.echo(
+        f"kakitome {__version__} ({CODEC} codec, {platform.python_implementation()} {platform.python_version()}, "
+        f"trio {trio.__version__})"
+    )
+    context.exit()
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version, the frame codec in use, Python and trio.",
+)
+def main() -> None:
+    """Kakitome, registered mail for WebSockets: a gateway that knows how far every message got."""
+
+
+@main.command(epilog=_EPILOG)
+@_config_option
+def serve(path: Path) -> None:
+    """Run the gateway.
+
+    \b
+    SIGHUP   read the configuration again; also done when the file changes
+    SIGTERM  close all connections in order, then exit; a second one exits at once
+    """
+    from gateway.server import Server
+    from gateway.telemetry import logs
+
+    config = _load(path)
+    logs.configure(config.log.format, config.log.level)
+    run_until_done(Server(config, config_path=path).serve)
+
+
+@main.command(epilog=_EPILOG)
+@click.argument("path", metavar="FILE", envvar="KAKITOME_CONFIG", type=click.Path(path_type=Path))
+@click.option(
+    "--no-files",
+    is_flag=True,
+    help="Do not look at certificates, secrets and folders: the file is for another machine.",
+)
+def check(path: Path, no_files: bool) -> None:
+    """Name everything that is wrong with a configuration.
+
+    Each fault is one line, FILE:LINE: KEY: what is wrong; all of them at once. A good file is summed up.
+    """
+    config = _load(path, read_files=not no_files, faults_to=sys.stdout)
+    click.echo(f"{path}: good")
+    for line in _summary(config):
+        click.echo(line)
+
+
+@main.command(epilog=_EPILOG)
+@click.option("--markdown", is_flag=True, help="Print the reference for people instead, as in docs/configuration.md.")
+def schema(markdown: bool) -> None:
+    """Print the JSON Schema of the configuration."""
+    if markdown:
+        from gateway.config.reference import reference
+
+        click.echo(reference(), nl=False)
+    else:
+        from gateway.config.schema import schema as config_schema
+
+        click.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))
+
+
+# --- what the commands share --------------------------------------------------------------------------------------
+
+
+def run_until_done(work: Callable[[], Awaitable[None]]) -> None:
+    """Runs `work` under trio; faults of the operator's and of the machine's end in one line each and exit status 1."""
+    import trio
+
+    try:
+        trio.run(work)
+    except KeyboardInterrupt:
+        sys.exit(ExitStatus.INTERRUPTED)
+    except StartupError as fault:
+        fail(fault)
+    except BaseExceptionGroup as group:
+        # trio's nurseries wrap what goes through them. Beside a fault of ours, only interrupts may be dropped.
+        faults, others = group.split(StartupError)
+        if faults is None or (others is not None and others.split(KeyboardInterrupt)[1] is not None):
+            raise
+        fail(*_leaves(faults))
+
+
+def fail(*faults: KakitomeError) -> NoReturn:
+    """One line for each fault on standard error, and exit status 1."""
+    for fault in faults:
+        click.echo(f"{click.style('kakitome:', fg='red')} {' '.join(str(fault).split())}", err=True)
+    sys.exit(ExitStatus.FAILED)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[KakitomeError]:
+    for fault in group.exceptions:
+        if isinstance(fault, BaseExceptionGroup):
+            yield from _leaves(fault)
+        elif isinstance(fault, KakitomeError):
+            yield fault
+
+
+def _load(path: Path, *, read_files: bool = True, faults_to: TextIO | None = None) -> "Config":
+    """The configuration, or one line for each of its faults to `faults_to` (standard error) and exit status 2."""
+    from gateway.config import load_with_files
+
+    try:
+        return load_with_files(path, read_files=read_files).config
+    except ConfigUnreadable as fault:
+        fail(fault)
+    except ConfigError as fault:
+        for line in fault.lines():
+            click.echo(line, file=faults_to or sys.stderr)
+        sys.exit(ExitStatus.CONFIG_FAULTY)
+
+
+def _summary(config: "Config") -> Iterator[str]:
+    """Listeners and routes, one a line, in columns."""
+    rows = [
+        ("listener", str(listener.bind), "ws, http" if listener.tls is None else "wss, https")
+        for listener in config.listeners
+    ]
+    if config.admin is not None:
+        rows.append(("admin", str(config.admin.bind), "http"))
+    for route in config.routes:
+        rows.append((f"route {route.name}", f"{route.match.host or ''}{route.match.path}", _goal(route)))
+    first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
+    for kind, place, goal in rows:
+        yield f"  {kind:<{first}}  {place:<{second}}  {goal}"
+
+
+def _goal(route: "Route") -> str:
+    if route.backend is None:
+        return f"files of {route.files}"
+    return f"{route.backend.framing} to {', '.join(map(str, route.backend.endpoints))}"

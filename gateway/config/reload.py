@@ -1,0 +1,121 @@
+"""Watches the configuration's files and delivers every new configuration that holds.
+
+Invariant: a configuration is delivered whole or not at all; a file with faults is reported, once for each time it
+changes, and changes nothing.
+
+Files are polled: a stat each second costs nothing, and works where inotify does not, on network and overlay file
+systems. A stat follows symbolic links, so it also sees Kubernetes swap the link above a mounted ConfigMap.
+"""
+
+import signal
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from gateway.config.loading import load_with_files
+from gateway.config.model import Config
+from gateway.errors import ConfigError
+
+POLL_INTERVAL_SECONDS: Final = 1.0
+
+Fingerprint = Mapping[Path, tuple[int, ...] | None]
+
+
+def fingerprint(files: Iterable[Path]) -> Fingerprint:
+    """What changes whenever one of `files` is written, replaced or linked elsewhere; None for one that is not there."""
+    return {file: _identity(file) for file in files}
+
+
+def _identity(file: Path) -> tuple[int, ...] | None:
+    try:
+        facts = file.stat()
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
+
+
+class ChangeDetector:
+    """Tells from one look at the files after another when to load them; does no I/O."""
+
+    def __init__(self, loaded: Fingerprint) -> None:
+        self._loaded = loaded
+        self._previous = loaded
+
+    def observe(self, seen: Fingerprint) -> bool:
+        """Whether the files differ from those loaded last and have stood still since the look before.
+
+        An editor that writes a file in place leaves it cut short for a moment; a look later it is whole.
+        """
+        stands_still = seen == self._previous
+        self._previous = seen
+        return stands_still and seen != self._loaded
+
+    def loaded(self, seen: Fingerprint) -> None:
+        """The files were loaded, well or not, as they were when they looked like `seen`."""
+        self._loaded = seen
+        self._previous = seen
+
+
+class ConfigWatcher:
+    """Loads the file at `path` again when it, or a file with one of its secrets, changes, and at SIGHUP."""
+
+    def __init__(self, path: Path, config: Config, *, poll_interval_seconds: float = POLL_INTERVAL_SECONDS) -> None:
+        """`config` is what `path` held when it was loaded last; only another one is delivered."""
+        self._path = path
+        self._config = config
+        self._poll_interval_seconds = poll_interval_seconds
+        self._files: tuple[Path, ...] = (path,)
+        self._detector = ChangeDetector(fingerprint(self._files))
+        self._asked = trio.Event()
+
+    async def run(
+        self,
+        *,
+        on_config: Callable[[Config], Awaitable[None]],
+        on_fault: Callable[[ConfigError], None],
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Runs until cancelled; started once SIGHUP is listened to. Needs the main thread, as signals do.
+
+        After a SIGHUP the configuration is delivered even if it is the same, so that whoever sent it gets an answer.
+        A cancellation may leave `on_config` interrupted.
+        """
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._listen_to_sighup)
+            task_status.started()
+            # The file may have changed since it was loaded, and only a load tells which files hold its secrets.
+            await self._reload(on_config, on_fault, asked=False)
+            while True:
+                with trio.move_on_after(self._poll_interval_seconds):
+                    await self._asked.wait()
+                asked = self._asked.is_set()
+                if asked:
+                    self._asked = trio.Event()
+                if asked or self._detector.observe(fingerprint(self._files)):
+                    await self._reload(on_config, on_fault, asked=asked)
+
+    async def _listen_to_sighup(self, *, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGHUP) as received:
+            task_status.started()
+            async for _ in received:
+                self._asked.set()
+
+    async def _reload(
+        self, on_config: Callable[[Config], Awaitable[None]], on_fault: Callable[[ConfigError], None], *, asked: bool
+    ) -> None:
+        # Taken before the load: a file that changes meanwhile differs from it at the next look.
+        before = fingerprint(self._files)
+        self._detector.loaded(before)
+        try:
+            # In a thread: parsing and checking certificates takes milliseconds, which live connections would wait.
+            loaded = await trio.to_thread.run_sync(lambda: load_with_files(self._path))
+        except ConfigError as fault:
+            on_fault(fault)
+            return
+        self._files = loaded.files_read
+        self._detector.loaded({file: before[file] if file in before else _identity(file) for file in self._files})
+        if asked or loaded.config != self._config:
+            self._config = loaded.config
+            await on_config(loaded.config)
