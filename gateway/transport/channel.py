@@ -27,6 +27,23 @@ _WRITE: Final[_Wait] = trio.lowlevel.wait_writable
 LINGER_BYTES: Final = 1 << 20
 """What `finish` reads and forgets at most: a client that sends on after its refusal gets no more of our time."""
 
+NOT_SENT_LOWAT_BYTES: Final = 128 * 1024
+"""Unsent bytes the kernel takes before it says `not writable`: without it loopback swallows 3 MB at once, and what was
+taken from the sender says nothing about the receiver."""
+
+KEEPALIVE_OPTIONS: Final = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 4}
+"""In seconds and probes: a host that vanished is noticed within two minutes, also on a connection that only listens."""
+
+
+def tune_tcp(sock: socket.socket) -> None:
+    """Sets what every TCP connection of ours has; a listening socket's accepted ones inherit it."""
+    # Messages are written whole, so Nagle's algorithm could only delay them.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_LOWAT_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE_OPTIONS.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
 
 class Channel:
     """One non-blocking socket, plain or TLS, with awaitable receive and send; at most one task uses each direction.

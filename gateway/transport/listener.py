@@ -1,0 +1,323 @@
+"""Where connections come in: bound addresses, an accept loop that outlives every fault, and what precedes HTTP.
+
+Invariant: nothing that one connection does, and no shortage of descriptors or memory, ends a listener; only `close`
+does. Connections that were accepted live on after it.
+"""
+
+import errno
+import ipaddress
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import trio
+
+from gateway.config import Address, TcpAddress, UnixAddress
+from gateway.config import Listener as ListenerConfig
+from gateway.errors import HandshakeTimeout, StartupError
+from gateway.telemetry.metrics import AcceptError
+from gateway.transport.channel import Channel, tune_tcp
+from gateway.transport.tls import ServerTls, TlsFacts, facts
+
+BACKLOG: Final = 4096
+"""Connections that wait to be accepted; the kernel lowers it to net.core.somaxconn, whose default this is."""
+
+ACCEPTS_PER_WAKEUP: Final = 32
+"""Bounds how long a flood of connections keeps the pump from its turn; measured, 32 accepts take 1 ms."""
+
+FIRST_PAUSE_SECONDS: Final = 0.1
+LONGEST_PAUSE_SECONDS: Final = 1.0
+"""Without descriptors or memory the listening socket stays readable: a loop that did not pause would spin."""
+
+_SHORTAGES: Final = {
+    errno.EMFILE: AcceptError.DESCRIPTORS,
+    errno.ENFILE: AcceptError.DESCRIPTORS,
+    errno.ENOBUFS: AcceptError.MEMORY,
+    errno.ENOMEM: AcceptError.MEMORY,
+}
+
+_ABORTED: Final = frozenset(
+    {
+        errno.ECONNABORTED,
+        errno.EHOSTDOWN,
+        errno.EHOSTUNREACH,
+        errno.ENETDOWN,
+        errno.ENETUNREACH,
+        errno.ENONET,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+        errno.EPROTO,
+        errno.ETIMEDOUT,
+    }
+)
+"""What became of one connection before it was accepted; the next one may be well (accept(2), "Error handling")."""
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """A connection that nothing has been read from yet."""
+
+    listener: "Listener"
+    channel: Channel
+    """Closed when the handler returns, unless it released it."""
+    peer: TcpAddress | None
+    """The other end of this very connection; None on a Unix socket."""
+
+
+Handler = Callable[[Accepted], Awaitable[None]]
+
+
+class Listener:
+    """One `listeners` entry, bound and listening from its construction on."""
+
+    def __init__(
+        self, config: ListenerConfig, *, on_accept_error: Callable[[AcceptError], None] = lambda _: None
+    ) -> None:
+        """Raises `StartupError`, in one line that says what to do. `on_accept_error` counts, and must not raise."""
+        self.config: Final = config
+        self.tls: Final = None if config.tls is None else ServerTls(config.tls)
+        self.closed = False
+        self._on_accept_error: Final = on_accept_error
+        self._inode: tuple[int, int] | None = None
+        match config.bind:
+            case TcpAddress() as address:
+                self._sockets = _listen_tcp(address)
+            case UnixAddress(path=path):
+                self._sockets = [_listen_unix(path)]
+                self._inode = _inode(path)
+
+    @property
+    def scheme(self) -> str:
+        """`ws` or `wss`."""
+        return "ws" if self.tls is None else "wss"
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where it listens, with the port that the kernel chose for 0; several when a host name has several."""
+        if isinstance(self.config.bind, UnixAddress):
+            return (self.config.bind,)
+        return tuple(tcp_address(sock.getsockname()) for sock in self._sockets)
+
+    async def serve(self, handler: Handler, nursery: trio.Nursery) -> None:
+        """Accepts until `close`, running `handler` for each connection as a task of `nursery`.
+
+        Meanwhile certificates are watched and reloaded. An exception of a handler's is logged and ends its own
+        connection only.
+        """
+        async with trio.open_nursery() as watching:
+            if self.tls is not None:
+                watching.start_soon(self.tls.watch)
+            async with trio.open_nursery() as accepting:
+                for sock in self._sockets:
+                    accepting.start_soon(self._serve_socket, sock, handler, nursery)
+            watching.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Stops listening and removes the Unix socket's file; connections and their handlers live on."""
+        if self.closed:
+            return
+        self.closed = True
+        for sock in self._sockets:
+            # Outside of trio's run, as after a failed start, there is nobody to notify.
+            if trio.lowlevel.in_trio_run():
+                trio.lowlevel.notify_closing(sock)
+            sock.close()
+        # Not ours any more once a successor has put its own socket there.
+        if isinstance(self.config.bind, UnixAddress) and _inode(self.config.bind.path) == self._inode:
+            self.config.bind.path.unlink(missing_ok=True)
+
+    async def _serve_socket(self, sock: socket.socket, handler: Handler, nursery: trio.Nursery) -> None:
+        pause_seconds = 0.0
+        while not self.closed:
+            try:
+                await trio.lowlevel.wait_readable(sock)
+            except trio.ClosedResourceError:
+                break
+            error = None if self.closed else self._accept_waiting(sock, handler, nursery)
+            if error is None:
+                pause_seconds = 0.0
+                continue
+            if not pause_seconds:
+                _log.error("accept_failing", address=str(self.config.bind), problem=os.strerror(error))
+            pause_seconds = min(max(FIRST_PAUSE_SECONDS, pause_seconds * 2), LONGEST_PAUSE_SECONDS)
+            await trio.sleep(pause_seconds)
+
+    def _accept_waiting(self, sock: socket.socket, handler: Handler, nursery: trio.Nursery) -> int | None:
+        """Accepts some of those that wait; the errno for which it is better to pause before the next attempt."""
+        for _ in range(ACCEPTS_PER_WAKEUP):
+            try:
+                accepted, address = sock.accept()
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                number = error.errno or 0
+                self._on_accept_error(_SHORTAGES.get(number, AcceptError.OTHER))
+                if number not in _ABORTED:
+                    return number
+            else:
+                peer = tcp_address(address) if sock.family != socket.AF_UNIX else None
+                nursery.start_soon(self._handle, handler, Accepted(listener=self, channel=Channel(accepted), peer=peer))
+        return None
+
+    async def _handle(self, handler: Handler, accepted: Accepted) -> None:
+        try:
+            await handler(accepted)
+        except Exception:  # noqa: BLE001 - the boundary that keeps the listener alive
+            _log.exception("connection_failed", address=str(self.config.bind))
+        finally:
+            accepted.channel.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Established:
+    """A connection that is ready for HTTP."""
+
+    channel: Channel
+    """Plaintext from here on; the handshake is over."""
+    peer: TcpAddress | None
+    """Who connected, as a PROXY header says where there is one; None: somebody on a Unix socket."""
+    local: Address
+    """What was connected to, as a PROXY header says where there is one."""
+    tls: TlsFacts | None
+
+
+async def establish(accepted: Accepted, *, timeout_seconds: float) -> Established:
+    """Reads the PROXY header and shakes hands, as the listener is configured, within `timeout_seconds` for both.
+
+    Raises `HandshakeTimeout`, `TlsFailure` or `OSError`, all of them the client's affair. The channel stays with
+    whoever closes `accepted.channel`.
+    """
+    channel, listener = accepted.channel, accepted.listener
+    try:
+        with trio.fail_after(timeout_seconds):
+            if listener.tls is not None:
+                await channel.start_tls(listener.tls.context, server_side=True)
+    except trio.TooSlowError:
+        raise HandshakeTimeout(f"the TLS handshake was not complete within {timeout_seconds:g} s") from None
+    return Established(
+        channel=channel,
+        peer=accepted.peer,
+        local=_local_address(channel.sock, listener),
+        tls=facts(channel.sock) if isinstance(channel.sock, ssl.SSLSocket) else None,
+    )
+
+
+def _local_address(sock: socket.socket, listener: Listener) -> Address:
+    bind = listener.config.bind
+    return bind if isinstance(bind, UnixAddress) else tcp_address(sock.getsockname())
+
+
+def tcp_address(name: tuple[Any, ...]) -> TcpAddress:
+    """The value for what the socket module gives for IPv4 and IPv6, without a zone, IPv4 never as `::ffff:`."""
+    host = str(name[0]).partition("%")[0]
+    address = ipaddress.ip_address(host)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return TcpAddress(host=str(mapped or address), port=name[1])
+
+
+# --- binding ------------------------------------------------------------------------------------------------------
+
+
+def _listen_tcp(address: TcpAddress) -> list[socket.socket]:
+    """One listening socket for each address that the host has; an absent IPv6 is no fault beside an IPv4."""
+    sockets: list[socket.socket] = []
+    absent: OSError | None = None
+    port = address.port
+    try:
+        for family, sockaddr in _resolve(address):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(sock)
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tune_tcp(sock)  # accepted sockets inherit it
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, sockaddr[0] != "::")
+            try:
+                sock.bind((sockaddr[0], port, *sockaddr[2:]))
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+                absent = error
+                sockets.pop().close()
+                continue
+            sock.listen(BACKLOG)
+            port = sock.getsockname()[1]
+        if absent is not None and not sockets:
+            raise absent
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        raise _cannot_listen(address, error) from None
+    return sockets
+
+
+def _resolve(address: TcpAddress) -> Iterable[tuple[socket.AddressFamily, tuple[Any, ...]]]:
+    infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in infos)
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        try:
+            sock.bind(bytes(path))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not _is_stale(path):
+                raise
+            path.unlink()
+            sock.bind(bytes(path))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise _cannot_listen(UnixAddress(path=path), error) from None
+    return sock
+
+
+def _is_stale(path: Path) -> bool:
+    """A socket file is left behind by a process that was killed; only a refused connection proves that it was."""
+    if not stat.S_ISSOCK(path.stat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(bytes(path)) == errno.ECONNREFUSED
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _cannot_listen(address: Address, error: OSError) -> StartupError:
+    match address, error.errno:
+        case _, _ if isinstance(error, socket.gaierror):
+            hint = "the host name does not resolve; write an address, such as 0.0.0.0 for every IPv4 one"
+        case TcpAddress(), errno.EADDRINUSE:
+            hint = "the port is in use (`ss -ltnp` shows by whom; [::] takes IPv4 too); stop it or bind another"
+        case TcpAddress(), errno.EACCES:
+            hint = "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE, 8080 and 8443 do not"
+        case TcpAddress(), errno.EADDRNOTAVAIL:
+            hint = "no interface of this machine has this address; 0.0.0.0 is every IPv4 one, [::] every one"
+        case UnixAddress(path=path), errno.EADDRINUSE if path.is_socket():
+            hint = "another process listens there; stop it or bind another path"
+        case UnixAddress(), errno.EADDRINUSE:
+            hint = "there is a file that is no socket; remove it or bind another path"
+        case UnixAddress(path=path), errno.ENOENT | errno.ENOTDIR:
+            hint = f"there is no folder {path.parent}; create it or bind another path"
+        case UnixAddress(path=path), errno.EACCES:
+            hint = f"permission denied; this user must be allowed to create files in {path.parent}"
+        case _:
+            hint = f"{error.strerror or error}; bind another address"
+    return StartupError(f"cannot listen on {address}: {hint}")
