@@ -1,0 +1,161 @@
+"""`python -m tests.benchmarks`: starts each gateway in turn, measures it, prints a table and writes the report."""
+
+import json
+import os
+import platform
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tests.benchmarks import report
+from tests.benchmarks.contenders import CONTENDERS, Contender
+from tests.benchmarks.scenarios import (
+    LOAD_CORE,
+    SCENARIOS,
+    Measurement,
+    Scenario,
+    build_programs,
+    echo_backend,
+    measure,
+)
+from tests.support.tools import REPOSITORY, find_tool
+
+
+def run_contender(
+    programs: Path, contender: Contender, scenarios: list[Scenario], *, run: int, seconds: float, progress: Progress
+) -> list[Measurement]:
+    """Starts the gateway for each group of scenarios that shares a process, and measures them in order."""
+    task = progress.add_task(contender.name, total=len(scenarios), visible=False)
+    measurements = []
+    # What is said about memory is said about a fresh process: what traffic left in an allocator would hide it.
+    groups = [[scenario] for scenario in scenarios if scenario.kind == "idle"]
+    groups.append([scenario for scenario in scenarios if scenario.kind == "busy"])
+    warm_up = Scenario(name="warm-up", title="warm-up", connections=10, kind="idle")
+    for group in filter(None, groups):
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kakitome-bench-")))
+            backend_port = stack.enter_context(echo_backend(programs, contender))
+            running = stack.enter_context(contender.serve(backend_port, 0, folder))
+            measure(programs, running, contender, warm_up, run=run, seconds=0)
+            for scenario in group:
+                progress.update(task, visible=True, description=f"{contender.name}: {scenario.title}")
+                measurements.append(measure(programs, running, contender, scenario, run=run, seconds=seconds))
+                progress.advance(task)
+    progress.remove_task(task)
+    return measurements
+
+
+def describe_machine() -> dict[str, str]:
+    """What the numbers depend on."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    return {
+        "processor": model,
+        "cores": str(os.cpu_count()),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+COLUMNS = (
+    ("msg/s", "messages_per_second", 1),
+    ("msg/CPU-s", "messages_per_cpu_second", 1),
+    ("p50 µs", "p50_microseconds", 1),
+    ("p99 µs", "p99_microseconds", 1),
+    ("kB/conn", "bytes_per_connection", 1000),
+    ("alive", "answered", 1),
+)
+
+
+def print_table(console: Console, medians: report.Medians, scenarios: list[Scenario]) -> None:
+    """One row for each gateway and scenario, medians over the runs; what broke stands below."""
+    table = Table(title="Kakitome beside its peers (medians)", title_justify="left")
+    table.add_column("gateway", no_wrap=True)
+    for title, _, _ in COLUMNS:
+        table.add_column(title, justify="right", no_wrap=True)
+    for scenario in scenarios:
+        table.add_row(f"[bold]{scenario.name}", *[""] * len(COLUMNS))
+        for gateway in medians.gateways:
+            values = (medians.value(scenario.name, gateway, field) for _, field, _ in COLUMNS)
+            shown = [report.shown(value, scale) for value, (_, _, scale) in zip(values, COLUMNS, strict=True)]
+            table.add_row(f"  {gateway}", *shown)
+        table.add_section()
+    console.print(table)
+    for failure in medians.failures():
+        console.print(f"[red]{failure}")
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="One short run of each scenario: to see that it works, not to quote.")
+@click.option("--only", multiple=True, type=click.Choice([s.name for s in SCENARIOS]), help="Scenario; repeatable.")
+@click.option("--gateways", multiple=True, type=click.Choice([c.name for c in CONTENDERS]), help="Repeatable.")
+@click.option("--runs", default=3, show_default=True, help="Rounds over all gateways; medians are reported.")
+@click.option("--seconds", default=3.0, show_default=True, help="Length of one measurement.")
+@click.option("--document", is_flag=True, help="Write docs/benchmarks.md and docs/benchmarks.svg too.")
+def main(
+    quick: bool, only: tuple[str, ...], gateways: tuple[str, ...], runs: int, seconds: float, document: bool
+) -> None:
+    """Compare gateways on this machine: one core for the gateway, the other for load and echo."""
+    console = Console()
+    if find_tool("gcc") is None:
+        raise click.ClickException("the load generator needs a C compiler: apt-get install gcc libc6-dev")
+    if (os.cpu_count() or 1) < 2:
+        raise click.ClickException("two cores are needed: one for the gateway, one for the load")
+    if quick:
+        runs, seconds = 1, 0.5
+    scenarios = [scenario for scenario in SCENARIOS if not only or scenario.name in only]
+    chosen = [c for c in CONTENDERS if (c.name in gateways if gateways else c.default)]
+    for contender in [c for c in chosen if c.missing()]:
+        console.print(f"[yellow]{contender.name} is left out: {contender.missing()}")
+        chosen.remove(contender)
+    programs = build_programs()
+    os.sched_setaffinity(0, [LOAD_CORE])
+    measurements: list[Measurement] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        whole = progress.add_task("all", total=runs * len(chosen))
+        # Rounds over all gateways rather than all rounds of one: noise of the machine then falls on each alike.
+        for run in range(runs):
+            for contender in chosen:
+                measurements += run_contender(
+                    programs, contender, scenarios, run=run, seconds=seconds, progress=progress
+                )
+                progress.advance(whole)
+    record = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": describe_machine(),
+        "runs": runs,
+        "seconds": seconds,
+        "gateways": [{"name": c.name, "version": c.version(), "note": c.note} for c in chosen],
+        "scenarios": [asdict(scenario) for scenario in scenarios],
+        "measurements": [asdict(measurement) for measurement in measurements],
+    }
+    print_table(console, report.Medians(record), scenarios)
+    folder = REPOSITORY / "reports"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"benchmarks-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+    path.write_text(json.dumps(record, indent=1))
+    console.print(f"Written: {path.relative_to(REPOSITORY)}")
+    if document:
+        for written in report.write_document(record):
+            console.print(f"Written: {written.relative_to(REPOSITORY)}")
+    if any(measurement.error for measurement in measurements):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

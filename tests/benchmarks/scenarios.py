@@ -1,0 +1,212 @@
+"""What is measured: the scenarios, one measurement, and the numbers it gives."""
+
+import json
+import resource
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, Self
+
+from tests.benchmarks.contenders import Contender, Running
+from tests.support import procfs
+from tests.support.process import ServiceProcess
+from tests.support.tools import CACHE
+
+GATEWAY_CORE: Final = 0
+LOAD_CORE: Final = 1
+"""Load generator, echo backend and the driver share it; messages per CPU-second do not depend on their speed."""
+
+ANSWER_SECONDS: Final = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """`connections` that each keep `window` messages of `size_bytes` under way; "idle" ones send one message in all."""
+
+    name: str
+    title: str
+    connections: int
+    window: int = 1
+    size_bytes: int = 64
+    kind: Literal["busy", "idle"] = "busy"
+
+
+SCENARIOS: Final = (
+    Scenario(name="idle", title="1,000 idle connections", connections=1000, kind="idle"),
+    Scenario(name="one", title="1 connection, 64 B", connections=1),
+    Scenario(name="hundred", title="100 connections, 64 B", connections=100),
+    Scenario(name="thousand", title="1,000 connections, 64 B", connections=1000),
+    Scenario(name="pipelined", title="100 connections, 16 × 64 B under way", connections=100, window=16),
+    Scenario(name="medium", title="20 connections, 16 KiB", connections=20, size_bytes=16 * 1024),
+    Scenario(name="large", title="4 connections, 1 MiB", connections=4, size_bytes=1024 * 1024),
+    Scenario(name="held", title="20,000 idle connections", connections=20_000, kind="idle"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One run of one scenario; the fields that do not belong to its kind are None, all are when `error` says why."""
+
+    gateway: str
+    scenario: str
+    run: int
+    connections: int = 0
+    messages_per_second: float | None = None
+    messages_per_cpu_second: float | None = None
+    p50_microseconds: float | None = None
+    p99_microseconds: float | None = None
+    bytes_per_connection: float | None = None
+    answered: int | None = None
+    error: str | None = None
+
+
+class LoadFailed(Exception):
+    """The load generator gave up; the text says what the gateway did."""
+
+
+def build_programs() -> Path:
+    """Compiles load generator and echo backend where the sources are newer; returns their folder."""
+    folder = CACHE / "benchmarks"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("load", "echo"):
+        source, program = Path(__file__).with_name(f"{name}.c"), folder / name
+        if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+            subprocess.run(["gcc", "-O3", "-Wall", "-Wextra", "-o", program, source], check=True)
+    return folder
+
+
+def possible_connections(scenario: Scenario, contender: Contender) -> int:
+    """As many of the scenario's connections as the gateway and the limit on open files allow, two sockets for each."""
+    _, open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fitting = (open_files - 200) // 2
+    return min(scenario.connections, fitting, contender.most_connections or scenario.connections)
+
+
+@contextmanager
+def echo_backend(programs: Path, contender: Contender) -> Iterator[int]:
+    """Runs the echo backend that the contender needs and gives its port."""
+    argv: list[str | Path] = [programs / "echo", contender.backend]
+    with ServiceProcess(argv, name="echo backend", started=r"^port (\d+)$", cores=[LOAD_CORE]) as service:
+        assert service.started_match is not None
+        yield int(service.started_match[1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CpuSample:
+    """CPU time of a gateway at a moment. Reading a thousand processes takes a while: the moment is its middle."""
+
+    at: float
+    cpu_seconds: float
+
+    @classmethod
+    def take(cls, running: Running) -> Self:
+        begun = time.monotonic()
+        cpu_seconds = procfs.cpu_seconds(running.pid)
+        return cls(at=(begun + time.monotonic()) / 2, cpu_seconds=cpu_seconds)
+
+    def share_of_core(self, later: "CpuSample") -> float:
+        """CPU-seconds used per second between the two."""
+        return (later.cpu_seconds - self.cpu_seconds) / (later.at - self.at)
+
+
+class LoadGenerator:
+    """`load.c` in a process; its lines and ours keep the phases apart."""
+
+    def __init__(self, programs: Path, running: Running, scenario: Scenario, connections: int) -> None:
+        self._argv = [str(programs / "load"), str(running.port), running.path]
+        self._argv += [str(connections), str(scenario.window), str(scenario.size_bytes)]
+
+    @contextmanager
+    def run(self, warmup_seconds: float, seconds: float) -> Iterator["LoadGenerator"]:
+        """Connects; then call `go`, `wait_measuring` and `result`, in that order."""
+        argv = [*self._argv, str(warmup_seconds), str(seconds)]
+        with subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as self._process:
+            try:
+                self._expect("connected")
+                yield self
+            finally:
+                self._process.kill()
+
+    def go(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+
+    def wait_measuring(self) -> None:
+        """Returns when the warm-up is over."""
+        self._expect("measuring")
+
+    def result(self) -> dict[str, float]:
+        """Waits for the end of the measurement; the load goes on until the generator is left."""
+        numbers: dict[str, float] = json.loads(self._line())
+        return numbers
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            assert self._process.stderr is not None
+            raise LoadFailed(self._process.stderr.read().strip() or "the load generator ended without a word")
+        return line.strip()
+
+    def _expect(self, wanted: str) -> None:
+        line = self._line()
+        if line != wanted:
+            raise LoadFailed(f"expected {wanted!r}, got {line!r}")
+
+
+def measure(
+    programs: Path, running: Running, contender: Contender, scenario: Scenario, *, run: int, seconds: float
+) -> Measurement:
+    """Runs the scenario once; a gateway that breaks gives a Measurement with `error`."""
+    connections = possible_connections(scenario, contender)
+    generator = LoadGenerator(programs, running, scenario, connections)
+    try:
+        if scenario.kind == "idle":
+            return measure_idle(generator, running, contender, scenario, run=run, connections=connections)
+        with generator.run(min(1.0, seconds / 3), seconds):
+            generator.go()
+            generator.wait_measuring()
+            before = CpuSample.take(running)
+            numbers = generator.result()
+            after = CpuSample.take(running)
+    except LoadFailed as failure:
+        return Measurement(
+            gateway=contender.name, scenario=scenario.name, run=run, connections=connections, error=str(failure)
+        )
+    rate = numbers["messages"] / numbers["seconds"]
+    return Measurement(
+        gateway=contender.name,
+        scenario=scenario.name,
+        run=run,
+        connections=connections,
+        messages_per_second=rate,
+        messages_per_cpu_second=rate / before.share_of_core(after),
+        p50_microseconds=numbers["p50_us"],
+        p99_microseconds=numbers["p99_us"],
+    )
+
+
+def measure_idle(
+    generator: LoadGenerator, running: Running, contender: Contender, scenario: Scenario, *, run: int, connections: int
+) -> Measurement:
+    """Memory that open connections cost, and how many of them answer afterwards."""
+    before = procfs.proportional_bytes(running.pid)
+    with generator.run(0, 0):
+        memory = procfs.proportional_bytes(running.pid) - before
+        generator.go()
+        generator.wait_measuring()
+        answered = int(generator.result()["messages"])
+    return Measurement(
+        gateway=contender.name,
+        scenario=scenario.name,
+        run=run,
+        connections=connections,
+        bytes_per_connection=memory / connections,
+        answered=answered,
+    )
