@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, NoReturn, Self
 from urllib.parse import quote
 
 import h11
@@ -351,19 +351,19 @@ class ClientHandshake:
 
         Raises HandshakeRejected for an answer other than 101 and HandshakeFailed for one that breaks a rule.
         """
-        if data:
+        if self._accepted is not None:
+            raise RuntimeError("the handshake is complete: what follows are frames")
+        if data:  # to h11 no data means the end
             self._http.receive_data(bytes(data))
         return self._advance()
 
-    def receive_eof(self) -> None:
+    def receive_eof(self) -> NoReturn:
         """The server ended the connection before it accepted. Raises HandshakeRejected or HandshakeFailed."""
-        self._http.receive_data(b"")
-        self._advance()
-        raise HandshakeFailed("the server closed the connection without an answer")
+        if self._rejection is not None:
+            raise self._rejected()
+        raise HandshakeFailed("the server closed the connection before it had answered")
 
     def _advance(self) -> Accepted | None:
-        if self._accepted is not None:
-            raise RuntimeError("the handshake is complete: what follows are frames")
         while True:
             try:
                 event = self._http.next_event()
