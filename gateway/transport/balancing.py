@@ -44,8 +44,11 @@ class EndpointState:
         """Nothing speaks against dialling it: it is not known to be down, and no dial failed a moment ago."""
         return self.check_passed is not False and now >= self._suspended_until
 
-    def record_dial(self, outcome: DialOutcome, *, now: float) -> None:
-        """Counts a dial; one that failed suspends the endpoint, one that connected ends its suspension."""
+    def record_dial(self, outcome: DialOutcome, *, now: float) -> bool:
+        """Counts a dial: one that failed suspends the endpoint, one that connected ends its suspension.
+
+        True when a suspension begins, which is worth a line in the log; more failures during it are not.
+        """
         self.dials[outcome] += 1
         match outcome:
             case DialOutcome.CONNECTED:
@@ -57,8 +60,10 @@ class EndpointState:
                 if now >= self._suspended_until:
                     self._suspended_until = now + SUSPENSIONS_SECONDS[min(self.failures, len(SUSPENSIONS_SECONDS) - 1)]
                     self.failures += 1
+                    return True
             case _:
                 assert_never(outcome)
+        return False
 
     def record_check(self, *, passed: bool) -> bool:
         """Takes a health check's verdict, which overrules what dials said; True when `up` changed by it."""

@@ -6,15 +6,17 @@ handshake is peeked at and never read past its end, and decrypted bytes that nob
 It is not `trio.SocketStream`, because an established connection has no task: the pump wants the raw socket.
 """
 
+import ipaddress
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import trio
 
+from gateway.config import TcpAddress
 from gateway.errors import TlsFailure
 
 Buffer = bytes | bytearray | memoryview
@@ -43,6 +45,14 @@ def tune_tcp(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in KEEPALIVE_OPTIONS.items():
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def tcp_address(name: tuple[Any, ...]) -> TcpAddress:
+    """The value for what the socket module gives for IPv4 and IPv6, without a zone, IPv4 never as `::ffff:`."""
+    host = str(name[0]).partition("%")[0]
+    address = ipaddress.ip_address(host)
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return TcpAddress(host=str(mapped or address), port=name[1])
 
 
 class Channel:

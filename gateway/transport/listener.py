@@ -5,7 +5,6 @@ does. Connections that were accepted live on after it.
 """
 
 import errno
-import ipaddress
 import os
 import socket
 import ssl
@@ -22,7 +21,7 @@ from gateway.config import Address, TcpAddress, UnixAddress
 from gateway.config import Listener as ListenerConfig
 from gateway.errors import HandshakeTimeout, StartupError
 from gateway.telemetry.metrics import AcceptError
-from gateway.transport.channel import Channel, tune_tcp
+from gateway.transport.channel import Channel, tcp_address, tune_tcp
 from gateway.transport.tls import ServerTls, TlsFacts, facts
 
 BACKLOG: Final = 4096
@@ -214,14 +213,6 @@ async def establish(accepted: Accepted, *, timeout_seconds: float) -> Establishe
 def _local_address(sock: socket.socket, listener: Listener) -> Address:
     bind = listener.config.bind
     return bind if isinstance(bind, UnixAddress) else tcp_address(sock.getsockname())
-
-
-def tcp_address(name: tuple[Any, ...]) -> TcpAddress:
-    """The value for what the socket module gives for IPv4 and IPv6, without a zone, IPv4 never as `::ffff:`."""
-    host = str(name[0]).partition("%")[0]
-    address = ipaddress.ip_address(host)
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return TcpAddress(host=str(mapped or address), port=name[1])
 
 
 # --- binding ------------------------------------------------------------------------------------------------------

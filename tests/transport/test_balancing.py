@@ -96,8 +96,7 @@ def test_a_failed_dial_suspends_for_longer_each_time_and_a_connection_forgives(o
 
 def test_dials_that_fail_together_count_as_one_failure_but_are_all_counted() -> None:
     (state,) = states(1)
-    for _ in range(100):
-        state.record_dial(DialOutcome.REFUSED, now=5)
+    assert [state.record_dial(DialOutcome.REFUSED, now=5) for _ in range(100)] == [True] + [False] * 99
     assert state.failures == 1
     assert state.dials[DialOutcome.REFUSED] == 100
     assert state.is_available(5 + SUSPENSIONS_SECONDS[0])
