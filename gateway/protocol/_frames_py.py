@@ -40,7 +40,12 @@ class Utf8Validator:
             # CPython counts from the character's first byte, and ends a bad sequence before the impossible byte.
             impossible = error.end if error.reason == "invalid continuation byte" else error.start
             return impossible - held
-        self.complete = not self._decoder.getstate()[0]
+        rest = self._decoder.getstate()[0]
+        self.complete = not rest
+        if len(rest) == 2 and rest[0] == 0xED and rest[1] > 0x9F:
+            # CPython waits for the third byte of a surrogate, in case an error handler wants to pass it.
+            self._valid = False
+            return len(data) - 1
         return -1
 
 
@@ -103,7 +108,7 @@ class FrameDecoder:
         pieces: list[Piece] = []
         if self._has_ended():
             return pieces
-        buffer = self._partial + data if self._partial else bytes(data)
+        buffer = self._partial + data if self._partial else bytes(memoryview(data))
         position, end = 0, len(buffer)
         while position < end:
             if self._remaining:
