@@ -1,16 +1,17 @@
 """Health: endpoints that die and come back are noticed within an interval, and said so once."""
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
+import pytest
 import structlog
 import trio
 import trio.testing
 
 from gateway.config import Backend, Endpoint, Health, TcpAddress
 from gateway.transport.connector import Connector
-from gateway.transport.health import watch_health
+from gateway.transport.health import HealthChecks
 
 HEALTH = Health(interval=5.0, timeout=2.0)
 
@@ -48,65 +49,79 @@ class FakeEndpoint:
         self._sock.close()
 
 
+def connector(*fakes: FakeEndpoint, health: Health | None = HEALTH) -> Connector:
+    return Connector(Backend(endpoints=tuple(fake.endpoint for fake in fakes), health=health), route="chat")
+
+
 @asynccontextmanager
-async def checked(*endpoints: FakeEndpoint, health: Health = HEALTH) -> AsyncIterator[Connector]:
-    """A connector whose endpoints are being checked, the first checks done."""
-    connector = Connector(Backend(endpoints=tuple(fake.endpoint for fake in endpoints)), route="chat")
+async def checking(*connectors: Connector) -> AsyncIterator[HealthChecks]:
+    """Checks that run while the block does, the first of them done."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch_health, connector, health)
+        checks = HealthChecks()
+        checks.start(nursery, connectors)
         await trio.testing.wait_all_tasks_blocked()
         try:
-            yield connector
+            yield checks
         finally:
             nursery.cancel_scope.cancel()
-            for fake in endpoints:
-                fake.close()
 
 
-async def test_the_first_check_comes_at_once(autojump_clock: trio.testing.MockClock) -> None:
-    alive, dead = FakeEndpoint(), FakeEndpoint()
-    alive.start()
-    async with checked(alive, dead) as connector:
+@pytest.fixture
+def fakes() -> Iterator[list[FakeEndpoint]]:
+    """Eight endpoints, none of them up."""
+    endpoints = [FakeEndpoint() for _ in range(8)]
+    yield endpoints
+    for endpoint in endpoints:
+        endpoint.close()
+
+
+async def test_the_first_check_comes_at_once(fakes: list[FakeEndpoint], autojump_clock: trio.testing.MockClock) -> None:
+    fakes[0].start()
+    checked = connector(*fakes[:2])
+    async with checking(checked):
         assert trio.current_time() == 0
-        assert [state.check_passed for state in connector.endpoints] == [True, False]
-        assert connector.up
+        assert [state.check_passed for state in checked.endpoints] == [True, False]
+        assert checked.up
 
 
-async def test_no_endpoint_left_is_known(autojump_clock: trio.testing.MockClock) -> None:
-    one, other = FakeEndpoint(), FakeEndpoint()
+async def test_no_endpoint_left_is_known(fakes: list[FakeEndpoint], autojump_clock: trio.testing.MockClock) -> None:
+    one, other = fakes[:2]
     one.start()
-    async with checked(one, other) as connector:
+    checked = connector(one, other)
+    async with checking(checked):
         one.stop()
         await trio.sleep(HEALTH.interval)
-        assert [reading.up for reading in connector.readings()] == [False, False]
+        assert [reading.up for reading in checked.readings()] == [False, False]
         other.start()
         await trio.sleep(HEALTH.interval)
-        assert [reading.up for reading in connector.readings()] == [False, True]
+        assert [reading.up for reading in checked.readings()] == [False, True]
 
 
-async def test_changes_are_logged_once_with_what_went_wrong(autojump_clock: trio.testing.MockClock) -> None:
-    fake = FakeEndpoint()
+async def test_changes_are_logged_once_with_what_went_wrong(
+    fakes: list[FakeEndpoint], autojump_clock: trio.testing.MockClock
+) -> None:
+    fake = fakes[0]
     fake.start()
     with structlog.testing.capture_logs() as logs:
-        async with checked(fake) as connector:
+        async with checking(connector(fake)):
             await trio.sleep(20)
             fake.stop()
             await trio.sleep(20)
             fake.start()
             await trio.sleep(20)
-    name = connector.endpoints[0].name
-    common = {"route": "chat", "endpoint": name}
+    common = {"route": "chat", "endpoint": str(fake.endpoint)}
     assert logs == [
         {"event": "backend_down", "log_level": "warning", "problem": "Connection refused", **common},
         {"event": "backend_up", "log_level": "info", **common},
     ]
 
 
-async def test_checks_keep_their_pace_without_marching_in_step(autojump_clock: trio.testing.MockClock) -> None:
-    fakes = [FakeEndpoint() for _ in range(8)]
+async def test_checks_keep_their_pace_without_marching_in_step(
+    fakes: list[FakeEndpoint], autojump_clock: trio.testing.MockClock
+) -> None:
     for fake in fakes:
         fake.start()
-    async with checked(*fakes):
+    async with checking(connector(*fakes)):
         await trio.sleep(50 * HEALTH.interval)
         counts = [fake.checks() for fake in fakes]
         assert all(50 <= count <= 1 + 50 / 0.8 for count in counts)
@@ -115,15 +130,40 @@ async def test_checks_keep_their_pace_without_marching_in_step(autojump_clock: t
 
 
 async def test_a_silent_endpoint_is_down_after_the_timeout_and_holds_up_no_other(
-    autojump_clock: trio.testing.MockClock,
+    fakes: list[FakeEndpoint], autojump_clock: trio.testing.MockClock
 ) -> None:
-    mute, alive = FakeEndpoint(), FakeEndpoint()
+    mute, alive = fakes[:2]
     alive.start()
     mute.start(backlog=0)
+    checked = connector(mute, alive)
     with socket.create_connection(mute.address), socket.socket() as overflow:
         overflow.setblocking(False)
         overflow.connect_ex(mute.address)
-        async with checked(mute, alive) as connector:
-            assert [state.check_passed for state in connector.endpoints] == [None, True]
+        async with checking(checked):
+            assert [state.check_passed for state in checked.endpoints] == [None, True]
             await trio.sleep(HEALTH.timeout + 0.01)
-            assert [state.check_passed for state in connector.endpoints] == [False, True]
+            assert [state.check_passed for state in checked.endpoints] == [False, True]
+
+
+async def test_a_route_without_health_is_not_checked(
+    fakes: list[FakeEndpoint], autojump_clock: trio.testing.MockClock
+) -> None:
+    unchecked = connector(fakes[0], health=None)
+    async with checking(unchecked, connector(fakes[1])):
+        await trio.sleep(60)
+        assert unchecked.endpoints[0].check_passed is None
+
+
+async def test_replacing_checks_the_new_endpoints_at_once_and_the_old_ones_no_more(
+    fakes: list[FakeEndpoint], autojump_clock: trio.testing.MockClock
+) -> None:
+    old, new = fakes[:2]
+    old.start()
+    async with checking(connector(old)) as checks:
+        replacement = connector(new)
+        checks.replace([replacement])
+        await trio.testing.wait_all_tasks_blocked()
+        assert replacement.endpoints[0].check_passed is False
+        old.checks()
+        await trio.sleep(60)
+        assert old.checks() == 0
