@@ -145,8 +145,10 @@ class Channel:
         cancellation, the channel is good for nothing but `close`.
         """
         if self._leftover:
-            raise ValueError("bytes were read past the beginning of TLS; peek at what precedes a handshake")
+            raise RuntimeError("bytes were read past the beginning of TLS; peek at what precedes a handshake")
         try:
+            # What wrap_socket does later, when a failure would leave the socket open in nobody's hands.
+            (server_hostname or "").encode("idna")
             tls_sock = context.wrap_socket(
                 self.sock,
                 server_side=server_side,
@@ -154,8 +156,8 @@ class Channel:
                 suppress_ragged_eofs=True,
                 server_hostname=server_hostname,
             )
-        except ssl.SSLError as error:
-            raise TlsFailure(_describe(error)) from error
+        except (ssl.SSLError, ValueError) as error:
+            raise TlsFailure(f"no TLS with {server_hostname!r}: {error}") from error
         self._sock = tls_sock
         await self._retry(lambda _: tls_sock.do_handshake(), _READ)
         return tls_sock
@@ -188,6 +190,8 @@ class Channel:
         A close while bytes are unread makes the kernel send a reset, which overtakes the answer just sent: so what
         still comes is read and forgotten, for `linger_seconds` and `LINGER_BYTES` at most. Closed also when cancelled.
         """
+        if self.closed:
+            return
         try:
             with trio.move_on_after(linger_seconds):
                 sock = self.sock

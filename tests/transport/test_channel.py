@@ -167,7 +167,7 @@ async def test_tls_begins_right_after_a_peeked_header(
 async def test_tls_over_bytes_already_read_is_refused(pair: tuple[Channel, socket.socket], ca: trustme.CA) -> None:
     channel, _ = pair
     channel.push_back(b"\x16")
-    with pytest.raises(ValueError, match="peek"):
+    with pytest.raises(RuntimeError, match="peek"):
         await channel.start_tls(server_context(ca), server_side=True)
 
 
@@ -203,6 +203,18 @@ async def test_a_certificate_for_another_name_is_not_accepted(
         with pytest.raises(TlsFailure, match=r"certificate not accepted: .*gateway\.test"):
             await client.start_tls(trusting_context(ca), server_side=False, server_hostname="gateway.test")
         client.close()
+
+
+async def test_a_name_that_cannot_be_asked_for_is_a_named_failure(client: Channel, ca: trustme.CA) -> None:
+    with pytest.raises(TlsFailure, match=r"no TLS with '\.gateway\.test'"):
+        await client.start_tls(trusting_context(ca), server_side=False, server_hostname=".gateway.test")
+
+
+async def test_sending_nothing_is_fine(pair: tuple[Channel, socket.socket]) -> None:
+    channel, peer = pair
+    await channel.send_all(b"")
+    await channel.send_all(b"something")
+    assert peer.recv(100) == b"something"
 
 
 async def test_a_reset_stays_an_oserror(pair: tuple[Channel, socket.socket]) -> None:
@@ -288,6 +300,15 @@ async def test_finish_gives_up_on_a_peer_that_never_stops(pair: tuple[Channel, s
         nursery.start_soon(flood)
         await channel.finish(linger_seconds=60)
     assert channel.closed
+
+
+async def test_finish_does_not_mind_a_peer_that_is_gone(pair: tuple[Channel, socket.socket]) -> None:
+    channel, peer = pair
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    peer.close()
+    await channel.finish()
+    assert channel.closed
+    await channel.finish()
 
 
 async def test_finish_under_tls_says_so_to_the_peer(
