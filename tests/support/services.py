@@ -1,0 +1,59 @@
+"""Real services that the gateway stands in front of, started on free ports for one test."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.network import free_port, wait_for_port
+from tests.support.process import ServiceProcess
+from tests.support.tools import need
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[int]:
+    """Runs Redis without persistence; gives its port."""
+    port = free_port()
+    argv = [need("redis-server", "apt-get install redis-server"), "--port", str(port), "--bind", "127.0.0.1"]
+    argv += ["--save", "", "--appendonly", "no", "--dir", str(folder)]
+    with ServiceProcess(argv, started="Ready to accept connections"):
+        yield port
+
+
+@contextmanager
+def mosquitto_broker(folder: Path) -> Iterator[int]:
+    """Runs the Mosquitto MQTT broker on a plain TCP listener, without its own WebSocket support; gives its port."""
+    port = free_port()
+    config = folder / "mosquitto.conf"
+    config.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nuser root\nlog_dest stderr\n"
+    )
+    argv = [need("mosquitto", "apt-get install mosquitto"), "-v", "-c", str(config)]
+    with ServiceProcess(argv, started=r"mosquitto version .* running") as service:
+        wait_for_port(port, service)
+        yield port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VncServer:
+    """A VNC server whose desktop is one colour."""
+
+    port: int
+    colour: tuple[int, int, int]
+
+
+@contextmanager
+def vnc_server() -> Iterator[VncServer]:
+    """Runs Xtigervnc, a VNC server with a desktop of its own, and paints the root window."""
+    xtigervnc = need("Xtigervnc", "apt-get install tigervnc-standalone-server")
+    xsetroot = need("xsetroot", "apt-get install x11-xserver-utils")
+    port = free_port()
+    display = f":{port}"
+    argv = [xtigervnc, display, "-rfbport", str(port), "-interface", "127.0.0.1", "-SecurityTypes", "None"]
+    argv += ["-geometry", "320x240", "-depth", "24", "-ac"]
+    with ServiceProcess(argv, name="Xtigervnc") as server:
+        wait_for_port(port, server)
+        colour = (200, 16, 46)
+        with ServiceProcess([xsetroot, "-display", display, "-solid", "#c8102e"]) as painter:
+            assert painter.wait() == 0, painter.report()
+        yield VncServer(port=port, colour=colour)
