@@ -1,6 +1,7 @@
 """Connector: what a dial does when endpoints refuse, stall or lie, and what it leaves behind."""
 
 import errno
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -202,13 +203,23 @@ async def test_a_socket_that_connected_to_itself_is_nobody_there(monkeypatch: py
         assert dialing.endpoints[0].dials[DialOutcome.REFUSED] == 1
 
 
-async def test_what_the_kernel_says_beyond_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("number", "outcome", "fault"),
+    [
+        (errno.EHOSTUNREACH, DialOutcome.FAILED, BackendUnreachable),
+        (errno.ETIMEDOUT, DialOutcome.TIMED_OUT, BackendTimeout),
+    ],
+)
+async def test_what_the_kernel_says_is_told_and_counted(
+    monkeypatch: pytest.MonkeyPatch, number: int, outcome: DialOutcome, fault: type[BackendUnreachable]
+) -> None:
     with listening() as (_, endpoint):
         dialing = connector(endpoint)
-        monkeypatch.setattr(socket.socket, "connect_ex", lambda *_: errno.EHOSTUNREACH)
-        with pytest.raises(BackendUnreachable, match="No route to host"):
+        monkeypatch.setattr(socket.socket, "connect_ex", lambda *_: number)
+        with pytest.raises(BackendUnreachable, match=os.strerror(number)) as caught:
             await dialing.dial(key=b"")
-        assert dialing.endpoints[0].dials[DialOutcome.FAILED] == 1
+        assert type(caught.value) is fault
+        assert dialing.endpoints[0].dials[outcome] == 1
 
 
 # --- names --------------------------------------------------------------------------------------------------------

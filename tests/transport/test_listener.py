@@ -197,6 +197,14 @@ def test_closing_does_not_remove_a_successors_socket_file(tmp_path: Path) -> Non
     assert not bind.path.exists()
 
 
+def test_closing_does_not_mind_a_socket_file_that_is_gone(tmp_path: Path) -> None:
+    bind = UnixAddress(path=tmp_path / "gateway.sock")
+    listener = Listener(ListenerConfig(bind=bind))
+    bind.path.unlink()
+    listener.close()
+    assert not bind.path.exists()
+
+
 def test_a_port_in_use_is_one_line_that_says_what_to_do() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

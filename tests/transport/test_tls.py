@@ -89,6 +89,15 @@ async def test_the_single_pair_is_the_default_beside_others(ca: trustme.CA, tmp_
     assert await certificate_shown(tls, ca, "other.test") == {"other.test"}
 
 
+async def test_a_certificate_without_names_is_shown_as_the_default_only(ca: trustme.CA, tmp_path: Path) -> None:
+    nameless = CertificatePair(certificate=tmp_path / "ca.crt", key=tmp_path / "ca.key")
+    ca.cert_pem.write_to_path(str(nameless.certificate))
+    ca.private_key_pem.write_to_path(str(nameless.key))
+    tls = serving(write_pair(ca, tmp_path, "gateway.test"), nameless)
+    assert await certificate_shown(tls, ca, "gateway.test") == {"gateway.test"}
+    assert await certificate_shown(tls, ca, "trustme.test") == {"gateway.test"}
+
+
 async def test_facts_name_version_cipher_and_the_name_asked_for(ca: trustme.CA, tmp_path: Path) -> None:
     tls = serving(write_pair(ca, tmp_path, "gateway.test"))
     seen = await facts_seen(tls, trusting_context(ca))
