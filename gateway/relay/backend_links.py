@@ -53,12 +53,12 @@ class FramedBackend:
 
     __slots__ = ("_evidence", "endpoint", "framing", "relay")
 
-    def __init__(self, sock: socket.socket, relay: Relay, framing: Framing) -> None:
-        """Takes the socket over, non-blocking, connected, behind its PROXY header."""
+    def __init__(self, sock: socket.socket, relay: Relay, framing: Framing, evidence: Evidence) -> None:
+        """Takes the socket over, non-blocking, connected, behind its PROXY header; `evidence` is about it."""
         self.endpoint = endpoint_for(sock, relay.pump, self)
         self.relay = relay
         self.framing = framing
-        self._evidence = Evidence(sock)
+        self._evidence = evidence
 
     @property
     def is_full(self) -> bool:
@@ -67,11 +67,6 @@ class FramedBackend:
     @property
     def is_gone(self) -> bool:
         return self.endpoint.is_closed
-
-    @property
-    def settles_at(self) -> Rung:
-        """The highest rung that this backend's connection can prove."""
-        return self._evidence.settles_at
 
     def start(self, early: bytes, now: float) -> None:
         if early:

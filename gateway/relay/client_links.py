@@ -19,6 +19,11 @@ from gateway.telemetry.metrics import UnknownReason
 
 WHOLE: Final = FIRST | LAST
 
+# Plain ints: reading a member off an Enum costs as much as a comparison does.
+_CLOSE: Final = int(Opcode.CLOSE)
+_PING: Final = int(Opcode.PING)
+_PONG: Final = int(Opcode.PONG)
+
 FENCE_SPACING_SECONDS: Final = 0.02
 """The least time from one fence to the next: on a fast network a fence a round trip would double the packets, and
 knowing 20 ms later costs nothing. A window that is full does not wait for it."""
@@ -139,6 +144,8 @@ class PlainClient:
         # Between a client's Close and ours there is nothing to hear, and its end of stream would look like a loss.
         if self.ws.close_received is None or self.close_sent:
             self.endpoint.resume()
+            if self.ws.has_pending:
+                self.endpoint.nudge()
 
     def deliver(self, pieces: list[Piece], now: float) -> None:
         self._mid_message = not pieces[-1][2] & LAST
@@ -148,7 +155,7 @@ class PlainClient:
         hop_end = endpoint.bytes_taken + endpoint.buffered + len(data)
         self.relay.down.enter(pieces, hop_end - self._hop_end, now)
         self._hop_end = hop_end
-        if now >= self._fence_due and not self._mid_message:
+        if now >= self._fence_due and not self._mid_message and self.ws.close_received is None:
             data += self._raise_fence(now)  # in the same write: such a fence costs no system call
         endpoint.write(data)
 
@@ -166,10 +173,10 @@ class PlainClient:
         self._fence_due = NEVER
         ledger = self.relay.down.ledger
         payload = self._fence.raise_(0 if ledger is None else ledger.accepted, now=now)
-        return self.ws.send([(int(Opcode.PING), payload, WHOLE)])
+        return self.ws.send([(_PING, payload, WHOLE)])
 
     def fence(self, now: float) -> bool:
-        if not self._fences or self._mid_message or self.is_closing:
+        if not self._fences or self._mid_message or self.is_closing or self.ws.close_received is not None:
             return False
         if not self._fence.in_flight:
             self.endpoint.write(self._raise_fence(now))
@@ -228,10 +235,16 @@ class PlainClient:
         ws = self.ws
         relay = self.relay
         pieces = ws.receive_data(data)
-        if ws.saw_control:
-            pieces = self._take_control(pieces, now)
+        for piece in pieces:
+            if piece[0] >= _CLOSE:
+                pieces = self._take_control(pieces, now)
+                break
         if pieces:
             relay.from_client(pieces, now)
+        if ws.has_pending:
+            if endpoint.is_reading:
+                endpoint.nudge()
+            return
         if ws.error is not None:
             relay.fail(ws.error, now)
         elif ws.close_received is not None and not endpoint.is_closed:
@@ -243,11 +256,11 @@ class PlainClient:
         pongs: list[Piece] = []
         for piece in pieces:
             opcode = piece[0]
-            if opcode < Opcode.CLOSE:
+            if opcode < _CLOSE:
                 data.append(piece)
-            elif opcode == Opcode.PING:
-                pongs.append((int(Opcode.PONG), piece[1], WHOLE))
-            elif opcode == Opcode.PONG:
+            elif opcode == _PING:
+                pongs.append((_PONG, piece[1], WHOLE))
+            elif opcode == _PONG:
                 self._answered(piece[1], now)
         if pongs and not self.is_closing:
             if self.endpoint.is_full:
@@ -262,7 +275,7 @@ class PlainClient:
     def on_drained(self, endpoint: Endpoint, now: float) -> None:
         if self._pong is not None and not self.is_closing:
             pong, self._pong = self._pong, None
-            endpoint.write(self.ws.send([(int(Opcode.PONG), pong, WHOLE)]))
+            endpoint.write(self.ws.send([(_PONG, pong, WHOLE)]))
         self.relay.flush_downstream(now)
 
     def on_broken(self, endpoint: Endpoint, error: OSError, now: float) -> None:

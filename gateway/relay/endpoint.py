@@ -13,6 +13,7 @@ import socket
 import ssl
 import struct
 from collections import deque
+from contextlib import suppress
 from enum import Enum
 from typing import Final, Protocol
 
@@ -64,9 +65,11 @@ class Endpoint:
     """One plain socket, TCP or Unix; reading starts with `resume`."""
 
     __slots__ = (
+        "_broken",
         "_fd",
         "_high_mark",
         "_mask",
+        "_nudged",
         "_owner",
         "_pending",
         "_reading",
@@ -90,6 +93,8 @@ class Endpoint:
         self._high_mark = high_mark_bytes
         self._pending: deque[bytes | memoryview] | None = None
         self._mask = 0
+        self._broken = False
+        self._nudged = False
         self._reading = False
         self._registered = False
         self._was_full = False
@@ -129,6 +134,12 @@ class Endpoint:
             self._reading = False
             self._watch()
 
+    def nudge(self) -> None:
+        """Has the owner called with no bytes in the next turn, while reading: it has not used up what it was given."""
+        if self._registered:
+            self._nudged = True
+            self.pump.again(self._fd, self)
+
     def _receive(self) -> int:
         """Bytes read into the shared buffer, 0 at the end of input; BlockingIOError when there is nothing."""
         return self.sock.recv_into(self.pump.buffer)
@@ -145,6 +156,10 @@ class Endpoint:
     def _read(self, now: float) -> None:
         owner = self._owner
         if owner is None:
+            return
+        if self._nudged:
+            self._nudged = False
+            owner.on_data(self, self.pump.buffer[:0], now)
             return
         try:
             count = self._receive()
@@ -264,6 +279,9 @@ class Endpoint:
         self.sock.shutdown(socket.SHUT_WR)
 
     def _break(self, error: OSError, now: float) -> None:
+        if self._broken:
+            return  # a failed write and the hang-up behind it are one end
+        self._broken = True
         self.output = Output.BROKEN
         self._pending = None
         self.pause()
@@ -291,10 +309,8 @@ class Endpoint:
         """Closes with a TCP reset, so that the peer cannot take a cut-off stream for a complete one."""
         if self._owner is not None:
             if self.sock.family != socket.AF_UNIX:
-                try:
+                with suppress(OSError):  # already gone
                     self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-                except OSError:
-                    pass  # already gone
             self.close()
 
     def on_fault(self, error: Exception) -> None:
@@ -370,6 +386,8 @@ class TlsEndpoint(Endpoint):
             self._watch()
             if not count:
                 raise BlockingIOError from None
+        except ssl.SSLZeroReturnError:
+            pass  # the peer's close_notify after ours, which Python does not report as an end of input
         except OSError:
             if not count:
                 raise  # else: the bytes first, the error with the next read

@@ -32,7 +32,7 @@ class Evidence:
                 self.settles_at = Rung.WRITTEN
             else:
                 # SYN, PROXY header: what was sent before us, acknowledged or not, is not ours to count.
-                self._baseline = acked + unacked_output(sock)
+                self._baseline = acked + (unacked_output(sock) or 0)
 
     def reached_offset(self, written: int) -> int | None:
         """Bytes that the peer's host has acknowledged; `written` is how many the kernel has taken. None: unknown."""

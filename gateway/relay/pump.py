@@ -170,7 +170,8 @@ class Pump:
                     self._fault(owner, error)
         self._in_turn = False
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
+        """Calls the sleepers whose deadline has come."""
         self.now = now = self._clock()
         self._in_turn = True
         for sleeper in self._timers.due(now):
@@ -210,7 +211,7 @@ class Pump:
                 if not self._turn_end:
                     await trio.sleep_forever()
             await trio.lowlevel.checkpoint()
-            self._ring()
+            self.ring()
 
     def close(self) -> None:
         """Gives the epoll descriptor back."""

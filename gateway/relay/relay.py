@@ -62,6 +62,7 @@ class RelaySettings:
     keepalive_timeout_seconds: float | None = 20.0
     idle_seconds: float | None = None
     close_seconds: float = 5.0
+    messages_per_second: float | None = None
     fence: bool = True
 
 
@@ -76,6 +77,7 @@ class Relay:
         "_echo_deadline",
         "_on_end",
         "_progress",
+        "_rate",
         "backend",
         "client",
         "down",
@@ -84,7 +86,6 @@ class Relay:
         "opened_at",
         "phase",
         "pump",
-        "rate",
         "settings",
         "timer",
         "up",
@@ -98,20 +99,20 @@ class Relay:
         up: Direction,
         down: Direction,
         on_end: Callable[["Relay", Ending], None],
-        rate: MessageRate | None = None,
     ) -> None:
-        """`on_end` is called once, when both sockets are closed; `rate` None: any number of messages."""
+        """`on_end` is called once, when both sockets are closed."""
         self.pump = pump
         self.settings = settings
         self.up = up
         self.down = down
-        self.rate = rate
         self.client: ClientLink
         self.backend: BackendLink
         self.phase = Phase.OPEN
         self.ending: Ending | None = None
         self.timer: Entry | None = None
         self.opened_at = self.last_message_at = pump.clock()
+        rate = settings.messages_per_second
+        self._rate = None if rate is None else MessageRate(rate, now=self.opened_at)
         self._on_end = on_end
         self._backend_finish: tuple[int, str] | None = None
         self._client_close: tuple[int, str] | None = None
@@ -139,8 +140,8 @@ class Relay:
         if self._backend_finish is not None:
             return  # upstream is over: after a fault, or after the client's own Close
         self.last_message_at = now
-        if self.rate is not None and not self.rate.take(_messages(pieces), now):
-            self.fail(PolicyViolation(f"more than {self.rate.per_second:g} messages per second"), now)
+        if self._rate is not None and not self._rate.take(_messages(pieces), now):
+            self.fail(PolicyViolation(f"more than {self.settings.messages_per_second:g} messages per second"), now)
             return
         up = self.up
         backend = self.backend
@@ -288,6 +289,7 @@ class Relay:
         self._finish_backend(code, reason, now)
         if self.client.close_sent:
             self.client.endpoint.finish()
+            self.client.resume()  # what is still to come is its end of stream
         elif self.backend.is_gone:
             self._close_client_once_flushed(code, reason, now)
         else:
@@ -312,10 +314,7 @@ class Relay:
         if not self.backend.is_gone:
             self.backend.sample(now)
             self.backend.endpoint.close()
-        if fault is not None:
-            ending = ending_by_fault(fault)
-        else:
-            ending = Ending(by=ClosedBy.BACKEND, code=code, reason=reason)
+        ending = Ending(by=ClosedBy.BACKEND, code=code, reason=reason) if fault is None else ending_by_fault(fault)
         self._end(ending, now)
         self._backend_finish = self._backend_finish or (code, reason)
         assert self.ending is not None

@@ -1,0 +1,409 @@
+"""Puts the parts together: from a bound port to a relayed connection, and from SIGTERM to the exit.
+
+One connection's way reads from top to bottom: `_serve_connection`, `_answer`, `_open`; TLS, request, route, origin,
+admission, dial, upgrade; from there on the pump has it. docs/life-of-a-connection.md walks the same way with each
+stage's deadline, limit and metric.
+
+Invariant: the tasks here are those of connections that are not established yet. An established one has no task, only
+its place in `sessions`; so a drain ends the listeners, lets handshakes under way finish, and then talks to sessions.
+"""
+
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import structlog
+import trio
+
+from gateway import __version__
+from gateway.admin.app import AdminApp
+from gateway.admin.server import AdminServer
+from gateway.config import Config
+from gateway.config import Listener as ListenerConfig
+from gateway.config.reload import ConfigWatcher
+from gateway.errors import (
+    BackendTimeout,
+    BackendUnreachable,
+    Blame,
+    ConfigError,
+    HandshakeRefused,
+    HandshakeTimeout,
+    StartupError,
+    TlsFailure,
+)
+from gateway.policy.admission import Admission
+from gateway.policy.forwarded import ClientView
+from gateway.protocol.deflate import DeflateParameters, negotiate
+from gateway.protocol.frames import CODEC
+from gateway.protocol.handshake import ExtensionOffer, Request, RequestReader, Upgrade, accept_response, check_upgrade
+from gateway.protocol.messages import WebSocketConnection
+from gateway.relay.pump import Pump
+from gateway.sessions.routes import RouteService, RouteTable
+from gateway.sessions.session import Participants, Session, new_session_id
+from gateway.telemetry.lag import sample_lag
+from gateway.telemetry.metrics import (
+    CertificateReading,
+    DirectionMetrics,
+    HandshakeOutcome,
+    Metrics,
+    ReloadOutcome,
+    RouteMetrics,
+)
+from gateway.transport.connector import ClientFacts
+from gateway.transport.files import serve_file
+from gateway.transport.health import watch_health
+from gateway.transport.listener import Accepted, Established, Listener, establish
+from gateway.transport.upgrade import read_request, refuse
+
+DRAIN_SPREAD: Final = 0.7
+"""The part of the drain window over which Close 1012 is spread; the rest is for the last ones to finish in."""
+
+DRAIN_STEP_SECONDS: Final = 0.05
+"""Closes go out in steps of this: clients come back spread over time, and thousands of timers are saved."""
+
+log = structlog.get_logger("server")
+
+
+class Server:
+    """One gateway process."""
+
+    def __init__(self, config: Config, *, config_path: Path | None = None) -> None:
+        """`config_path` is watched for changes; None: the configuration stays as it is. Raises StartupError."""
+        self.metrics: Final = Metrics(clock=trio.current_time)
+        self.config = config
+        self.draining = False
+        self.sessions: Final[set[Session]] = set()
+        self._config_path = config_path
+        self._pump: Pump
+        self._table = RouteTable(config, self.metrics)
+        self._admission: Final = Admission()
+        self._health_scope = trio.CancelScope()
+        self._listeners: list[Listener] = []
+        self._handshakes = 0
+        self._all_gone = trio.Event()
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def serve(self, *, task_status: trio.TaskStatus["Server"] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serves until SIGTERM or SIGINT, drains, and returns. Raises StartupError for what the operator can mend."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            self._pump = Pump()
+            try:
+                async with trio.open_nursery() as nursery:
+                    await self._start(nursery)
+                    task_status.started(self)
+                    async for number in signals:
+                        log.info("draining", signal=signal.Signals(number).name, sessions=len(self.sessions))
+                        break
+                    nursery.start_soon(self._exit_at_second_signal, signals)
+                    await self.drain()
+                    nursery.cancel_scope.cancel()
+            finally:
+                for listener in self._listeners:
+                    listener.close()
+                self._cut_all()
+                self._pump.close()
+        log.info("stopped")
+
+    async def _start(self, nursery: trio.Nursery) -> None:
+        self._listeners = [self._bind(config) for config in self.config.listeners]
+        self._provide_metrics()
+        await nursery.start(self._pump.run)
+        nursery.start_soon(self._check_health)
+        nursery.start_soon(sample_lag, self.metrics.event_loop_lag_seconds)
+        if self.config.admin is not None:
+            admin = AdminServer(self.config.admin.bind, AdminApp(self, token=self.config.admin.token))
+            address = await nursery.start(admin.serve)
+            log.info("admin_listening", address=str(address))
+        for listener in self._listeners:
+            nursery.start_soon(listener.serve, self._serve_connection, nursery)
+            for address in listener.addresses:
+                log.info("listening", address=str(address), scheme=listener.scheme)
+        if self._config_path is not None:
+            watcher = ConfigWatcher(self._config_path, self.config)
+            await nursery.start(_watch, watcher, self)
+        log.info("ready", version=__version__, codec=CODEC, pid=os.getpid())
+
+    def _bind(self, config: ListenerConfig) -> Listener:
+        return Listener(config, on_accept_error=self.metrics.count_accept_error)
+
+    @staticmethod
+    async def _exit_at_second_signal(signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            log.warning("exit_at_once", signal=signal.Signals(number).name)
+            # Not sys.exit: whatever hangs must not be waited for.
+            os._exit(1)
+
+    async def drain(self) -> None:
+        """Stops accepting, closes all sessions spread over the drain window, and returns when none is left."""
+        self.draining = True
+        window = self.config.timeouts.drain
+        deadline = trio.current_time() + window
+        for listener in self._listeners:
+            listener.close()
+        with trio.move_on_at(deadline):
+            await self._close_spread(window * DRAIN_SPREAD)
+            while self.sessions or self._handshakes:
+                self._all_gone = trio.Event()
+                for session in tuple(self.sessions):  # those whose handshake ended meanwhile
+                    session.relay.drain(trio.current_time())
+                await self._all_gone.wait()
+        if self.sessions:
+            log.warning("drain_window_over", sessions=len(self.sessions))
+            self._cut_all()
+
+    async def _close_spread(self, seconds: float) -> None:
+        waiting = list(self.sessions)
+        begin = trio.current_time()
+        total = len(waiting)
+        while waiting:
+            elapsed = trio.current_time() - begin
+            due = total if elapsed >= seconds else 1 + int(total * elapsed / seconds)
+            for _ in range(due - (total - len(waiting))):
+                waiting.pop().relay.drain(trio.current_time())
+            if not self.sessions and not self._handshakes:
+                return
+            await trio.sleep(DRAIN_STEP_SECONDS)
+
+    def _cut_all(self) -> None:
+        for session in tuple(self.sessions):
+            session.relay.cut(self._pump.clock())
+
+    # --- configuration --------------------------------------------------------------------------------------------
+
+    async def apply(self, config: Config) -> None:
+        """Serves new connections by `config`; those that are established keep what they were opened under."""
+        try:
+            table = RouteTable(config, self.metrics, previous=self._table)
+        except StartupError as fault:
+            log.error("config_rejected", problems=[str(fault)])
+            self.metrics.config_reloads[ReloadOutcome.REJECTED] += 1
+            return
+        for key in ("listeners", "admin", "log"):
+            if getattr(config, key) != getattr(self.config, key):
+                log.warning("restart_needed", key=key, hint="this part of the configuration is read at the start only")
+        self._table = table
+        self.config = config
+        self._health_scope.cancel()  # and begins again with the new table
+        self.metrics.config_reloads[ReloadOutcome.APPLIED] += 1
+        log.info("config_applied", routes=[service.config.name for service in table.services])
+
+    def reject(self, fault: ConfigError) -> None:
+        """Reports a configuration that cannot be used; nothing changes."""
+        self.metrics.config_reloads[ReloadOutcome.REJECTED] += 1
+        log.error("config_rejected", problems=list(fault.lines()))
+
+    async def _check_health(self) -> None:
+        while True:
+            with trio.CancelScope() as self._health_scope:
+                async with trio.open_nursery() as nursery:
+                    for connector in self._table.connectors():
+                        if connector.backend.health is not None:
+                            nursery.start_soon(watch_health, connector, connector.backend.health)
+                    await trio.sleep_forever()
+
+    # --- what the operator is told --------------------------------------------------------------------------------
+
+    def readiness(self) -> dict[str, object]:
+        """What keeps this gateway from serving; empty when nothing does."""
+        problems: dict[str, object] = {}
+        if self.draining:
+            problems["draining"] = True
+        without = self._table.routes_without_backend()
+        if without:
+            problems["routes_without_backend"] = without
+        return problems
+
+    def _provide_metrics(self) -> None:
+        self.metrics.oldest_in_flight = self._oldest_in_flight
+        self.metrics.backends = lambda: self._table.backend_readings()
+        self.metrics.certificates = self._certificates
+
+    def _oldest_in_flight(self) -> Iterator[tuple[DirectionMetrics, float]]:
+        for session in self.sessions:
+            for direction in (session.relay.up, session.relay.down):
+                if direction.ledger is not None and (oldest := direction.ledger.oldest_accepted_at) is not None:
+                    yield direction.metrics, oldest
+
+    def _certificates(self) -> Iterator[CertificateReading]:
+        for listener in self._listeners:
+            if listener.tls is not None:
+                yield from listener.tls.certificates
+
+    # --- one connection -------------------------------------------------------------------------------------------
+
+    async def _serve_connection(self, accepted: Accepted) -> None:
+        """From the accepted socket to a session, or to an answer that says why not."""
+        self._handshakes += 1
+        began = trio.current_time()
+        metrics = self.metrics.unrouted
+        timeout = self.config.timeouts.handshake
+        try:
+            established = await establish(accepted, timeout_seconds=timeout)
+            reader = RequestReader()
+            request = await read_request(established.channel, reader, first=True, timeout_seconds=timeout)
+            while request is not None:
+                metrics = self.metrics.unrouted
+                table = self._table
+                view = _client_view(table, established, request)
+                service = table.find(view.host, request.path)
+                metrics = service.metrics
+                if service.folder is None:
+                    await self._open(established, request, reader.leftover, service, view)
+                    metrics.handshakes[HandshakeOutcome.UPGRADED] += 1
+                    metrics.handshake_seconds.observe(trio.current_time() - began)
+                    return
+                if not await _serve_file(service, established, request):
+                    return
+                request = await read_request(established.channel, reader, first=False, timeout_seconds=timeout)
+            if metrics is self.metrics.unrouted:
+                metrics.handshakes[HandshakeOutcome.ABANDONED] += 1
+        except HandshakeRefused as refusal:
+            await self._refuse(accepted, refusal, metrics)
+        except BackendUnreachable as error:
+            await self._unreachable(accepted, error, metrics)
+        except HandshakeTimeout:
+            metrics.handshakes[HandshakeOutcome.TIMED_OUT] += 1
+        except TlsFailure as error:
+            metrics.handshakes[HandshakeOutcome.TLS_FAILED] += 1
+            log.info("tls_failed", address=_peer(accepted), problem=str(error))
+        except OSError:
+            metrics.handshakes[HandshakeOutcome.ABANDONED] += 1
+        except Exception:
+            metrics.handshakes[HandshakeOutcome.FAILED] += 1
+            log.exception("handshake_failed")
+            fault = HandshakeRefused("internal error", status=500, reason="other", blame=Blame.GATEWAY)
+            await refuse(accepted.channel, fault, timeout_seconds=timeout)
+        finally:
+            self._handshakes -= 1
+            self._note_gone()
+
+    async def _open(
+        self, established: Established, request: Request, leftover: bytes, service: RouteService, view: ClientView
+    ) -> None:
+        """Checks, admits, dials, upgrades, and hands over to the pump. Raises HandshakeRefused, BackendUnreachable."""
+        upgrade = check_upgrade(request)
+        origin = service.origins.check(request.get_all("origin"), scheme=view.scheme, host=view.host)
+        if self.draining:
+            raise HandshakeRefused(
+                "this gateway is shutting down; try again, another one will answer",
+                status=503,
+                reason="draining",
+                blame=Blame.GATEWAY,
+                headers=(("Retry-After", "1"),),
+            )
+        config = service.config
+        ticket = self._admission.admit(route=config.name, address=view.address, limits=config.limits)
+        with ExitStack() as undo:
+            undo.callback(ticket.release)
+            session_id = new_session_id()
+            facts = ClientFacts(
+                address=established.peer, local=established.local, tls=established.tls, authority=request.host or None
+            )
+            assert service.connector is not None
+            dialed = await service.connector.dial(key=session_id.encode(), client=facts)
+            undo.callback(dialed.close)
+            subprotocol = service.choose_subprotocol(upgrade)
+            deflate, extensions = _negotiate_deflate(service, upgrade)
+            await established.channel.send_all(accept_response(upgrade, subprotocol=subprotocol, extensions=extensions))
+            participants = Participants(
+                route=config.name,
+                address=view.address,
+                path=request.path,
+                origin=origin,
+                subprotocol=subprotocol,
+                endpoint=dialed.state.name,
+            )
+            undo.pop_all()
+        session = Session(
+            session_id=session_id,
+            participants=participants,
+            metrics=service.metrics,
+            ticket=ticket,
+            dialed=dialed,
+            forget=self._forget,
+        )
+        self.sessions.add(session)
+        ws = WebSocketConnection(client=False, message_bytes=config.limits.message_bytes, deflate=deflate)
+        session.begin(self._pump, service, established.channel, ws, early=leftover)
+
+    def _forget(self, session: Session) -> None:
+        self.sessions.discard(session)
+        self._note_gone()
+
+    def _note_gone(self) -> None:
+        if self.draining and not self.sessions and not self._handshakes:
+            self._all_gone.set()
+
+    async def _refuse(self, accepted: Accepted, refusal: HandshakeRefused, metrics: RouteMetrics) -> None:
+        metrics.handshakes[HandshakeOutcome.REFUSED] += 1
+        metrics.count_refusal(refusal.refusal)
+        log.info(
+            "refused",
+            route=metrics.name,
+            status=refusal.status,
+            reason=refusal.refusal,
+            problem=str(refusal),
+            address=_peer(accepted),
+        )
+        await refuse(accepted.channel, refusal, timeout_seconds=self.config.timeouts.handshake)
+
+    async def _unreachable(self, accepted: Accepted, error: BackendUnreachable, metrics: RouteMetrics) -> None:
+        """502 or 504; what each endpoint said is for the log, not for the client."""
+        metrics.handshakes[HandshakeOutcome.UNREACHABLE] += 1
+        log.warning("backend_unreachable", route=metrics.name, problem=str(error))
+        late = isinstance(error, BackendTimeout)
+        refusal = HandshakeRefused(
+            "the service behind this gateway did not answer in time"
+            if late
+            else "the service behind this gateway cannot be reached",
+            status=504 if late else 502,
+            reason="other",
+            blame=Blame.BACKEND,
+        )
+        await refuse(accepted.channel, refusal, timeout_seconds=self.config.timeouts.handshake)
+
+
+async def _watch(
+    watcher: ConfigWatcher, server: Server, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    await watcher.run(on_config=server.apply, on_fault=server.reject, task_status=task_status)
+
+
+async def _serve_file(service: RouteService, established: Established, request: Request) -> bool:
+    """Answers from the route's folder; whether the connection may carry another request."""
+    assert service.folder is not None
+    return await serve_file(
+        service.folder, request, established.channel, on_response=service.metrics.count_file_response
+    )
+
+
+def _client_view(table: RouteTable, established: Established, request: Request) -> ClientView:
+    peer = established.peer
+    view = table.trusted.view(
+        peer_address=None if peer is None else peer.host,
+        peer_port=None if peer is None else peer.port,
+        scheme="http" if established.tls is None else "https",
+        host=request.host,
+        headers=request.headers,
+    )
+    if view.warning is not None:
+        log.warning("forwarded_headers_ignored", problem=view.warning)
+    return view
+
+
+def _negotiate_deflate(
+    service: RouteService, upgrade: Upgrade
+) -> tuple[DeflateParameters | None, tuple[ExtensionOffer, ...]]:
+    if service.config.compression.enabled:
+        agreed = negotiate(upgrade.extensions)
+        if agreed is not None:
+            return agreed[0], (agreed[1],)
+    return None, ()
+
+
+def _peer(accepted: Accepted) -> str:
+    return "unix" if accepted.peer is None else str(accepted.peer)

@@ -1,0 +1,126 @@
+"""The configured routes made ready to serve: an immutable table, of which a reload makes a new one.
+
+Invariant: connections keep the table they were opened under; a new table takes over what outlives a reload (counters,
+connectors of endpoints that stay), so that load and health are not forgotten by changing a comment.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.config import Backend, Config, Match, Route
+from gateway.errors import HandshakeRefused
+from gateway.policy.forwarded import TrustedProxies
+from gateway.policy.origin import OriginPolicy
+from gateway.policy.routing import Router
+from gateway.protocol.framings import Framing, LengthPrefixedFraming, LinesFraming, StreamFraming
+from gateway.protocol.handshake import Upgrade
+from gateway.relay.relay import RelaySettings
+from gateway.telemetry.metrics import BackendReading, Metrics, RouteMetrics
+from gateway.transport.connector import Connector
+from gateway.transport.files import Folder
+
+LARGEST_GATHERED_BYTES: Final = 64 * 1024 * 1024
+"""What stands for an absent `message_bytes` where a framing must gather whole messages."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RouteService:
+    """One route and what serves it."""
+
+    config: Route
+    origins: OriginPolicy
+    metrics: RouteMetrics
+    settings: RelaySettings
+    connector: Connector | None
+    """None for a route that serves files."""
+    folder: Folder | None
+
+    @property
+    def match(self) -> Match:
+        """What the router looks at."""
+        return self.config.match
+
+    @property
+    def backend(self) -> Backend:
+        """The backend's configuration, of a route that has one."""
+        assert self.config.backend is not None
+        return self.config.backend
+
+    def choose_subprotocol(self, upgrade: Upgrade) -> str | None:
+        """The first of the route's subprotocols that the client offers."""
+        return next((name for name in self.config.subprotocols if name in upgrade.subprotocols), None)
+
+    def new_framing(self) -> Framing:
+        """The framing of one connection to the backend, of a backend that does not speak records."""
+        limit = self.config.limits.message_bytes or LARGEST_GATHERED_BYTES
+        match self.backend.framing:
+            case "stream":
+                return StreamFraming(text=self.backend.text)
+            case "lines":
+                return LinesFraming(limit)
+            case "length_prefixed":
+                return LengthPrefixedFraming(limit)
+            case "records":
+                raise ValueError("records are no framing of plain messages")
+
+
+class RouteTable:
+    """All routes of one configuration."""
+
+    def __init__(self, config: Config, metrics: Metrics, *, previous: "RouteTable | None" = None) -> None:
+        """Raises StartupError for certificate files of a backend that cannot be used."""
+        self.config: Final = config
+        self.trusted: Final = TrustedProxies.parse(str(network) for network in config.trusted_proxies)
+        self.services: Final = tuple(self._service(route, metrics, previous) for route in config.routes)
+        self._router: Final = Router(self.services)
+
+    @staticmethod
+    def _service(route: Route, metrics: Metrics, previous: "RouteTable | None") -> RouteService:
+        before = None if previous is None else previous.named(route.name)
+        connector = None
+        if route.backend is not None:
+            connector = Connector(
+                route.backend, route=route.name, previous=None if before is None else before.connector
+            )
+        counters = metrics.route(route.name)
+        counters.connections_limit = route.limits.connections
+        return RouteService(
+            config=route,
+            origins=OriginPolicy(route.origins, route.require_origin),
+            metrics=counters,
+            settings=RelaySettings(
+                keepalive_seconds=route.timeouts.keepalive,
+                keepalive_timeout_seconds=route.timeouts.keepalive_timeout,
+                idle_seconds=route.timeouts.idle,
+                close_seconds=route.timeouts.close,
+                messages_per_second=route.limits.messages_per_second,
+                fence=route.delivery.fence,
+            ),
+            connector=connector,
+            folder=None if route.files is None else Folder(route.files, csp=route.csp),
+        )
+
+    def named(self, name: str) -> RouteService | None:
+        """The route of that name."""
+        return next((service for service in self.services if service.config.name == name), None)
+
+    def find(self, host: str, path: str) -> RouteService:
+        """The route for a request. Raises HandshakeRefused (404)."""
+        service = self._router.match(host, path)
+        if service is None:
+            raise HandshakeRefused("nothing is served at this host and path", status=404, reason="no_route")
+        return service
+
+    def connectors(self) -> Iterator[Connector]:
+        """Those of all routes that have a backend."""
+        return (service.connector for service in self.services if service.connector is not None)
+
+    def backend_readings(self) -> Iterator[BackendReading]:
+        """Every endpoint of every route, for the metrics."""
+        for connector in self.connectors():
+            yield from connector.readings()
+
+    def routes_without_backend(self) -> list[str]:
+        """The routes none of whose endpoints answers."""
+        return [connector.route for connector in self.connectors() if not connector.up]

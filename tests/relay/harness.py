@@ -1,0 +1,200 @@
+"""A relay between two real sockets, a clock to set, and peers to speak for the client and for the backend."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway.protocol.frames import FIRST, LAST, Opcode, Piece
+from gateway.protocol.framings import Framing, StreamFraming
+from gateway.protocol.ledger import Ledger
+from gateway.protocol.messages import State, WebSocketConnection
+from gateway.protocol.records import Rung
+from gateway.relay.backend_links import FramedBackend
+from gateway.relay.client_links import PlainClient
+from gateway.relay.direction import Direction
+from gateway.relay.ending import Ending
+from gateway.relay.evidence import Evidence
+from gateway.relay.pump import Pump
+from gateway.relay.relay import Relay, RelaySettings
+from gateway.telemetry.metrics import RouteMetrics
+from tests.relay.sockets import tcp_pair
+
+WHOLE = FIRST | LAST
+
+
+class Peer:
+    """The far end of a socket: collects all that comes, never blocks."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        sock.setblocking(False)
+        self.got = bytearray()
+        self.reads = True
+        self.ended = False
+        self.was_reset = False
+
+    def poll(self) -> None:
+        try:
+            while self.reads and not self.ended:
+                chunk = self.sock.recv(1 << 20)
+                self.got += chunk
+                self.ended = not chunk
+        except BlockingIOError:
+            pass
+        except ConnectionError:
+            self.ended = self.was_reset = True
+
+    def hang_up(self) -> None:
+        """Closes; there is nothing to read any more."""
+        self.ended = True
+        self.sock.close()
+
+    def reset(self) -> None:
+        self.ended = True
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.sock.close()
+
+
+class Browser(Peer):
+    """A WebSocket client: `messages` in order, pings answered unless it is told not to."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self.ws = WebSocketConnection(client=True)
+        self.messages: list[str | bytes] = []
+        self.pongs: list[bytes] = []
+        self.pings = 0
+        self.answers_pings = True
+        self._parts: list[bytes] = []
+
+    def poll(self) -> None:
+        super().poll()
+        data, self.got = bytes(self.got), bytearray()
+        for opcode, payload, flags in self.ws.receive_data(data):
+            if opcode == Opcode.PING:
+                self.pings += 1
+                if self.answers_pings and self.ws.state in (State.OPEN, State.CLOSE_RECEIVED):
+                    self.send((int(Opcode.PONG), payload, WHOLE))
+            elif opcode == Opcode.PONG:
+                self.pongs.append(payload)
+            elif opcode != Opcode.CLOSE:
+                self._parts.append(payload)
+                if flags & LAST:
+                    whole = b"".join(self._parts)
+                    self._parts.clear()
+                    self.messages.append(whole.decode() if opcode == Opcode.TEXT else whole)
+
+    def send(self, *pieces: Piece) -> None:
+        self.sock.sendall(self.ws.send(pieces))
+
+    def text(self, text: str) -> None:
+        self.send((int(Opcode.TEXT), text.encode(), WHOLE))
+
+    def binary(self, data: bytes) -> None:
+        self.send((int(Opcode.BINARY), data, WHOLE))
+
+    def ping(self, payload: bytes) -> None:
+        self.send((int(Opcode.PING), payload, WHOLE))
+
+    def close(self, code: int | None = 1000, reason: str = "") -> None:
+        self.sock.sendall(self.ws.close(code, reason))
+
+    @property
+    def close_code(self) -> int | None:
+        return None if self.ws.close_received is None else self.ws.close_received.code
+
+    @property
+    def close_reason(self) -> str:
+        assert self.ws.close_received is not None
+        return self.ws.close_received.reason
+
+
+@dataclass
+class Scene:
+    """What a test plays with; `until` lets the pump turn and the peers read until something is so."""
+
+    framing: Framing = field(default_factory=StreamFraming)
+    settings: RelaySettings = field(default_factory=RelaySettings)
+    window_messages: int = 1024
+    window_bytes: int = 4 << 20
+    message_bytes: int | None = None
+    track: bool = True
+    now: float = 1000.0
+
+    def __post_init__(self) -> None:
+        self.metrics = RouteMetrics("test")
+        self.pump = Pump(clock=lambda: self.now)
+        self.endings: list[Ending] = []
+        client_sock, browser_sock = tcp_pair()
+        backend_sock, service_sock = tcp_pair()
+        self.browser, self.service = Browser(browser_sock), Peer(service_sock)
+
+        def ledger(overhead: int | None) -> Ledger | None:
+            if not self.track:
+                return None
+            return Ledger(
+                Rung.REACHED,
+                window_messages=self.window_messages,
+                window_bytes=self.window_bytes,
+                overhead_bytes=overhead,
+            )
+
+        self.up = Direction(self.metrics.upstream, ledger(self.framing.overhead_bytes))
+        self.down = Direction(self.metrics.downstream, ledger(None))
+        self.relay = Relay(
+            pump=self.pump,
+            settings=self.settings,
+            up=self.up,
+            down=self.down,
+            on_end=lambda relay, ending: self.endings.append(ending),
+        )
+        ws = WebSocketConnection(client=False, message_bytes=self.message_bytes)
+        self.client = PlainClient(client_sock, self.relay, ws)
+        self.backend = FramedBackend(backend_sock, self.relay, self.framing, Evidence(backend_sock))
+        self.relay.start(self.client, self.backend, from_client=b"", from_backend=b"", now=self.now)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        for _ in range(20_000):
+            self.step()
+            if condition():
+                return
+        browser = (self.browser.messages[-3:], self.browser.close_code)
+        state = (self.relay.phase, self.endings, browser, self.service.ended)
+        raise AssertionError(f"in vain: {state}")
+
+    def flood(self, send: Callable[[], object]) -> None:
+        """Calls `send`, letting everything move, until the sender's kernel takes no more."""
+        while True:
+            try:
+                send()
+            except BlockingIOError:
+                return
+            self.step()
+
+    def step(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.pump.turn()
+            self.browser.poll()
+            self.service.poll()
+
+    def settle(self) -> None:
+        """Lets everything happen that happens without time passing."""
+        self.step(50)
+
+    def pass_time(self, seconds: float) -> None:
+        """Moves the clock and rings what is due, as the pump's timer task would."""
+        self.now += seconds
+        self.pump.ring()
+        self.settle()
+
+    def close(self) -> None:
+        self.relay.cut(self.now)
+        self.browser.sock.close()
+        self.service.sock.close()
+        assert self.pump.sources == 0
+        self.pump.close()
+
+    @property
+    def ending(self) -> Ending:
+        assert len(self.endings) == 1
+        return self.endings[0]

@@ -1,0 +1,231 @@
+"""Endpoints over real sockets: order, bounds, half-close, resets, and the ways of TLS."""
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from gateway.relay.endpoint import HIGH_MARK_BYTES, Endpoint, Output, endpoint_for
+from gateway.relay.pump import Pump
+from tests.relay.sockets import tcp_pair, tls_pair, unix_pair
+
+Pair = Callable[[], tuple[socket.socket, socket.socket]]
+
+PAIRS = pytest.mark.parametrize("pair", [tcp_pair, unix_pair, tls_pair])
+
+
+@dataclass
+class Owner:
+    data: bytearray = field(default_factory=bytearray)
+    news: list[str] = field(default_factory=list)
+    raises: bool = False
+
+    def on_data(self, endpoint: Endpoint, data: memoryview, now: float) -> None:
+        if self.raises:
+            raise RuntimeError("a bug")
+        self.data += data
+
+    def on_eof(self, endpoint: Endpoint, now: float) -> None:
+        self.news.append("eof")
+
+    def on_drained(self, endpoint: Endpoint, now: float) -> None:
+        self.news.append("drained")
+
+    def on_broken(self, endpoint: Endpoint, error: OSError, now: float) -> None:
+        self.news.append("broken")
+
+    def on_endpoint_fault(self, error: Exception) -> None:
+        self.news.append("fault")
+
+
+@dataclass
+class Scene:
+    pump: Pump
+    owner: Owner
+    endpoint: Endpoint
+    peer: socket.socket
+
+    def turns(self, until: Callable[[], bool]) -> None:
+        """Runs turns until something is so; a test that waits in vain fails by its bound."""
+        for _ in range(1_000_000):
+            if until():
+                return
+            self.pump.turn()
+        raise AssertionError(f"in vain: {self.owner.news}, {len(self.owner.data)} bytes")
+
+
+@pytest.fixture
+def scene(pair: Pair) -> Iterator[Scene]:
+    pump, owner = Pump(clock=lambda: 0.0), Owner()
+    ours, theirs = pair()
+    endpoint = endpoint_for(ours, pump, owner)
+    yield Scene(pump, owner, endpoint, theirs)
+    endpoint.close()
+    theirs.close()
+    assert pump.sources == 0
+    pump.close()
+
+
+def receive(peer: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count and (chunk := peer.recv(65536)):
+        data += chunk
+    return bytes(data)
+
+
+@PAIRS
+def test_bytes_are_read_only_between_resume_and_pause(scene: Scene) -> None:
+    scene.peer.sendall(b"early")
+    assert not scene.endpoint.is_reading
+    scene.endpoint.resume()
+    scene.turns(lambda: scene.owner.data == b"early")
+    scene.endpoint.pause()
+    scene.peer.sendall(b"more")
+    assert scene.pump.turn() == 0
+    scene.endpoint.resume()
+    scene.turns(lambda: scene.owner.data == b"earlymore")
+    assert scene.endpoint.bytes_read == 9
+
+
+@PAIRS
+def test_writes_go_out_in_order_and_what_is_not_taken_is_kept_and_told(scene: Scene) -> None:
+    sent = bytearray()
+    while not scene.endpoint.is_full:
+        block = bytes([len(sent) // 4000 % 251]) * 4000
+        scene.endpoint.write(block)
+        sent += block
+    assert HIGH_MARK_BYTES <= scene.endpoint.buffered < HIGH_MARK_BYTES + 4000
+    assert scene.endpoint.bytes_taken + scene.endpoint.buffered == len(sent)
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(receive(scene.peer, len(sent))))
+    reader.start()
+    scene.turns(lambda: "drained" in scene.owner.news and not scene.endpoint.buffered)
+    reader.join()
+    assert got[0] == sent
+    assert scene.owner.news == ["drained"]
+    assert scene.endpoint.bytes_taken == len(sent)
+
+
+@PAIRS
+def test_finish_flushes_then_ends_our_direction_and_the_other_goes_on(scene: Scene) -> None:
+    scene.endpoint.write(b"last words")
+    scene.endpoint.finish()
+    scene.endpoint.finish()
+    assert scene.endpoint.output is Output.FINISHED
+    scene.endpoint.write(b"ignored")
+    assert receive(scene.peer, 100) == b"last words"
+    scene.endpoint.resume()
+    if isinstance(scene.peer, ssl.SSLSocket):
+        scene.peer.settimeout(None)
+        raw = scene.peer.unwrap()  # answers our close_notify
+        raw.close()
+    else:
+        scene.peer.sendall(b"an answer")
+        scene.turns(lambda: scene.owner.data == b"an answer")
+        scene.peer.shutdown(socket.SHUT_WR)
+    scene.turns(lambda: scene.owner.news == ["eof"])
+
+
+@PAIRS
+def test_finish_behind_a_full_buffer_tells_when_it_is_out(scene: Scene) -> None:
+    total = 0
+    while not scene.endpoint.is_full:
+        scene.endpoint.write(b"x" * 100_000)
+        total += 100_000
+    scene.endpoint.finish()
+    assert scene.endpoint.output is Output.FINISHING
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append(receive(scene.peer, total + 1)))
+    reader.start()
+    scene.turns(lambda: scene.endpoint.output is Output.FINISHED)
+    reader.join()
+    assert len(got[0]) == total
+    assert scene.owner.news[-1] == "drained"
+
+
+@PAIRS
+def test_the_peers_end_is_told_once_behind_its_bytes(scene: Scene) -> None:
+    scene.peer.sendall(b"bye")
+    if isinstance(scene.peer, ssl.SSLSocket):
+        scene.peer.setblocking(False)
+        with pytest.raises(ssl.SSLWantReadError):
+            scene.peer.unwrap()
+    else:
+        scene.peer.shutdown(socket.SHUT_WR)
+    scene.endpoint.resume()
+    scene.turns(lambda: scene.owner.news == ["eof"])
+    assert scene.owner.data == b"bye"
+    scene.pump.turn()
+    assert scene.owner.news == ["eof"]
+
+
+@pytest.mark.parametrize("pair", [tls_pair])
+def test_decrypted_bytes_that_epoll_cannot_see_are_read(scene: Scene) -> None:
+    payload = bytes(range(256)) * 4096
+    writer = threading.Thread(target=scene.peer.sendall, args=(payload,))
+    writer.start()
+    scene.endpoint.resume()
+    scene.turns(lambda: len(scene.owner.data) == len(payload))
+    writer.join()
+    assert scene.owner.data == payload
+
+
+@pytest.mark.parametrize("pair", [tcp_pair])
+def test_a_reset_is_told_when_reading(scene: Scene) -> None:
+    scene.endpoint.resume()
+    scene.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    scene.peer.close()
+    scene.turns(lambda: scene.owner.news == ["broken"])
+    assert scene.endpoint.output is Output.BROKEN
+
+
+@pytest.mark.parametrize("pair", [tcp_pair])
+def test_a_reset_while_paused_does_not_spin_and_is_found_by_the_next_read(scene: Scene) -> None:
+    scene.endpoint.resume()
+    scene.pump.turn()
+    scene.endpoint.pause()
+    scene.peer.sendall(b"unread")
+    scene.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    scene.peer.close()
+    assert sum(scene.pump.turn() for _ in range(100)) <= 1
+    scene.endpoint.resume()
+    scene.turns(lambda: scene.owner.news == ["broken"])
+
+
+@pytest.mark.parametrize("pair", [tcp_pair])
+def test_a_reset_while_bytes_are_unsent_is_told_also_when_paused(scene: Scene) -> None:
+    while not scene.endpoint.is_full:
+        scene.endpoint.write(b"x" * 100_000)
+    scene.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    scene.peer.close()
+    scene.turns(lambda: scene.owner.news == ["broken"])
+
+
+@pytest.mark.parametrize("pair", [tcp_pair])
+def test_a_write_that_fails_is_told_at_the_turns_end_not_from_within(scene: Scene) -> None:
+    scene.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    scene.peer.close()
+    while scene.endpoint.output is Output.OPEN:
+        scene.endpoint.write(b"into the void")
+    assert scene.owner.news == []
+    scene.pump.turn()
+    assert scene.owner.news == ["broken"]
+
+
+@pytest.mark.parametrize("pair", [tcp_pair])
+def test_reset_makes_the_peer_see_a_reset_not_an_end(scene: Scene) -> None:
+    scene.endpoint.reset()
+    scene.endpoint.reset()
+    with pytest.raises(ConnectionResetError):
+        scene.peer.recv(1)
+
+
+@PAIRS
+def test_a_fault_of_the_owners_is_its_own(scene: Scene) -> None:
+    scene.owner.raises = True
+    scene.endpoint.resume()
+    scene.peer.sendall(b"x")
+    scene.turns(lambda: scene.owner.news == ["fault"])

@@ -1,0 +1,445 @@
+"""Every row of design section 6, played between real sockets: who is told what, when, and what is counted."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from gateway.protocol.frames import FIRST, LAST, Opcode
+from gateway.protocol.framings import LengthPrefixedFraming, LinesFraming
+from gateway.protocol.records import Rung
+from gateway.relay.direction import LOOK_AHEAD_BYTES
+from gateway.relay.endpoint import HIGH_MARK_BYTES
+from gateway.relay.relay import ECHO_LINGER_SECONDS, Phase, RelaySettings
+from gateway.telemetry.metrics import ClosedBy, PauseCause, UnknownReason
+from tests.relay.harness import Scene
+
+NewScene = Callable[..., Scene]
+
+
+@pytest.fixture
+def new_scene() -> Iterator[NewScene]:
+    scenes: list[Scene] = []
+
+    def make(**options: object) -> Scene:
+        scenes.append(Scene(**options))  # type: ignore[arg-type]
+        return scenes[-1]
+
+    yield make
+    for scene in scenes:
+        scene.close()
+
+
+# --- passing on ---------------------------------------------------------------------------------------------------
+
+
+def test_messages_go_up_as_bytes_and_bytes_come_down_as_messages(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.browser.text("どやさ")
+    scene.browser.binary(b"\x00\xff")
+    scene.until(lambda: scene.service.got == "どやさ".encode() + b"\x00\xff")
+    scene.service.sock.sendall(b"PONG")
+    scene.until(lambda: scene.browser.messages == [b"PONG"])
+    assert (scene.up.messages, scene.up.bytes) == (2, 11)
+    assert (scene.metrics.downstream.messages, scene.metrics.downstream.bytes) == (1, 4)
+
+
+def test_a_fragment_goes_up_before_its_message_has_ended(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.browser.send((int(Opcode.BINARY), b"half", FIRST))
+    scene.until(lambda: scene.service.got == b"half")
+    assert scene.up.messages == 0
+    scene.browser.send((int(Opcode.BINARY), b"whole", LAST))
+    scene.until(lambda: scene.service.got == b"halfwhole")
+    assert scene.up.messages == 1
+
+
+def test_a_ping_is_answered_without_the_backend(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.browser.ping(b"are you there")
+    scene.until(lambda: scene.browser.pongs == [b"are you there"])
+    assert scene.service.got == b""
+
+
+# --- evidence -----------------------------------------------------------------------------------------------------
+
+
+def test_upstream_settles_when_the_backends_host_has_acknowledged(new_scene: NewScene) -> None:
+    scene = new_scene()
+    for number in range(100):
+        scene.browser.text(f"message {number}")
+    scene.until(lambda: scene.up.messages == 100)
+    assert scene.up.ledger is not None
+    scene.pass_time(0.025)
+    assert scene.up.ledger.settled == 100
+    assert scene.metrics.upstream.settled[Rung.REACHED] == 100
+    assert scene.metrics.upstream.delivery[Rung.REACHED].count == 100
+
+
+def test_a_backend_that_never_reads_has_reached_but_its_host_takes_no_more(new_scene: NewScene) -> None:
+    scene = new_scene(track=True)
+    scene.service.reads = False
+    assert scene.up.ledger is not None
+    scene.flood(lambda: scene.browser.binary(bytes(5_000)))
+    scene.pass_time(0.025)
+    ledger = scene.up.ledger
+    assert 0 < ledger.settled < ledger.accepted
+    assert ledger.in_flight_bytes > 0
+    assert scene.metrics.upstream.paused_seconds[PauseCause.BUFFER].running == 1
+
+
+def test_a_fence_proves_what_reached_the_client(new_scene: NewScene) -> None:
+    scene = new_scene()
+    assert scene.down.ledger is not None
+    scene.browser.reads = False
+    scene.service.sock.sendall(b"first")
+    scene.settle()
+    assert (scene.down.ledger.accepted, scene.down.ledger.settled) == (1, 0)
+    scene.browser.reads = True
+    scene.until(lambda: scene.metrics.downstream.settled[Rung.REACHED] == 1)
+    assert scene.browser.pings == 1
+
+
+def test_fences_are_spaced_and_none_is_sent_when_nothing_is_unsettled(new_scene: NewScene) -> None:
+    scene = new_scene()
+    assert scene.down.ledger is not None
+    for number in range(20):
+        scene.service.sock.sendall(b"%d" % number)
+        scene.until(lambda number=number: len(scene.browser.messages) == number + 1)  # type: ignore[misc]
+    assert scene.browser.pings == 1
+    scene.pass_time(0.02)
+    assert scene.browser.pings == 2
+    assert scene.down.ledger.settled == 20
+    scene.pass_time(5.0)
+    assert scene.browser.pings == 2
+
+
+def test_an_unsolicited_pong_proves_nothing(new_scene: NewScene) -> None:
+    scene = new_scene()
+    assert scene.down.ledger is not None
+    scene.browser.answers_pings = False
+    scene.service.sock.sendall(b"data")
+    scene.until(lambda: scene.browser.pings == 1)
+    scene.browser.send((int(Opcode.PONG), b"0123456789abcdef", FIRST | LAST))
+    scene.settle()
+    assert scene.down.ledger.settled == 0
+
+
+def test_a_full_window_asks_for_evidence_at_once_and_stops_the_backend(new_scene: NewScene) -> None:
+    scene = new_scene(window_messages=4, framing=LinesFraming(1000))
+    assert scene.down.ledger is not None
+    scene.browser.answers_pings = False
+    scene.service.sock.sendall(b"".join(b"%d\n" % number for number in range(10)))
+    scene.settle()
+    assert scene.browser.messages == ["0", "1", "2", "3"]
+    assert scene.down.ledger.in_flight_messages == 4
+    assert scene.metrics.downstream.paused_seconds[PauseCause.WINDOW].running == 1
+    assert not scene.backend.endpoint.is_reading
+
+
+def test_without_tracking_nothing_is_recorded_and_no_fence_is_sent(new_scene: NewScene) -> None:
+    scene = new_scene(track=False)
+    scene.browser.text("up")
+    scene.until(lambda: scene.service.got == b"up")
+    scene.service.sock.sendall(b"down")
+    scene.until(lambda: scene.browser.messages == [b"down"])
+    assert scene.browser.pings == 0
+    assert scene.metrics.upstream.messages == 1
+
+
+# --- backpressure -------------------------------------------------------------------------------------------------
+
+
+def test_a_paused_client_is_heard_within_the_look_ahead_and_the_other_way_goes_on(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.service.reads = False
+    sent = 0
+    while not scene.up.held:
+        scene.browser.binary(bytes(16_000))
+        sent += 16_000
+        scene.step()
+    scene.browser.ping(b"still there?")
+    scene.until(lambda: scene.browser.pongs == [b"still there?"])
+    scene.service.sock.sendall(b"the other way")
+    scene.until(lambda: scene.browser.messages == [b"the other way"])
+    scene.service.reads = True
+    scene.until(lambda: len(scene.service.got) == sent)
+    assert scene.metrics.upstream.paused_seconds[PauseCause.BUFFER].running == 0
+
+
+def test_what_is_buffered_for_a_backend_that_does_not_read_is_bounded(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.service.reads = False
+    scene.flood(lambda: scene.browser.binary(bytes(60_000)))
+    read_bytes = len(scene.pump.buffer)
+    assert scene.up.held_bytes < LOOK_AHEAD_BYTES + read_bytes
+    assert scene.backend.endpoint.buffered < HIGH_MARK_BYTES + read_bytes
+    assert not scene.client.endpoint.is_reading
+
+
+def test_what_is_buffered_for_a_client_that_does_not_read_is_bounded(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.browser.reads = False
+    scene.flood(lambda: scene.service.sock.send(bytes(60_000)))
+    assert scene.client.endpoint.buffered < HIGH_MARK_BYTES + len(scene.pump.buffer) + 1000
+    assert not scene.backend.endpoint.is_reading
+    scene.browser.text("the other way")
+    scene.until(lambda: scene.service.got == b"the other way")
+
+
+# --- the client ends ----------------------------------------------------------------------------------------------
+
+
+def test_a_clients_close_half_closes_the_backend_and_its_last_words_come_before_the_echo(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.browser.text("last")
+    scene.browser.close(1001, "leaving")
+    scene.until(lambda: scene.service.ended)
+    assert scene.service.got == b"last"
+    assert scene.browser.close_code is None
+    scene.service.sock.sendall(b"last words")
+    scene.service.hang_up()
+    scene.until(lambda: scene.browser.ended)
+    assert scene.browser.messages == [b"last words"]
+    assert scene.browser.close_code == 1001
+    scene.browser.hang_up()
+    scene.until(lambda: bool(scene.endings))
+    assert (scene.ending.by, scene.ending.code, scene.ending.reason) == (ClosedBy.CLIENT, 1001, "leaving")
+
+
+def test_the_echo_does_not_wait_long_for_a_backend_that_ignores_a_half_close(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.browser.close(None)
+    scene.until(lambda: scene.service.ended)
+    scene.pass_time(ECHO_LINGER_SECONDS)
+    assert scene.browser.close_code == 1005
+    scene.pass_time(10.0)
+    assert scene.ending.code == 1005
+
+
+def test_a_client_that_vanishes_ends_as_1006_with_everything_it_sent_forwarded(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.browser.text("last")
+    scene.browser.hang_up()
+    scene.until(lambda: scene.service.ended)
+    assert scene.service.got == b"last"
+    scene.service.hang_up()
+    scene.until(lambda: bool(scene.endings))
+    assert (scene.ending.by, scene.ending.code) == (ClosedBy.CLIENT, 1006)
+
+
+def test_a_client_that_resets_ends_as_1006(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.browser.reset()
+    scene.until(lambda: scene.service.ended)
+    scene.service.hang_up()
+    scene.until(lambda: bool(scene.endings))
+    assert scene.ending.unknown is UnknownReason.RESET
+
+
+# --- the backend ends ---------------------------------------------------------------------------------------------
+
+
+def test_a_backends_clean_end_is_flushed_and_closed_with_1000(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.service.sock.sendall(b"bye")
+    scene.service.hang_up()
+    scene.until(lambda: scene.browser.close_code is not None)
+    assert scene.browser.messages == [b"bye"]
+    assert scene.browser.close_code == 1000
+    scene.browser.close()
+    scene.until(lambda: scene.browser.ended)
+    scene.browser.hang_up()
+    scene.until(lambda: bool(scene.endings))
+    assert (scene.ending.by, scene.ending.code) == (ClosedBy.BACKEND, 1000)
+
+
+def test_a_backends_end_waits_for_a_client_whose_window_is_full(new_scene: NewScene) -> None:
+    scene = new_scene(window_messages=2, framing=LinesFraming(1000))
+    scene.browser.reads = False
+    scene.service.sock.sendall(b"1\n2\n3\n4\n5\nunterminated")
+    scene.settle()
+    scene.service.hang_up()
+    scene.settle()
+    scene.browser.reads = True
+    scene.until(lambda: scene.browser.close_code is not None)
+    assert scene.browser.messages == ["1", "2", "3", "4", "5", "unterminated"]
+    assert scene.browser.close_code == 1000
+
+
+def test_a_backends_reset_is_1014(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.service.sock.sendall(b"bye")
+    scene.until(lambda: scene.browser.messages == [b"bye"])
+    scene.service.reset()
+    scene.until(lambda: scene.browser.close_code is not None)
+    assert scene.browser.close_code == 1014
+    assert scene.relay.ending is not None
+    assert scene.relay.ending.by is ClosedBy.BACKEND
+
+
+def test_a_backend_that_breaks_its_framing_is_1014(new_scene: NewScene) -> None:
+    scene = new_scene(framing=LengthPrefixedFraming(1000))
+    scene.service.sock.sendall(b"\x00\x00\x00\x02ok\xff\xff\xff\xff")
+    scene.until(lambda: scene.browser.close_code is not None)
+    assert scene.browser.messages == [b"ok"]
+    assert scene.browser.close_code == 1014
+    scene.until(lambda: scene.service.ended)
+
+
+# --- faults and limits --------------------------------------------------------------------------------------------
+
+
+def test_a_bad_frame_is_1002_and_what_was_good_before_it_is_forwarded(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.browser.text("good")
+    scene.browser.sock.sendall(b"\xf1\x80\x00\x00\x00\x00")
+    scene.until(lambda: scene.browser.ended)
+    assert scene.browser.close_code == 1002
+    assert scene.browser.close_reason
+    scene.until(lambda: scene.service.ended)
+    assert scene.service.got == b"good"
+
+
+def test_a_message_too_big_is_1009_and_says_how_much(new_scene: NewScene) -> None:
+    scene = new_scene(message_bytes=100)
+    scene.browser.binary(bytes(101))
+    scene.until(lambda: scene.browser.close_code is not None)
+    assert scene.browser.close_code == 1009
+    assert "100" in scene.browser.close_reason
+
+
+def test_a_message_that_the_framing_cannot_carry_is_1008_and_those_before_it_are_forwarded(new_scene: NewScene) -> None:
+    scene = new_scene(framing=LinesFraming(1000))
+    scene.browser.sock.sendall(
+        scene.browser.ws.send([(int(Opcode.TEXT), text, FIRST | LAST) for text in (b"one", b"two", b"a\nb", b"three")])
+    )
+    scene.until(lambda: scene.browser.close_code is not None)
+    assert scene.browser.close_code == 1008
+    assert "line feed" in scene.browser.close_reason
+    scene.until(lambda: scene.service.ended)
+    assert scene.service.got == b"one\ntwo\n"
+    assert scene.up.messages == 2
+
+
+def test_too_many_messages_a_second_are_1008(new_scene: NewScene) -> None:
+    scene = new_scene(settings=RelaySettings(messages_per_second=5))
+    for _ in range(5):
+        scene.browser.text("x")
+    scene.settle()
+    scene.pass_time(1.0)
+    assert scene.relay.phase is Phase.OPEN
+    for _ in range(6):
+        scene.browser.text("x")
+    scene.until(lambda: scene.browser.close_code is not None)
+    assert scene.browser.close_code == 1008
+    assert scene.browser.close_reason == "more than 5 messages per second"
+
+
+# --- time ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_silent_client_is_pinged_and_one_that_answers_lives_on(new_scene: NewScene) -> None:
+    scene = new_scene()
+    for _ in range(5):
+        scene.pass_time(20.0)
+        scene.pass_time(19.0)
+    assert scene.browser.pings >= 5
+    assert scene.relay.phase is Phase.OPEN
+
+
+def test_an_unanswered_keepalive_is_1011(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.browser.answers_pings = False
+    scene.pass_time(20.0)
+    assert scene.browser.pings == 1
+    scene.pass_time(19.0)
+    assert scene.relay.phase is Phase.OPEN
+    scene.pass_time(1.0)
+    assert scene.browser.close_code == 1011
+    assert scene.browser.close_reason.startswith("keepalive timeout")
+
+
+def test_a_client_that_we_paused_is_not_timed_out(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.service.reads = False
+    scene.flood(lambda: scene.browser.binary(bytes(60_000)))
+    scene.browser.answers_pings = False
+    for _ in range(20):
+        scene.pass_time(20.0)
+    assert scene.relay.phase is Phase.OPEN
+
+
+def test_an_idle_connection_is_closed_and_messages_keep_it(new_scene: NewScene) -> None:
+    scene = new_scene(settings=RelaySettings(idle_seconds=60.0))
+    scene.pass_time(59.0)
+    scene.browser.text("awake")
+    scene.settle()
+    scene.pass_time(59.0)
+    assert scene.relay.phase is Phase.OPEN
+    scene.pass_time(1.0)
+    assert scene.browser.close_code == 1000
+    assert scene.browser.close_reason == "idle for 60 s"
+    assert scene.service.ended
+
+
+def test_a_side_that_does_not_end_is_cut(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.service.hang_up()
+    scene.until(lambda: scene.browser.close_code == 1000)
+    scene.pass_time(4.0)
+    assert scene.endings == []
+    scene.pass_time(2.0)
+    assert scene.ending.code == 1000
+
+
+# --- drain --------------------------------------------------------------------------------------------------------
+
+
+def test_a_drain_settles_what_is_out_then_closes_with_1012_and_forwards_until_the_clients_close(
+    new_scene: NewScene,
+) -> None:
+    scene = new_scene()
+    scene.browser.reads = False
+    scene.service.sock.sendall(b"on the way")
+    scene.settle()
+    scene.relay.drain(scene.now)
+    scene.settle()
+    scene.browser.text("crossing")
+    scene.browser.reads = True
+    scene.until(lambda: scene.browser.close_code is not None)
+    assert scene.browser.messages == [b"on the way"]
+    assert scene.browser.close_code == 1012
+    assert scene.down.ledger is not None
+    assert scene.down.ledger.in_flight_messages == 0
+    scene.browser.close(1012)
+    scene.until(lambda: scene.service.ended)
+    assert scene.service.got == b"crossing"
+    scene.service.hang_up()
+    scene.browser.hang_up()
+    scene.until(lambda: bool(scene.endings))
+    assert (scene.ending.by, scene.ending.code) == (ClosedBy.GATEWAY, 1012)
+
+
+def test_a_drain_does_not_wait_for_a_fence_for_ever(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.browser.answers_pings = False
+    scene.service.sock.sendall(b"on the way")
+    scene.until(lambda: scene.browser.pings == 1)
+    scene.relay.drain(scene.now)
+    scene.pass_time(2.5)
+    assert scene.browser.close_code == 1012
+
+
+# --- faults of ours -----------------------------------------------------------------------------------------------
+
+
+def test_a_fault_of_ours_is_1011_without_detail(new_scene: NewScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = new_scene()
+
+    def broken(pieces: object) -> bytes:
+        raise KeyError("a secret detail")
+
+    monkeypatch.setattr(type(scene.framing), "encode", lambda self, pieces: broken(pieces))
+    scene.browser.text("x")
+    scene.until(lambda: scene.browser.close_code is not None)
+    assert (scene.browser.close_code, scene.browser.close_reason) == (1011, "")
