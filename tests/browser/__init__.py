@@ -1,0 +1,1 @@
+"""Real browsers against the gateway, driven over WebDriver BiDi."""
