@@ -1,0 +1,177 @@
+"""The log: one JSON object a line (or coloured text for a terminal) on standard error.
+
+Invariant: nothing a peer sends can forge a line or reach a terminal as a control character. A reader of the log that
+has stopped reading never stops the gateway: what its pipe does not take waits in a bounded backlog, and what that does
+not take is dropped and counted.
+
+No context variables: what a line should say is given where it is logged, or bound to the logger there.
+"""
+
+import json
+import logging
+import os
+import re
+import select
+import threading
+from collections.abc import Mapping
+from typing import Any, Final, Literal, cast
+
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+Format = Literal["json", "console"]
+Level = Literal["debug", "info", "warning", "error"]
+
+STANDARD_ERROR: Final = 2
+
+BACKLOG_BYTES: Final = 1 << 20
+"""What is kept for a reader that is slow: some thousands of lines, and all that a gateway should spend on it."""
+
+_PIECE_BYTES: Final = 4096
+"""A pipe that polls as writable takes this much without blocking (PIPE_BUF on Linux, pipe(7))."""
+
+_UNSAFE: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, line separators, what reorders text on a terminal, and surrogates, which UTF-8 cannot hold."""
+
+_UNSAFE_IN_TRACEBACK: Final = re.compile(_UNSAFE.pattern.replace("\x00-\x1f", "\x00-\x08\x0b-\x1f"))
+"""The same but tab and newline."""
+
+_FIRST: Final = ("timestamp", "level", "event", "logger")
+
+
+class Sink:
+    """Writes lines to a descriptor without ever blocking; may be used from several threads."""
+
+    def __init__(self, descriptor: int, *, backlog_bytes: int = BACKLOG_BYTES) -> None:
+        """Borrows `descriptor`, which stays blocking: it may be a terminal that others share."""
+        self._descriptor = descriptor
+        self._backlog_bytes = backlog_bytes
+        self._backlog = bytearray()
+        self._dropped = 0
+        self._lock = threading.Lock()
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
+
+    def write_line(self, line: str) -> None:
+        """Write `line` or keep it for later; dropped when the backlog is full, which the next line kept then tells."""
+        data = line.encode() + b"\n"
+        with self._lock:
+            self._flush()
+            if len(self._backlog) + len(data) > self._backlog_bytes:
+                self._dropped += 1
+                return
+            if self._dropped:
+                self._backlog += b'{"event":"log_lines_dropped","level":"warning","lines":%d}\n' % self._dropped
+                self._dropped = 0
+            self._backlog += data
+            self._flush()
+
+    def _flush(self) -> None:
+        while self._backlog and self._is_writable():
+            try:
+                written = os.write(self._descriptor, self._backlog[:_PIECE_BYTES])
+            except OSError:
+                # Nobody reads the log any more, and there is nowhere to say so.
+                self._backlog.clear()
+                return
+            del self._backlog[:written]
+
+    def _is_writable(self) -> bool:
+        # A reader that has gone is reported as POLLERR without POLLOUT; the write then says so at once.
+        return bool(self._poll.poll(0))
+
+
+class _Logger:
+    """What structlog's loggers end in: the sink, and the name that `get_logger` was given."""
+
+    def __init__(self, sink: Sink, name: str | None) -> None:
+        self.name = name
+        self._sink = sink
+
+    def msg(self, line: str) -> None:
+        self._sink.write_line(line)
+
+    debug = info = warning = warn = error = critical = exception = msg
+
+
+def _add_logger_name(logger: WrappedLogger, _: str, event_dict: EventDict) -> EventDict:
+    name = getattr(logger, "name", None)
+    if name is not None:
+        event_dict["logger"] = name
+    return event_dict
+
+
+def _text_of(value: object) -> str:
+    """A value that JSON has no form for."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value).decode("utf-8", "backslashreplace")
+    return str(value)
+
+
+def _escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
+
+
+def _render_json(_: WrappedLogger, __: str, event_dict: EventDict) -> str:
+    ordered = {**{key: event_dict[key] for key in _FIRST if key in event_dict}, **event_dict}
+    # All that is unsafe stands inside JSON strings, where these escapes mean the character itself.
+    return _UNSAFE.sub(_escape, json.dumps(ordered, default=_text_of, ensure_ascii=False, separators=(",", ":")))
+
+
+def _make_safe_for_console(_: WrappedLogger, __: str, event_dict: EventDict) -> Mapping[str, Any]:
+    def safe(key: str, value: object) -> object:
+        if isinstance(value, bool | int | float | None):
+            return value
+        return (_UNSAFE_IN_TRACEBACK if key == "exception" else _UNSAFE).sub(_escape, _text_of(value))
+
+    return {key: safe(key, value) for key, value in event_dict.items()}
+
+
+class _StandardLibraryBridge(logging.Handler):
+    """Takes in what libraries say through `logging` and `warnings`, so that every line has the same form."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass `record` on, at the nearest of our levels below its own."""
+        level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.ERROR)
+        get_logger(record.name).log(level, record.getMessage(), exc_info=record.exc_info)
+
+
+def configure(*, format: Format = "json", level: Level = "info", descriptor: int = STANDARD_ERROR) -> None:
+    """From now on all loggers, also those made before, write lines from `level` up to `descriptor`.
+
+    Each line has `event`, `level`, `timestamp` (ISO 8601, UTC), `logger` if it is named, and `exception`, a traceback
+    as text, for what was logged with one. May be called again, as when the configuration is reloaded.
+    """
+    sink = Sink(descriptor)
+    renderer: tuple[Any, ...]
+    match format:
+        case "json":
+            renderer = (_render_json,)
+        case "console":
+            renderer = (
+                _make_safe_for_console,
+                structlog.dev.ConsoleRenderer(
+                    colors=os.isatty(descriptor), exception_formatter=structlog.dev.plain_traceback
+                ),
+            )
+    severity = getattr(logging, level.upper())
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            _add_logger_name,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            *renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(severity),
+        logger_factory=lambda name=None: _Logger(sink, name),
+        # A cached logger would keep the level and the sink it was first used with.
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(handlers=[_StandardLibraryBridge()], level=severity, force=True)
+    logging.captureWarnings(True)
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """A logger whose lines carry `logger: name`; it follows `configure`, whenever that is called."""
+    return cast(FilteringBoundLogger, structlog.get_logger(name))
