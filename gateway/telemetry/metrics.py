@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from gateway.policy.admission import AdmissionRefusal
+from gateway.policy.origin import OriginRefusal
+from gateway.protocol.http import Refusal
+
 RUNG_NAMES: Final = ("accepted", "written", "reached", "consumed")
 """The ladder of design section 2; a rung's number is its place here, counted from 1 as in an ACK record."""
 
@@ -144,31 +148,20 @@ class AcceptError(StrEnum):
     OTHER = "other"
 
 
+class ServiceRefusal(StrEnum):
+    """Why a request that is well-formed and allowed was refused all the same."""
+
+    NO_ROUTE = "no_route"
+    NO_FILE = "no_file"
+    AUTHENTICATION = "authentication"
+    DRAINING = "draining"
+    OVERLOAD = "overload"
+
+
+OTHER_REFUSAL: Final = "other"
+
 REFUSAL_REASONS: Final = frozenset(
-    {
-        "admission_address",
-        "admission_route",
-        "authentication",
-        "body",
-        "draining",
-        "extension",
-        "head_too_large",
-        "malformed",
-        "method",
-        "no_file",
-        "no_route",
-        "no_upgrade",
-        "origin_malformed",
-        "origin_missing",
-        "origin_multiple",
-        "origin_not_allowed",
-        "other",
-        "overload",
-        "subprotocol",
-        "target_too_long",
-        "timeout",
-        "version",
-    }
+    (*map(str, (*Refusal, *OriginRefusal, *AdmissionRefusal, *ServiceRefusal)), OTHER_REFUSAL)
 )
 """Every `HandshakeRefused.refusal` that is a label of its own; anything else is counted as `other`."""
 
@@ -300,7 +293,7 @@ class RouteMetrics:
 
     def count_refusal(self, reason: str) -> None:
         """A request was refused; `reason` is the `refusal` of its `HandshakeRefused`."""
-        key = reason if reason in REFUSAL_REASONS else "other"
+        key = reason if reason in REFUSAL_REASONS else OTHER_REFUSAL
         self.refusals[key] = self.refusals.get(key, 0) + 1
 
     def count_file_response(self, status: int) -> None:
