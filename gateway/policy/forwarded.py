@@ -9,7 +9,7 @@ other kind through as the client sent it, so where both are there and contradict
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, Self, TypeAlias, TypeVar
 
@@ -126,12 +126,10 @@ class TrustedProxies:
             seen = replace(seen, address=None if address is None else str(address), port=told.node.port)
         return replace(seen, scheme=told.scheme or seen.scheme, host=told.host or seen.host)
 
-    def _walk(self, hops: Iterable["_Hop | _IllFormed"]) -> _Hop:
+    def _walk(self, hops: Iterator[_Hop]) -> _Hop:
         """What is known of the client, from the newest hop on. Raises _IllFormed only for a hop that it needs."""
         told = _Hop()
         for hop in hops:
-            if isinstance(hop, _IllFormed):
-                raise hop
             # An older hop stands nearer to the client, so what it says of scheme and host goes first.
             told = _Hop(node=hop.node or told.node, scheme=hop.scheme or told.scheme, host=hop.host or told.host)
             if hop.node is None or hop.node.address is None or not self.trusts(hop.node.address):
@@ -163,24 +161,15 @@ def _contradiction(what: str) -> _IllFormed:
 # --- Forwarded ----------------------------------------------------------------------------------------------------
 
 
-def _read_forwarded(headers: Headers) -> Iterable["_Hop | _IllFormed"]:
-    """The hops, newest first; one that cannot be read stands as its error, so that it matters only if it is reached."""
+def _read_forwarded(headers: Headers) -> Iterator[_Hop]:
+    """The hops, newest first, each read when it is reached; raises _IllFormed there, and not for older ones."""
     for value in reversed([value for name, value in headers if name == "forwarded"]):
-        try:
-            elements = _elements(value)
-        except _IllFormed as error:
-            yield error
-            return
-        for element in reversed(elements):
-            try:
-                yield _Hop(
-                    node=_parse_node(element["for"]) if "for" in element else None,
-                    scheme=_parse_scheme(element["proto"]) if "proto" in element else None,
-                    host=_parse_host(element["host"]) if "host" in element else None,
-                )
-            except _IllFormed as error:
-                yield error
-                return
+        for element in reversed(_elements(value)):
+            yield _Hop(
+                node=_parse_node(element["for"]) if "for" in element else None,
+                scheme=_parse_scheme(element["proto"]) if "proto" in element else None,
+                host=_parse_host(element["host"]) if "host" in element else None,
+            )
 
 
 def _elements(value: str) -> list[dict[str, str]]:
@@ -212,7 +201,7 @@ def _elements(value: str) -> list[dict[str, str]]:
 # --- X-Forwarded-* ------------------------------------------------------------------------------------------------
 
 
-def _read_x_forwarded(headers: Headers) -> Iterable["_Hop | _IllFormed"]:
+def _read_x_forwarded(headers: Headers) -> Iterator[_Hop]:
     """The hops, newest first, as in `_read_forwarded`.
 
     X-Forwarded-Proto and -Host are lists as long as X-Forwarded-For where every proxy appends, and single values where
@@ -222,15 +211,11 @@ def _read_x_forwarded(headers: Headers) -> Iterable["_Hop | _IllFormed"]:
     schemes = _list(headers, "x-forwarded-proto")
     hosts = _list(headers, "x-forwarded-host")
     for age in range(max(len(addresses), 1)):
-        try:
-            yield _Hop(
-                node=_parse_x_node(addresses[age]) if addresses else None,
-                scheme=_aligned(schemes, addresses, age, _parse_scheme),
-                host=_aligned(hosts, addresses, age, _parse_host),
-            )
-        except _IllFormed as error:
-            yield error
-            return
+        yield _Hop(
+            node=_parse_x_node(addresses[age]) if addresses else None,
+            scheme=_aligned(schemes, addresses, age, _parse_scheme),
+            host=_aligned(hosts, addresses, age, _parse_host),
+        )
 
 
 def _list(headers: Headers, name: str) -> list[str]:
