@@ -7,6 +7,13 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from websockets.client import ClientProtocol
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.http11 import Request as HttpRequest
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+from websockets.uri import parse_uri
 
 from gateway.errors import HandshakeRefused
 from gateway.protocol.authority import Authority
@@ -444,6 +451,30 @@ def test_the_two_sides_agree_however_their_bytes_are_cut(
     assert accepted is not None
     assert (accepted.subprotocol, accepted.extensions) == (subprotocol, tuple(extensions[:choose]))
     assert client.leftover == frames
+
+
+def test_the_client_of_another_implementation_agrees_with_our_answer() -> None:
+    client = ClientProtocol(parse_uri("ws://example.com/chat"), subprotocols=[Subprotocol("chat")])
+    client.send_request(client.connect())
+    sent = RequestReader().feed(b"".join(client.data_to_send()))
+    assert sent is not None
+    client.receive_data(accept_response(check_upgrade(sent), subprotocol="chat"))
+    assert client.handshake_exc is None
+    assert client.state is State.OPEN
+    assert client.subprotocol == "chat"
+
+
+def test_the_server_of_another_implementation_agrees_with_our_request() -> None:
+    client = ClientHandshake("ws://example.com/chat", subprotocols=["chat"], extensions=[DEFLATE])
+    server = ServerProtocol(subprotocols=[Subprotocol("chat")], extensions=[ServerPerMessageDeflateFactory()])
+    server.receive_data(client.request())
+    (sent,) = server.events_received()
+    assert isinstance(sent, HttpRequest)
+    server.send_response(server.accept(sent))
+    accepted = client.feed(b"".join(server.data_to_send()))
+    assert accepted is not None
+    assert accepted.subprotocol == "chat"
+    assert [extension.name for extension in accepted.extensions] == ["permessage-deflate"]
 
 
 @given(st.binary(max_size=100), st.sampled_from([b"", b"HTTP/1.1 101 \r\n", b"HTTP/1.1 403 No\r\n\r\n"]))
