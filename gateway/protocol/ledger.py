@@ -1,0 +1,345 @@
+"""The messages of one direction of one session that are under way, and how far each provably got.
+
+Invariant: messages are numbered 1, 2, 3... as they are accepted and settle in that order; only the unsettled ones are
+held, so that a ledger with nothing under way is some 300 bytes.
+
+A message has a size and an *end*: where its last byte stands in the byte stream of the next hop. Evidence comes as a
+sequence number (an ACK, the Pong of a fence) or as an offset in that stream (bytes written, bytes that the far kernel
+acknowledged); either way it is cumulative. There are two ways to know the ends:
+
+- Where every message costs the same beyond its payload (`overhead_bytes`), each message's end is known.
+- Where that varies (WebSocket frames, records), only the end of each accepted batch is (`hop_bytes`). An offset within
+  a batch then proves none of its messages and may have touched all of them.
+
+Messages that were accepted in one turn are one *run* with one time: what settles is told in runs of `(accepted_at,
+count)`, so that a thousand messages cost one step of a latency histogram.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Final, TypeAlias
+
+from gateway.errors import ProtocolViolation
+from gateway.protocol.pieces import LAST, Piece
+from gateway.protocol.records import LossReport, Rung
+
+SettledRun: TypeAlias = tuple[float, int]
+"""(accepted_at, count): so many messages that were accepted then have settled now."""
+
+_NOTHING: Final[Sequence[SettledRun]] = ()
+
+# Plain ints: in Python 3.11 reading a member off an Enum costs as much as all the rest of a call here.
+_WRITTEN: Final = int(Rung.WRITTEN)
+_REACHED: Final = int(Rung.REACHED)
+
+_run_end = itemgetter(2)
+_run_begin = itemgetter(3)
+
+
+class Ledger:
+    """One direction's messages under way.
+
+    `settles_at` is the highest rung that the far side can evidence; evidence of a higher one counts as that.
+    `overhead_bytes` is what each message costs on the next hop beyond its payload, None where it varies.
+    `start` is where the numbering goes on when the session is resumed from elsewhere: messages up to it are settled.
+    """
+
+    __slots__ = (
+        "_end",
+        "_ends",
+        "_hop_end",
+        "_overhead_bytes",
+        "_reached",
+        "_rejected",
+        "_runs",
+        "_sent_before",
+        "_settled_end",
+        "_unfinished_begin",
+        "_varies",
+        "_written",
+        "_written_offset",
+        "accepted",
+        "settled",
+        "settles_at",
+        "window_bytes",
+        "window_messages",
+    )
+
+    def __init__(
+        self,
+        settles_at: Rung,
+        *,
+        window_messages: int,
+        window_bytes: int,
+        overhead_bytes: int | None = 0,
+        start: int = 0,
+    ) -> None:
+        if settles_at is Rung.ACCEPTED:
+            raise ValueError("messages settle at WRITTEN, REACHED or CONSUMED: accepted they are when they are entered")
+        self.settles_at = settles_at
+        self.window_messages = window_messages
+        self.window_bytes = window_bytes
+        self.accepted = start
+        """The number of the newest message that is here whole."""
+        self.settled = start
+        """All messages up to this one are settled."""
+        self._varies = overhead_bytes is None
+        self._overhead_bytes = overhead_bytes or 0
+        self._end = 0
+        """End of all that was entered, unfinished message included; payloads alone where the overhead varies."""
+        self._settled_end = 0
+        self._ends: list[int] = []
+        """Ends of the messages settled+1 to accepted."""
+        self._runs: list[tuple[int, float, int, int]] = []
+        """Each batch that has unsettled messages: its last message, when it was accepted, and, where the overhead
+        varies, where it ends and begins on the next hop."""
+        self._hop_end = 0
+        """End on the next hop of all that was entered; kept where the overhead varies."""
+        self._unfinished_begin: int | None = None
+        """Where the batch begins that has the first piece of a message whose last one is to come; kept likewise."""
+        self._written = start
+        self._reached = start
+        self._written_offset = 0
+        self._sent_before = start
+        """The newest message that an earlier connection of the next hop may have carried in part."""
+        self._rejected: dict[int, int] | None = None
+        """Number and size of messages that were rejected while one before them is unsettled."""
+
+    # --- entering messages ------------------------------------------------------------------------------------------
+
+    def accept_pieces(self, pieces: Sequence[Piece], *, now: float, hop_bytes: int = 0) -> None:
+        """Enter data pieces that are about to be written to the next hop; a message counts when its last piece comes.
+
+        `hop_bytes` is what they come to on the next hop, all together, where the overhead varies.
+        """
+        end = self._end
+        ends = self._ends
+        overhead = self._overhead_bytes
+        before = len(ends)
+        for _, payload, flags in pieces:
+            end += len(payload)
+            if flags & LAST:
+                end += overhead
+                ends.append(end)
+        self._end = end
+        count = len(ends) - before
+        run_begin = self._enter_batch(pieces, count, hop_bytes) if self._varies else 0
+        if count:
+            self.accepted = accepted = self.accepted + count
+            self._runs.append((accepted, now, self._hop_end, run_begin))
+
+    def accept(self, size: int, *, now: float, hop_bytes: int = 0) -> int:
+        """Enter one whole message of `size` bytes, while no other is unfinished; its number."""
+        self._end = end = self._end + size + self._overhead_bytes
+        self._ends.append(end)
+        self.accepted = accepted = self.accepted + 1
+        begin = self._hop_end
+        self._hop_end = begin + hop_bytes
+        self._runs.append((accepted, now, begin + hop_bytes, begin))
+        return accepted
+
+    def refuse(self, *, now: float) -> int:
+        """Number a message that is rejected here and never put on the next hop; its number.
+
+        What was entered of it so far is taken back; none of that may have been written (its framing gathers messages).
+        """
+        self._end = self._ends[-1] if self._ends else self._settled_end
+        self._ends.append(self._end)
+        self._unfinished_begin = None
+        self.accepted += 1
+        self._runs.append((self.accepted, now, self._hop_end, self._hop_end))
+        # It has no overhead, which in_flight_bytes takes off for each number that is not settled.
+        self._reject(self.accepted, -self._overhead_bytes)
+        return self.accepted
+
+    # --- evidence ---------------------------------------------------------------------------------------------------
+
+    def advance(self, rung: Rung, seq: int) -> Sequence[SettledRun]:
+        """All messages up to `seq` are at `rung`; what has settled by it, oldest first.
+
+        Less than what is known already changes nothing. Raises ProtocolViolation for a message that was never sent.
+        """
+        if seq > self.accepted:
+            raise ProtocolViolation(f"acknowledges message {seq}, but the last one sent is {self.accepted}")
+        if rung >= self.settles_at:
+            count = seq - self.settled
+            if count <= 0:
+                return _NOTHING
+            runs = self._runs
+            if seq != self.accepted or len(runs) != 1 or self._rejected is not None:
+                return self._settle(seq)
+            # One turn's messages all at once: what nearly every call is.
+            run = runs[0]
+            ends = self._ends
+            self._settled_end = ends[-1]
+            self.settled = seq
+            runs.clear()
+            ends.clear()
+            return ((run[1], count),)
+        if rung >= _WRITTEN and seq > self._written:
+            self._written = seq
+        if rung >= _REACHED and seq > self._reached:
+            self._reached = seq
+        return _NOTHING
+
+    def advance_to_offset(self, rung: Rung, offset: int) -> Sequence[SettledRun]:
+        """All bytes up to `offset` of the next hop are at `rung`; what has settled by it, oldest first.
+
+        Raises ValueError for an offset beyond what was entered: a fault of the caller's, for only kernels count bytes.
+        """
+        if offset > (self._hop_end if self._varies else self._end):
+            raise ValueError(f"offset {offset} is beyond the {self._hop_end if self._varies else self._end} bytes sent")
+        if offset > self._written_offset:
+            self._written_offset = offset
+        if self._varies:
+            runs = self._runs
+            if not runs or offset < runs[0][2]:
+                return _NOTHING
+            return self.advance(rung, runs[bisect_right(runs, offset, key=_run_end) - 1][0])
+        ends = self._ends
+        if not ends or offset < ends[0]:
+            return _NOTHING
+        # The usual case, all of it, needs no search.
+        return self.advance(rung, self.accepted if offset >= ends[-1] else self.settled + bisect_right(ends, offset))
+
+    def reject(self, seq: int) -> bool:
+        """One message was refused by the far side and counts as settled; False where it was settled already.
+
+        Raises ProtocolViolation for a message that was never sent.
+        """
+        if seq > self.accepted:
+            raise ProtocolViolation(f"rejects message {seq}, but the last one sent is {self.accepted}")
+        if seq <= self.settled or (self._rejected is not None and seq in self._rejected):
+            return False
+        index = seq - self.settled - 1
+        begin = self._ends[index - 1] if index else self._settled_end
+        self._reject(seq, self._ends[index] - begin - self._overhead_bytes)
+        return True
+
+    def restart_hop(self, *, hop_bytes: int) -> None:
+        """The next hop is a new connection, and all that is unsettled goes out again, as `hop_bytes` bytes.
+
+        Only where the overhead varies: the other framings do not outlive their connection. Offsets count from 0 again,
+        and `written` and `reached` fall back to what is settled.
+        """
+        if not self._varies:
+            raise ValueError("a hop without records cannot be made anew")
+        self._sent_before = self._newest_sent()
+        self._runs = [(last, accepted_at, hop_bytes, 0) for last, accepted_at, _, _ in self._runs]
+        self._unfinished_begin = None if self._unfinished_begin is None else 0
+        self._hop_end = hop_bytes
+        self._written = self._reached = self.settled
+        self._written_offset = 0
+
+    # --- what is known ----------------------------------------------------------------------------------------------
+
+    @property
+    def in_flight_messages(self) -> int:
+        """Messages accepted and not settled."""
+        return self.accepted - self.settled - len(self._rejected or ())
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Payload bytes of the messages accepted and not settled, and of the one that is coming in."""
+        in_flight = self._end - self._settled_end - self._overhead_bytes * (self.accepted - self.settled)
+        return in_flight - sum(self._rejected.values()) if self._rejected else in_flight
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more may be accepted. A message that is larger than the window passes when it is alone."""
+        if self.accepted == self.settled:
+            return True
+        in_flight = self.in_flight_messages
+        return not in_flight or (in_flight < self.window_messages and self.in_flight_bytes < self.window_bytes)
+
+    @property
+    def is_overrun(self) -> bool:
+        """Whether a sender that knows the window has exceeded it."""
+        in_flight = self.in_flight_messages
+        return in_flight > self.window_messages or (in_flight > 1 and self.in_flight_bytes > self.window_bytes)
+
+    @property
+    def oldest_accepted_at(self) -> float | None:
+        """When the oldest unsettled message was accepted; None when all are settled."""
+        return self._runs[0][1] if self._runs else None
+
+    def position(self, rung: Rung) -> int:
+        """All messages up to this one are at `rung`; 0 for a rung above the settling one, which nothing can prove."""
+        if rung is Rung.ACCEPTED:
+            return self.accepted
+        if rung > self.settles_at:
+            return 0
+        if rung is self.settles_at:
+            return self.settled
+        return max(self.settled, self._written if rung is Rung.WRITTEN else self._reached)
+
+    def report(self) -> LossReport:
+        """What to say when nothing more will be learned."""
+        sent = self._newest_sent()
+        return LossReport(
+            settled=self.settled,
+            unknown=(self.settled + 1, sent) if sent > self.settled else None,
+            never_forwarded=(sent + 1, self.accepted) if self.accepted > sent else None,
+        )
+
+    # --- within -----------------------------------------------------------------------------------------------------
+
+    def _enter_batch(self, pieces: Sequence[Piece], finished: int, hop_bytes: int) -> int:
+        """Count a batch's bytes on the next hop; where the messages that it finishes begin there."""
+        batch_begin, unfinished_begin = self._hop_end, self._unfinished_begin
+        self._hop_end = batch_begin + hop_bytes
+        if pieces and pieces[-1][2] & LAST:
+            self._unfinished_begin = None
+        elif pieces and (finished or unfinished_begin is None):
+            self._unfinished_begin = batch_begin
+        return batch_begin if unfinished_begin is None else unfinished_begin
+
+    def _settle(self, seq: int) -> Sequence[SettledRun]:
+        """Settle up to `seq`, and on over messages that were rejected there."""
+        ends, runs, rejected = self._ends, self._runs, self._rejected
+        if rejected is not None:
+            while seq + 1 in rejected:
+                seq += 1
+        settled_runs: list[SettledRun] = []
+        previous, ended = self.settled, 0
+        for last, accepted_at, _, _ in runs:
+            upto = min(last, seq)
+            count = upto - previous
+            if rejected is not None:
+                count -= sum(previous < number <= upto for number in rejected)
+            if count:
+                settled_runs.append((accepted_at, count))
+            previous = upto
+            if last > seq:
+                break
+            ended += 1
+            if last == seq:
+                break
+        del runs[:ended]
+        if rejected is not None:
+            self._rejected = {number: size for number, size in rejected.items() if number > seq} or None
+        count = seq - self.settled
+        self._settled_end = ends[count - 1]
+        del ends[:count]
+        self.settled = seq
+        return settled_runs
+
+    def _reject(self, seq: int, size: int) -> None:
+        if self._rejected is None:
+            self._rejected = {}
+        self._rejected[seq] = size
+        if seq == self.settled + 1:
+            self._settle(seq)
+
+    def _newest_sent(self) -> int:
+        """The newest message of which a byte may be on the next hop."""
+        newest = max(self._sent_before, self.position(Rung.WRITTEN))
+        offset = self._written_offset
+        if self._varies:
+            begun = bisect_left(self._runs, offset, key=_run_begin)
+            if begun:
+                newest = max(newest, self._runs[begun - 1][0])
+        elif self._ends and offset > self._settled_end:
+            newest = max(newest, min(self.settled + bisect_left(self._ends, offset) + 1, self.accepted))
+        return newest
