@@ -45,3 +45,14 @@ def proportional_bytes(pid: int) -> int:
             continue
         total += next(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
     return total
+
+
+def reset_peak(pid: int) -> None:
+    """Makes `peak_resident_bytes` start again from what is resident now."""
+    (PROC / str(pid) / "clear_refs").write_text("5")
+
+
+def peak_resident_bytes(pid: int) -> int:
+    """The most that was resident since the start or the last `reset_peak`."""
+    status = (PROC / str(pid) / "status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))

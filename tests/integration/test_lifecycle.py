@@ -1,0 +1,205 @@
+"""Start, reload, drain and exit of the process, as an operator or an orchestrator sees them."""
+
+import itertools
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.backends import tcp_echo
+from tests.support.gateway import GatewayProcess, route
+from tests.support.process import ServiceProcess
+from tests.support.raw_client import RawClient
+from tests.support.tools import REPOSITORY, need
+
+BINARY, CLOSE, PING = 2, 8, 9
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    with tcp_echo() as port:
+        yield port
+
+
+def exchange(client: RawClient, payload: bytes) -> bytes:
+    client.send(BINARY, payload)
+    return client.receive_message()
+
+
+# --- drain ---------------------------------------------------------------------------------------------------------
+
+
+def test_sigterm_closes_every_connection_with_1012_and_exits_0_within_the_window(echo: int) -> None:
+    config = {"routes": [route("echo", "/", f"tcp://127.0.0.1:{echo}")], "timeouts": {"drain": "3s"}}
+    with GatewayProcess(config) as gateway, ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(gateway.url("/"))) for _ in range(10)]
+        assert [exchange(client, b"here") for client in clients] == [b"here"] * 10
+        begun = time.monotonic()
+        gateway.service.send_signal(signal.SIGTERM)
+        for client in clients:
+            assert client.receive_close()[0] == 1012
+            client.send(CLOSE, b"\x03\xf4")
+        assert gateway.service.wait(10) == 0
+        assert time.monotonic() - begun < 3.5
+
+
+def test_closes_are_spread_over_the_drain_window(echo: int) -> None:
+    config = {"routes": [route("echo", "/", f"tcp://127.0.0.1:{echo}")], "timeouts": {"drain": "4s"}}
+    with GatewayProcess(config) as gateway, ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(gateway.url("/"))) for _ in range(20)]
+        gateway.service.send_signal(signal.SIGTERM)
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for client in clients:
+            selector.register(client.sock, selectors.EVENT_READ, client)
+        begun = time.monotonic()
+        closed_at: list[float] = []
+        while len(closed_at) < len(clients):
+            for key, _ in selector.select(10):
+                selector.unregister(key.fileobj)
+                assert key.data.receive_close()[0] == 1012
+                key.data.send(CLOSE, b"\x03\xf4")
+                closed_at.append(time.monotonic() - begun)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(closed_at)]
+        assert closed_at[-1] - closed_at[0] > 1.5, "spread over much of the window"
+        assert max(gaps) < 1.0, "and not in two heaps"
+        assert gateway.service.wait(10) == 0
+
+
+def test_while_draining_readyz_says_so_and_new_connections_are_not_taken(echo: int) -> None:
+    config = {"routes": [route("echo", "/", f"tcp://127.0.0.1:{echo}")], "timeouts": {"drain": "3s"}}
+    with GatewayProcess(config) as gateway, ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(gateway.url("/"))) for _ in range(20)]
+        assert gateway.ask_admin("/readyz").status == 200
+        gateway.service.send_signal(signal.SIGTERM)
+        gateway.wait_for_event("draining")
+        ready = gateway.ask_admin("/readyz")
+        assert ready.status == 503
+        assert "draining" in ready.body
+        assert gateway.ask_admin("/healthz").status == 200
+        with pytest.raises(OSError, match=r"refused|reset|503"):
+            RawClient(gateway.url("/"))
+        for client in clients:
+            assert client.receive_close()[0] == 1012
+            client.send(CLOSE, b"\x03\xf4")
+        assert gateway.service.wait(10) == 0
+
+
+def test_a_client_that_does_not_answer_the_close_is_cut_when_the_window_is_over(echo: int) -> None:
+    config = {"routes": [route("echo", "/", f"tcp://127.0.0.1:{echo}")], "timeouts": {"drain": "1s"}}
+    with GatewayProcess(config) as gateway, RawClient(gateway.url("/")):
+        begun = time.monotonic()
+        assert gateway.terminate() == 0
+        assert time.monotonic() - begun < 3
+
+
+def test_a_second_signal_exits_at_once(echo: int) -> None:
+    config = {"routes": [route("echo", "/", f"tcp://127.0.0.1:{echo}")], "timeouts": {"drain": "60s"}}
+    with GatewayProcess(config) as gateway, ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(RawClient(gateway.url("/")))
+        gateway.service.send_signal(signal.SIGTERM)
+        gateway.wait_for_event("draining")
+        gateway.service.send_signal(signal.SIGTERM)
+        assert gateway.service.wait(5) != 0
+
+
+def test_sigterm_reaches_it_as_pid_1(echo: int, tmp_path: Path) -> None:
+    """In a container the gateway is process 1, for which the kernel has no default signal actions."""
+    config = tmp_path / "kakitome.yaml"
+    config.write_text(
+        f"""
+listeners: [{{bind: "127.0.0.1:0"}}]
+admin: null
+routes: [{{name: echo, backend: {{endpoints: ["tcp://127.0.0.1:{echo}"]}}}}]
+timeouts: {{drain: 1s}}
+"""
+    )
+    unshare = need("unshare", "apt-get install util-linux")
+    namespace = [unshare, "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if os.geteuid() != 0:
+        namespace[1:1] = ["--user", "--map-root-user"]
+    argv = [*namespace, sys.executable, "-m", "gateway", "serve", "--config", str(config)]
+    with ServiceProcess(argv, started=r'"event": ?"ready"', environment={"PYTHONPATH": str(REPOSITORY)}) as service:
+        ready = json.loads(next(line for line in service.lines if '"ready"' in line))
+        assert ready["pid"] == 1
+        (child,) = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGTERM)
+        assert service.wait() == 0
+
+
+# --- reload --------------------------------------------------------------------------------------------------------
+
+
+def test_sighup_changes_routes_for_new_connections_and_keeps_the_old_ones(echo: int) -> None:
+    endpoint = f"tcp://127.0.0.1:{echo}"
+    with GatewayProcess({"routes": [route("old", "/old", endpoint)]}) as gateway:
+        with RawClient(gateway.url("/old")) as old:
+            gateway.write_config({**gateway.config, "routes": [route("new", "/new", endpoint)]})
+            gateway.hang_up()
+            gateway.wait_for_event("config_applied", routes=["new"])
+            assert exchange(old, b"still here") == b"still here"
+            with RawClient(gateway.url("/new")) as new:
+                assert exchange(new, b"new here") == b"new here"
+            with pytest.raises(ConnectionError, match="404"):
+                RawClient(gateway.url("/old"))
+        assert gateway.metrics().value("kakitome_config_reloads_total", outcome="applied") >= 1
+
+
+def test_a_bad_file_changes_nothing_and_is_reported(echo: int) -> None:
+    with GatewayProcess({"routes": [route("echo", "/", f"tcp://127.0.0.1:{echo}")]}) as gateway:
+        gateway.config_file.write_text("routes: [{name: echo, bakend: {}}]")
+        gateway.hang_up()
+        rejected = gateway.wait_for_event("config_rejected")
+        assert any("bakend" in problem for problem in rejected["problems"])
+        with RawClient(gateway.url("/")) as client:
+            assert exchange(client, b"as before") == b"as before"
+        assert gateway.metrics().value("kakitome_config_reloads_total", outcome="rejected") >= 1
+
+
+# --- what the operator can mend ------------------------------------------------------------------------------------
+
+
+def serve_and_fail(*arguments: str) -> tuple[int, str]:
+    argv = [sys.executable, "-m", "gateway", "serve", *arguments]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, cwd=REPOSITORY, check=False)
+    return done.returncode, done.stderr
+
+
+def write_config(folder: Path, listener: str) -> Path:
+    file = folder / "kakitome.yaml"
+    routes = 'routes: [{name: echo, backend: {endpoints: ["tcp://127.0.0.1:9"]}}]'
+    file.write_text(f"listeners: [{{{listener}}}]\nadmin: null\n{routes}\n")
+    return file
+
+
+def test_a_port_in_use_is_one_line_that_names_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, said = serve_and_fail("--config", str(write_config(tmp_path, f'bind: "127.0.0.1:{port}"')))
+    assert status == 1
+    assert str(port) in said
+    assert "Traceback" not in said
+
+
+def test_a_missing_certificate_is_one_line_that_names_it(tmp_path: Path) -> None:
+    listener = 'bind: "127.0.0.1:0", tls: {certificate: no.crt, key: no.key}'
+    status, said = serve_and_fail("--config", str(write_config(tmp_path, listener)))
+    assert status in {1, 2}
+    assert "no.crt" in said
+    assert "Traceback" not in said
+
+
+def test_a_missing_config_is_one_line_that_names_it(tmp_path: Path) -> None:
+    status, said = serve_and_fail("--config", str(tmp_path / "nowhere.yaml"))
+    assert status in {1, 2}
+    assert "nowhere.yaml" in said
+    assert "Traceback" not in said
