@@ -43,22 +43,14 @@ class BrowserError(AssertionError):
     """A command failed; a script's exception counts as one."""
 
 
-class Tab:
-    """The browser's one tab; JavaScript values come back as Python ones."""
+class Session:
+    """One conversation with a browser; its tabs share it."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self._connection = connection
         self._last_id = 0
         self.console: list[str] = []
         """What the pages logged, errors included."""
-        self._context = ""
-
-    def open_session(self, capabilities: dict[str, Any] | None) -> None:
-        """Finds the tab; begins the session where the driver has not done so."""
-        if capabilities is not None:
-            self.call("session.new", capabilities={"alwaysMatch": capabilities})
-        self._context = self.call("browsingContext.getTree")["contexts"][0]["context"]
-        self.call("session.subscribe", events=["log.entryAdded"])
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Sends one command and returns its result; raises BrowserError with the browser's words."""
@@ -79,13 +71,25 @@ class Tab:
         """The console, for the message of a failed test."""
         return "console:\n" + "\n".join(f"  {line}" for line in self.console[-30:])
 
+
+class Tab:
+    """One tab; JavaScript values come back as Python ones."""
+
+    def __init__(self, session: Session, context: str) -> None:
+        self.session = session
+        self._context = context
+
+    def open_another(self) -> "Tab":
+        """A second tab of the same browser, with the same cookies and storage."""
+        return Tab(self.session, self.session.call("browsingContext.create", type="tab")["context"])
+
     def navigate(self, url: str) -> None:
         """Loads the page, its modules and images included."""
-        self.call("browsingContext.navigate", context=self._context, url=url, wait="complete")
+        self.session.call("browsingContext.navigate", context=self._context, url=url, wait="complete")
 
     def evaluate(self, expression: str) -> Any:
         """Value of a JavaScript expression; a promise is awaited."""
-        done = self.call(
+        done = self.session.call(
             "script.evaluate",
             expression=expression,
             target={"context": self._context},
@@ -93,7 +97,7 @@ class Tab:
             userActivation=True,
         )
         if done["type"] == "exception":
-            raise BrowserError(f"{done['exceptionDetails']['text']}\n{self.report()}")
+            raise BrowserError(f"{done['exceptionDetails']['text']}\n{self.session.report()}")
         return python_value(done["result"])
 
     def wait_for(self, expression: str, seconds: float = PATIENCE_SECONDS) -> Any:
@@ -113,14 +117,14 @@ class Tab:
 
     def screenshot(self, path: Path) -> Path:
         """Writes what the tab shows as PNG."""
-        data = self.call("browsingContext.captureScreenshot", context=self._context)["data"]
+        data = self.session.call("browsingContext.captureScreenshot", context=self._context)["data"]
         path.write_bytes(base64.b64decode(data))
         return path
 
     def resize(self, width: int, height: int) -> None:
         """Gives the page a viewport of that many CSS pixels."""
         viewport = {"width": width, "height": height}
-        self.call("browsingContext.setViewport", context=self._context, viewport=viewport)
+        self.session.call("browsingContext.setViewport", context=self._context, viewport=viewport)
 
     def _point_at(self, selector: str) -> None:
         element = f"document.querySelector({json.dumps(selector)})"
@@ -136,7 +140,7 @@ class Tab:
         self._perform({"type": "pointer", "id": "mouse", "actions": actions})
 
     def _perform(self, source: dict[str, Any]) -> None:
-        self.call("input.performActions", context=self._context, actions=[source])
+        self.session.call("input.performActions", context=self._context, actions=[source])
 
 
 def python_value(remote: dict[str, Any]) -> Any:
@@ -153,14 +157,16 @@ def python_value(remote: dict[str, Any]) -> Any:
 
 @contextmanager
 def drive(url: str, capabilities: dict[str, Any] | None) -> Iterator[Tab]:
-    """Connects to a BiDi server and gives its tab; adds the page's console to a failure."""
+    """Connects to a BiDi server, begins a session where `capabilities` are given, and gives the browser's tab."""
     with connect_websocket(url, max_size=None, proxy=None) as connection:
-        tab = Tab(connection)
-        tab.open_session(capabilities)
+        session = Session(connection)
+        if capabilities is not None:
+            session.call("session.new", capabilities={"alwaysMatch": capabilities})
+        session.call("session.subscribe", events=["log.entryAdded"])
         try:
-            yield tab
+            yield Tab(session, session.call("browsingContext.getTree")["contexts"][0]["context"])
         except BaseException as error:
-            error.add_note(tab.report())
+            error.add_note(session.report())
             raise
 
 

@@ -19,9 +19,9 @@ def serve_echo(codec: str, *, tls: bool = False) -> Iterator[str]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="conformance-")))
         backend = stack.enter_context(
             ServiceProcess(
-                [sys.executable, "-m", "gateway.backend.echo", "--bind", LOOPBACK_ANY_PORT],
+                [sys.executable, "-m", "gateway.backend.echo"],
                 name="echo backend",
-                started=r"(127\.0\.0\.1:\d+)",
+                started=r"listening on (\S+)",
                 environment={
                     "PYTHONPATH": str(REPOSITORY),
                     "COVERAGE_PROCESS_CONFIG": "",
