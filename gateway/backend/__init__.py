@@ -1,1 +1,48 @@
-"""The Python kit for TCP services that speak records."""
+"""The Python kit for TCP services that speak records.
+
+from gateway.backend import Session, serve
+
+async def handler(session: Session) -> None:
+    async for message in session:
+        await session.send("Pong: " + message)
+
+anyio.run(functools.partial(serve, handler, port=9000))
+"""
+
+from gateway.backend.inbox import IncomingPiece
+from gateway.backend.service import Address, Handler, Limits, serve
+from gateway.backend.session import (
+    BinaryMessage,
+    Message,
+    MessageRejected,
+    Receipt,
+    Session,
+    SessionEnded,
+    TextMessage,
+    Transaction,
+)
+from gateway.backend.sqlite_store import SqliteStore
+from gateway.backend.store import Changes, MemoryStore, OutgoingMessage, SessionEnd, Store, StoredSession
+
+__all__ = [
+    "Address",
+    "BinaryMessage",
+    "Changes",
+    "Handler",
+    "IncomingPiece",
+    "Limits",
+    "MemoryStore",
+    "Message",
+    "MessageRejected",
+    "OutgoingMessage",
+    "Receipt",
+    "Session",
+    "SessionEnd",
+    "SessionEnded",
+    "SqliteStore",
+    "Store",
+    "StoredSession",
+    "TextMessage",
+    "Transaction",
+    "serve",
+]

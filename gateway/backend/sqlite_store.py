@@ -23,7 +23,8 @@ CREATE TABLE IF NOT EXISTS kakitome_sessions (
     settled INTEGER NOT NULL DEFAULT 0,
     end_order INTEGER UNIQUE,  -- NULL while the session is open
     end_code INTEGER,
-    end_reason TEXT
+    end_reason TEXT,
+    end_by_peer INTEGER
 );
 CREATE TABLE IF NOT EXISTS kakitome_outbox (
     session TEXT NOT NULL REFERENCES kakitome_sessions(id) ON DELETE CASCADE,
@@ -65,12 +66,13 @@ class SqliteStore:
 
     def load(self, session_id: str) -> StoredSession | None:
         row = self.connection.execute(
-            "SELECT epoch, consumed, sent, settled, end_code, end_reason FROM kakitome_sessions WHERE id = ?",
+            "SELECT epoch, consumed, sent, settled, end_code, end_reason, end_by_peer"
+            " FROM kakitome_sessions WHERE id = ?",
             (session_id,),
         ).fetchone()
         if row is None:
             return None
-        epoch, consumed, sent, settled, end_code, end_reason = row
+        epoch, consumed, sent, settled, end_code, end_reason, by_peer = row
         outbox = self.connection.execute(
             "SELECT seq, text, payload FROM kakitome_outbox WHERE session = ? ORDER BY seq", (session_id,)
         )
@@ -79,8 +81,8 @@ class SqliteStore:
             consumed=consumed,
             sent=sent,
             settled=settled,
-            outbox=tuple(OutgoingMessage(seq=seq, text=bool(text), payload=payload) for seq, text, payload in outbox),
-            end=None if end_code is None else SessionEnd(code=end_code, reason=end_reason),
+            outbox=tuple(OutgoingMessage(seq=seq, text=bool(text), chunks=(payload,)) for seq, text, payload in outbox),
+            end=None if end_code is None else SessionEnd(code=end_code, reason=end_reason, by_peer=bool(by_peer)),
         )
 
     def save(self, session_id: str, changes: Changes) -> None:
@@ -92,7 +94,6 @@ class SqliteStore:
 
     def _write(self, session_id: str, changes: Changes) -> None:
         execute = self.connection.execute
-        sent = changes.appended[-1].seq if changes.appended else None
         execute(
             "INSERT INTO kakitome_sessions (id, epoch, consumed, sent, settled)"
             " VALUES (:id, ifnull(:epoch, 0), ifnull(:consumed, 0), ifnull(:sent, 0), ifnull(:settled, 0))"
@@ -102,22 +103,24 @@ class SqliteStore:
                 "id": session_id,
                 "epoch": changes.epoch,
                 "consumed": changes.consumed,
-                "sent": sent,
+                "sent": changes.sent,
                 "settled": changes.settled,
             },
         )
         if changes.appended:
             self.connection.executemany(
                 "INSERT INTO kakitome_outbox (session, seq, text, payload) VALUES (?, ?, ?, ?)",
-                [(session_id, message.seq, message.text, message.payload) for message in changes.appended],
+                [(session_id, message.seq, message.text, b"".join(message.chunks)) for message in changes.appended],
             )
         if changes.settled is not None:
             execute("DELETE FROM kakitome_outbox WHERE session = ? AND seq <= ?", (session_id, changes.settled))
         if changes.end is not None:
+            if changes.end.by_peer:
+                execute("DELETE FROM kakitome_outbox WHERE session = ?", (session_id,))
             execute(
-                "UPDATE kakitome_sessions SET end_code = ?, end_reason = ?,"
+                "UPDATE kakitome_sessions SET end_code = ?, end_reason = ?, end_by_peer = ?,"
                 " end_order = (SELECT ifnull(max(end_order), 0) + 1 FROM kakitome_sessions) WHERE id = ?",
-                (changes.end.code, changes.end.reason, session_id),
+                (changes.end.code, changes.end.reason, changes.end.by_peer, session_id),
             )
             execute(
                 "DELETE FROM kakitome_sessions WHERE end_order <= (SELECT max(end_order) FROM kakitome_sessions) - ?",

@@ -21,15 +21,23 @@ class OutgoingMessage:
 
     seq: int
     text: bool
-    payload: bytes
+    chunks: tuple[bytes, ...]
+    """The payload, in order; how it is cut means nothing."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the payload."""
+        return sum(map(len, self.chunks))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionEnd:
-    """How a session ended for good; `unsettled` messages of ours may still be on their way and are sent again."""
+    """How a session ended for good."""
 
     code: int
     reason: str
+    by_peer: bool
+    """The peer ended it and takes nothing any more. If we did, what is unsettled is still sent again, then CLOSE."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +61,15 @@ class Changes:
 
     epoch: int | None = None
     consumed: int | None = None
+    sent: int | None = None
     settled: int | None = None
     appended: Sequence[OutgoingMessage] = ()
-    """New messages of ours, in order and without a gap after the last one."""
+    """New messages of ours, up to number `sent`; one that is too large to be kept is left out."""
     end: SessionEnd | None = None
 
     def __bool__(self) -> bool:
         return bool(self.appended) or any(
-            value is not None for value in (self.epoch, self.consumed, self.settled, self.end)
+            value is not None for value in (self.epoch, self.consumed, self.sent, self.settled, self.end)
         )
 
 
@@ -79,7 +88,7 @@ class Store(Protocol):
     def save(self, session_id: str, changes: Changes) -> None:
         """Makes all of `changes` last, or none; creates the session if it is not known.
 
-        An `end` closes the session: its unsettled outbox stays loadable, and ended sessions beyond
+        An `end` closes the session: its outbox is dropped if the peer ended it, and ended sessions beyond
         `ENDED_SESSIONS_KEPT` are forgotten, the oldest first.
         """
 
@@ -106,14 +115,15 @@ class _Kept:
         self.settled = self.settled if changes.settled is None else changes.settled
         self.end = changes.end or self.end
         self.outbox.extend(changes.appended)
-        if changes.appended:
-            self.sent = changes.appended[-1].seq
+        self.sent = self.sent if changes.sent is None else changes.sent
         while self.outbox and self.outbox[0].seq <= self.settled:
             self.outbox.popleft()
+        if self.end is not None and self.end.by_peer:
+            self.outbox.clear()
 
     @property
     def outbox_bytes(self) -> int:
-        return sum(len(message.payload) for message in self.outbox)
+        return sum(message.size for message in self.outbox)
 
 
 class MemoryStore:

@@ -22,6 +22,8 @@ from gateway.backend.store import (
 
 MakeStore = Callable[[], Store]
 
+ENDED = SessionEnd(code=1000, reason="", by_peer=False)
+
 
 @pytest.fixture(params=["memory", "sqlite"])
 def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
@@ -37,20 +39,21 @@ def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> MakeStore:
 
 
 def message(seq: int, payload: bytes = b"x", *, text: bool = False) -> OutgoingMessage:
-    return OutgoingMessage(seq=seq, text=text, payload=payload)
+    return OutgoingMessage(seq=seq, text=text, chunks=(payload,))
 
 
 def model(session: StoredSession, changes: Changes) -> StoredSession:
     """What `session` is after `changes`, the slow and obvious way."""
     settled = session.settled if changes.settled is None else changes.settled
+    end = changes.end or session.end
     return replace(
         session,
         epoch=session.epoch if changes.epoch is None else changes.epoch,
         consumed=session.consumed if changes.consumed is None else changes.consumed,
         settled=settled,
-        sent=changes.appended[-1].seq if changes.appended else session.sent,
-        outbox=tuple(kept for kept in (*session.outbox, *changes.appended) if kept.seq > settled),
-        end=changes.end or session.end,
+        sent=session.sent if changes.sent is None else changes.sent,
+        outbox=() if end and end.by_peer else tuple(m for m in (*session.outbox, *changes.appended) if m.seq > settled),
+        end=end,
     )
 
 
@@ -69,11 +72,15 @@ def histories(draw: st.DrawFn) -> Sequence[Changes]:
                 epoch=draw(st.none() | st.integers(1, 2**63 - 1)),
                 consumed=draw(st.none() | st.just(consumed)),
                 settled=draw(st.none() | st.just(settled)),
+                sent=sent if appended else None,
                 appended=appended,
             )
         )
     if draw(st.booleans()):
-        changes.append(Changes(end=SessionEnd(code=draw(st.integers(1000, 4999)), reason=draw(st.text(max_size=5)))))
+        end = SessionEnd(
+            code=draw(st.integers(1000, 4999)), reason=draw(st.text(max_size=5)), by_peer=draw(st.booleans())
+        )
+        changes.append(Changes(end=end))
     return changes
 
 
@@ -104,7 +111,7 @@ def test_only_sessions_without_an_end_are_open(make_store: MakeStore) -> None:
     store = make_store()
     store.save("a", Changes(epoch=1))
     store.save("b", Changes(epoch=1))
-    store.save("a", Changes(end=SessionEnd(code=1000, reason="")))
+    store.save("a", Changes(end=ENDED))
     assert list(store.open_sessions()) == ["b"]
     store.close()
 
@@ -114,7 +121,7 @@ def test_the_oldest_ended_sessions_are_forgotten_beyond_the_limit(make_store: Ma
     store.save("open", Changes(epoch=1))
     with store.transaction():
         for number in range(ENDED_SESSIONS_KEPT + 2):
-            store.save(str(number), Changes(end=SessionEnd(code=1000, reason="")))
+            store.save(str(number), Changes(end=ENDED))
     assert store.load("0") is None
     assert store.load("1") is None
     assert store.load("2") is not None
@@ -125,10 +132,10 @@ def test_the_oldest_ended_sessions_are_forgotten_beyond_the_limit(make_store: Ma
 def test_memory_bounds_the_messages_of_ended_sessions() -> None:
     store = MemoryStore(ended_bytes=100)
     for name in ("a", "b", "c"):
-        store.save(name, Changes(appended=[message(1, bytes(40))], end=SessionEnd(code=1000, reason="")))
+        store.save(name, Changes(appended=[message(1, bytes(40))], end=ENDED))
     assert [name for name in ("a", "b", "c") if store.load(name)] == ["b", "c"]
     store.save("b", Changes(settled=1))
-    store.save("d", Changes(appended=[message(1, bytes(60))], end=SessionEnd(code=1000, reason="")))
+    store.save("d", Changes(appended=[message(1, bytes(60))], end=ENDED))
     assert [name for name in ("b", "c", "d") if store.load(name)] == ["b", "c", "d"]
 
 

@@ -1,0 +1,88 @@
+"""A session that is in memory: its conversation, who waits for it, and its way into the store.
+
+It stands between the handler, which has a `Session`, and the connections, which come and go.
+
+Invariant: saves of all sessions of a store follow one another, and none falls into another's transaction.
+"""
+
+from collections.abc import Sequence
+
+import anyio
+
+from gateway.backend.conversation import Conversation
+from gateway.backend.store import Store
+from gateway.protocol.records import Record
+
+
+class Signal:
+    """Wakes those who wait; whoever wakes looks again at what it waits for."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event: anyio.Event | None = None
+
+    def wake(self) -> None:
+        """Wakes all who wait now."""
+        if self._event is not None:
+            self._event.set()
+            self._event = None
+
+    async def wait(self) -> None:
+        """Returns at the next `wake`."""
+        if self._event is None:
+            self._event = anyio.Event()
+        await self._event.wait()
+
+
+class Shelf:
+    """A store and the lock under which it is written."""
+
+    __slots__ = ("lock", "store")
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.lock = anyio.Lock(fast_acquire=True)
+
+
+class LiveSession:
+    """One session in memory. All methods are to be called on the event loop's thread."""
+
+    __slots__ = ("arrived", "changed", "conversation", "id", "moved", "retired", "shelf")
+
+    def __init__(self, session_id: str, conversation: Conversation, shelf: Shelf) -> None:
+        self.id = session_id
+        self.conversation = conversation
+        self.shelf = shelf
+        self.arrived = Signal()
+        """For the handler: a piece has come, or the end."""
+        self.changed = Signal()
+        """For the connection's writer: there may be something to save or to send."""
+        self.moved = Signal()
+        """For senders and the reader: messages were settled, sent or taken."""
+        self.retired = False
+        """It has ended and left memory: nothing more will be learned about it."""
+
+    def receive(self, records: Sequence[Record]) -> None:
+        """Takes records from the attached connection."""
+        self.conversation.receive_records(records)
+        self.wake()
+
+    def wake(self) -> None:
+        """Lets everybody look at the conversation again."""
+        self.arrived.wake()
+        self.changed.wake()
+        self.moved.wake()
+
+    async def save(self) -> None:
+        """Saves what has changed. Raises what the store raises; then nothing is told to the peer."""
+        if self.conversation.changes():
+            async with self.shelf.lock:
+                self.save_locked()
+
+    def save_locked(self) -> None:
+        """The same for a caller that holds the lock, or is the only one left."""
+        changes = self.conversation.changes()
+        if changes:
+            self.shelf.store.save(self.id, changes)
+            self.conversation.mark_saved(changes)

@@ -1,0 +1,431 @@
+"""What a handler has in hand: the session, its messages, and receipts for what it sent.
+
+    async def handler(session: Session) -> None:
+        async for message in session:
+            await session.send("Pong: " + message)
+
+Invariant: a message is acknowledged after the handler is done with it and never before: when its loop body has ended,
+or when the handler has returned. A message whose handler raised, or was cancelled, comes again after a resume.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+
+from pydantic import JsonValue
+
+from gateway.backend.conversation import Conversation
+from gateway.backend.inbox import IncomingPiece, OversizeMessage
+from gateway.backend.live import LiveSession
+from gateway.errors import InvalidUtf8
+from gateway.protocol.records import ClientAddress, OpenToBackend, Rung, SessionReport
+
+
+class SessionEnded(Exception):
+    """The session has ended for good; nothing can be sent in it, and what was not settled remains unknown."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"the session ended with {code} {reason}".rstrip())
+        self.code = code
+        self.reason = reason
+
+
+class MessageRejected(Exception):
+    """The peer refused a message of ours."""
+
+    def __init__(self, seq: int, code: int, reason: str) -> None:
+        super().__init__(f"message {seq} was rejected with {code} {reason}".rstrip())
+        self.seq = seq
+        self.code = code
+        self.reason = reason
+
+
+class Transaction:
+    """Effects, replies and the consumed position of one message, which become lasting all together or not at all."""
+
+    __slots__ = ("effects", "staged")
+
+    def __init__(self, effects: Any) -> None:
+        self.effects = effects
+        """What the store shares: of `SqliteStore` its `sqlite3.Connection`, of `MemoryStore` None."""
+        self.staged: list[tuple[bool, bytes]] = []
+        """(text, payload) of the replies."""
+
+    def send(self, data: str | bytes) -> None:
+        """Sends a reply when the transaction is committed. Never waits; the next transaction does, for room."""
+        self.staged.append(_encoded(data))
+
+
+class _Delivered:
+    """What every message of the peer's can do."""
+
+    seq: int
+    """Its number in the session, from 1."""
+    _session: "Session"
+
+    def ack(self) -> None:
+        """Acknowledges the message; again does nothing. Only needed with `Session.manual_ack`."""
+        self._session.acknowledge(self.seq)
+
+    def reject(self, code: int, reason: str = "") -> None:
+        """Refuses the message: its sender is told why, and not that it was consumed.
+
+        Raises ValueError for a code outside 1000 to 4999 or a reason of more than 1024 bytes.
+        """
+        self._session.reject(self.seq, code, reason)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Joins the handler's effects, its replies and this message's position in one transaction of the store.
+
+        At its end the message is consumed. An exception, a cancellation or the death of the process undoes it all, and
+        the message comes again: effects are made exactly once. Other sessions of the store wait meanwhile, so be brief,
+        and send with `Transaction.send`. Raises RuntimeError while a message before this one is not acknowledged.
+        """
+        async with self._session.transaction(self.seq) as transaction:
+            yield transaction
+
+
+class TextMessage(str, _Delivered):
+    """A text message: a `str` that knows its number."""
+
+
+class BinaryMessage(bytes, _Delivered):
+    """A binary message: `bytes` that know their number."""
+
+
+Message: TypeAlias = TextMessage | BinaryMessage
+
+
+class Receipt:
+    """Stands for one message that was sent."""
+
+    __slots__ = ("_live", "seq")
+
+    def __init__(self, live: LiveSession, seq: int) -> None:
+        self._live = live
+        self.seq = seq
+        """The message's number."""
+
+    @property
+    def is_settled(self) -> bool:
+        """The message is settled (or was rejected)."""
+        return self._live.conversation.outbox.settled >= self.seq
+
+    async def settled(self) -> Rung | None:
+        """Waits until the message is settled; the rung it is known to have reached, None if the peer did not say.
+
+        Raises MessageRejected if the peer refused it, SessionEnded if nothing more will be learned about it.
+        """
+        conversation = self._live.conversation
+        while True:
+            rejection = conversation.rejections.get(self.seq)
+            if rejection is not None:
+                raise MessageRejected(self.seq, rejection.code, rejection.reason)
+            if self.is_settled:
+                return conversation.settled_rung
+            end = conversation.end
+            if end is not None and (end.by_peer or self._live.retired):
+                raise SessionEnded(end.code, end.reason)
+            await self._live.moved.wait()
+
+
+class Session:
+    """One client's conversation with this backend, whatever connections it takes. For one handler's tasks.
+
+    After a restart of the process the handler of a resumed session runs anew: `sent_messages` and `consumed_messages`
+    tell it how far it was.
+    """
+
+    def __init__(self, live: LiveSession, *, message_bytes: int) -> None:
+        """`message_bytes` is the largest message that iterating gathers; a larger one is rejected with 1009."""
+        self._live = live
+        self._message_bytes = message_bytes
+        self._current: int | None = None
+        self._closed = False
+        """The handler takes no messages any more."""
+        self.manual_ack = False
+        """Messages are acknowledged by `Message.ack` and not when their loop body ends."""
+
+    # --- who is there -------------------------------------------------------------------------------------------------
+
+    @property
+    def _conversation(self) -> Conversation:
+        return self._live.conversation
+
+    @property
+    def _opening(self) -> OpenToBackend:
+        opening = self._conversation.opening
+        assert opening is not None, "a session begins with an OPEN"
+        return opening
+
+    @property
+    def id(self) -> str:
+        """The session's name, the same through all its connections."""
+        return self._live.id
+
+    @property
+    def epoch(self) -> int:
+        """Rises with every attach of the client."""
+        return self._conversation.epoch
+
+    @property
+    def route(self) -> str:
+        """The name of the gateway's route."""
+        return self._opening.route
+
+    @property
+    def path(self) -> str:
+        """The path of the client's request, percent-decoded."""
+        return self._opening.path
+
+    @property
+    def query(self) -> str:
+        """The query of the client's request, without the question mark; empty for none."""
+        return self._opening.query
+
+    @property
+    def host(self) -> str:
+        """The host that the client asked for."""
+        return self._opening.host
+
+    @property
+    def origin(self) -> str | None:
+        """The web page's origin; None for clients that are no browsers."""
+        return self._opening.origin
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The WebSocket subprotocol that was agreed on."""
+        return self._opening.subprotocol
+
+    @property
+    def client(self) -> ClientAddress:
+        """Where the client connected from."""
+        return self._opening.client
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The request headers that the route passes on, names in lower case."""
+        return self._opening.headers
+
+    @property
+    def claims(self) -> Mapping[str, JsonValue] | None:
+        """What the gateway's authentication said about the client; None without one."""
+        return self._opening.claims
+
+    # --- how far it is ------------------------------------------------------------------------------------------------
+
+    @property
+    def consumed_messages(self) -> int:
+        """All messages of the client's up to this number are consumed, also by an earlier run of the handler."""
+        return self._conversation.inbox.consumed
+
+    @property
+    def sent_messages(self) -> int:
+        """The number of the last message sent, also by an earlier run of the handler; 0 in a session that is new."""
+        return self._conversation.outbox.sent
+
+    @property
+    def settled_messages(self) -> int:
+        """All messages of ours up to this number are settled."""
+        return self._conversation.outbox.settled
+
+    @property
+    def ended(self) -> bool:
+        """The session has ended for good, though messages that came before the end may still be taken."""
+        return self._conversation.end is not None
+
+    @property
+    def close_code(self) -> int | None:
+        """The code the session ended with, None while it goes on."""
+        return self._conversation.end.code if self._conversation.end is not None else None
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason the session ended with, None while it goes on."""
+        return self._conversation.end.reason if self._conversation.end is not None else None
+
+    @property
+    def loss_report(self) -> SessionReport | None:
+        """What is known about unsettled messages, if the session ended and the peer told."""
+        return self._conversation.report
+
+    async def wait_ended(self) -> None:
+        """Waits for the session's end: for handlers that only send."""
+        while not self.ended:
+            await self._live.moved.wait()
+
+    # --- receiving ----------------------------------------------------------------------------------------------------
+
+    def __aiter__(self) -> "Session":
+        return self
+
+    async def __anext__(self) -> Message:
+        """The next message. The iteration ends when the session has, after the messages that came before its end."""
+        self.finish_current()
+        inbox = self._conversation.inbox
+        while not self._closed:
+            try:
+                taken = inbox.take_message(self._message_bytes)
+            except InvalidUtf8 as fault:
+                self._closed = True
+                self._conversation.fail(fault)
+                self._live.wake()
+                continue
+            if taken is None:
+                if self.ended:
+                    break
+                await self._live.arrived.wait()
+            elif isinstance(taken, OversizeMessage):
+                self.reject(taken.seq, 1009, f"message exceeds this backend's {self._message_bytes} bytes")
+            else:
+                self._live.moved.wake()
+                self._current = taken.seq
+                return self._message(taken.seq, taken.data)
+        raise StopAsyncIteration
+
+    def _message(self, seq: int, data: str | bytes) -> Message:
+        message: Message = TextMessage(data) if isinstance(data, str) else BinaryMessage(data)
+        message.seq = seq
+        message._session = self
+        return message
+
+    def pieces(self) -> AsyncIterator[IncomingPiece]:
+        """Iterates over the parts of messages as they come, so that a message of any size passes in bounded memory.
+
+        A message is acknowledged after the loop body of its last piece. A session may end inside a message.
+        """
+        return _Pieces(self)
+
+    async def next_piece(self) -> IncomingPiece | None:
+        """The next piece, None when the session has ended. Acknowledges as `pieces` does."""
+        self.finish_current()
+        while not self._closed:
+            piece = self._conversation.inbox.take_piece()
+            if piece is not None:
+                self._live.moved.wake()
+                if piece.last:
+                    self._current = piece.seq
+                return piece
+            if self.ended:
+                break
+            await self._live.arrived.wait()
+        return None
+
+    def finish_current(self) -> None:
+        """Acknowledges the message that iterating gave last, unless `manual_ack` is set."""
+        seq, self._current = self._current, None
+        if seq is not None and not self.manual_ack:
+            self.acknowledge(seq)
+
+    def acknowledge(self, seq: int) -> None:
+        """Tells the sender that `seq` is consumed, once all before it are. Raises ValueError if it has not come."""
+        self._conversation.inbox.consume(seq)
+        self._live.changed.wake()
+
+    def reject(self, seq: int, code: int, reason: str = "") -> None:
+        """Refuses message `seq`. Raises as `Message.reject`."""
+        self._conversation.reject(seq, code, reason)
+        self._live.changed.wake()
+        self._live.moved.wake()
+
+    @asynccontextmanager
+    async def transaction(self, seq: int) -> AsyncIterator[Transaction]:
+        """See `Message.transaction`."""
+        conversation = self._conversation
+        while not conversation.outbox.has_room(0) and not self.ended:
+            await self._live.moved.wait()
+        if seq != conversation.inbox.consumed + 1:
+            raise RuntimeError(f"message {seq} is not the next to be consumed, {conversation.inbox.consumed + 1} is")
+        shelf = self._live.shelf
+        async with shelf.lock:
+            with shelf.store.transaction() as effects:
+                transaction = Transaction(effects)
+                yield transaction
+                for text, payload in transaction.staged:
+                    conversation.outbox.append(text=text, payload=payload)
+                conversation.inbox.consume(seq)
+                changes = conversation.changes()
+                shelf.store.save(self.id, changes)
+            conversation.mark_saved(changes)
+        self._live.changed.wake()
+
+    # --- sending ------------------------------------------------------------------------------------------------------
+
+    async def send(self, data: str | bytes) -> Receipt:
+        """Sends text or binary, as soon as the peer's windows have room; also while no connection is there.
+
+        Raises SessionEnded. A cancellation while waiting for room sends nothing.
+        """
+        text, payload = _encoded(data)
+        while not (self.ended or self._conversation.outbox.has_room(len(payload))):
+            await self._live.moved.wait()
+        return self._append(text, payload)
+
+    def send_nowait(self, data: str | bytes) -> Receipt | None:
+        """Sends if the peer's windows have room; None, and nothing is sent, if they are full. Raises SessionEnded."""
+        text, payload = _encoded(data)
+        if not self._conversation.outbox.has_room(len(payload)):
+            return None
+        return self._append(text, payload)
+
+    def _append(self, text: bool, payload: bytes) -> Receipt:
+        self._check_not_ended()
+        seq = self._conversation.outbox.append(text=text, payload=payload)
+        self._live.changed.wake()
+        return Receipt(self._live, seq)
+
+    async def send_piece(self, data: bytes, *, text: bool, last: bool) -> Receipt:
+        """Sends a part of a message, the first or the next; waits for the connection to take it. Raises SessionEnded.
+
+        A message that has grown beyond the window is not kept: a connection that breaks in it ends the session (1011).
+        After a restart the handler must begin the unfinished message again with the same bytes.
+        """
+        outbox = self._conversation.outbox
+        while not (self.ended or outbox.has_room_for_piece(len(data))):
+            await self._live.moved.wait()
+        self._check_not_ended()
+        seq = outbox.append_piece(text=text, data=data, last=last)
+        self._live.changed.wake()
+        return Receipt(self._live, seq)
+
+    def _check_not_ended(self) -> None:
+        end = self._conversation.end
+        if end is not None:
+            raise SessionEnded(end.code, end.reason)
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Ends the session for good, behind all that was sent; what came is not taken any more. Again does nothing.
+
+        Raises ValueError for a code outside 1000 to 4999 or a reason of more than 123 bytes.
+        """
+        self.finish_current()
+        self._closed = True
+        self._conversation.close(code, reason)
+        self._live.wake()
+
+
+class _Pieces:
+    """Iterates over a session's pieces."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __aiter__(self) -> "_Pieces":
+        return self
+
+    async def __anext__(self) -> IncomingPiece:
+        piece = await self._session.next_piece()
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+
+def _encoded(data: str | bytes) -> tuple[bool, bytes]:
+    """(text, payload) of what a handler sends."""
+    if isinstance(data, str):
+        return True, data.encode()
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
+    return False, bytes(data)
