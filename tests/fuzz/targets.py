@@ -1,0 +1,8 @@
+"""All fuzz targets by name."""
+
+from typing import Final
+
+from tests.fuzz import frames, messages
+from tests.fuzz.target import Target
+
+TARGETS: Final[dict[str, Target]] = {target.name: target for target in (frames.TARGET, messages.TARGET)}
