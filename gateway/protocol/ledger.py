@@ -56,6 +56,7 @@ class Ledger:
         "_sent_before",
         "_settled_end",
         "_unfinished_begin",
+        "_unfinished_rejected",
         "_varies",
         "_written",
         "_written_offset",
@@ -98,6 +99,8 @@ class Ledger:
         """End on the next hop of all that was entered; kept where the overhead varies."""
         self._unfinished_begin: int | None = None
         """Where the batch begins that has the first piece of a message whose last one is to come; kept likewise."""
+        self._unfinished_rejected = False
+        """It was rejected before its last piece came."""
         self._written = start
         self._reached = start
         self._written_offset = 0
@@ -128,6 +131,9 @@ class Ledger:
         if count:
             self.accepted = accepted = self.accepted + count
             self._runs.append((accepted, now, self._hop_end, run_begin))
+            if self._unfinished_rejected:
+                self._unfinished_rejected = False
+                self.reject(accepted - count + 1)
 
     def accept(self, size: int, *, now: float, hop_bytes: int = 0) -> int:
         """Enter one whole message of `size` bytes, while no other is unfinished; its number."""
@@ -147,6 +153,7 @@ class Ledger:
         self._end = self._ends[-1] if self._ends else self._settled_end
         self._ends.append(self._end)
         self._unfinished_begin = None
+        self._unfinished_rejected = False
         self.accepted += 1
         self._runs.append((self.accepted, now, self._hop_end, self._hop_end))
         # It has no overhead, which in_flight_bytes takes off for each number that is not settled.
@@ -206,8 +213,12 @@ class Ledger:
     def reject(self, seq: int) -> bool:
         """One message was refused by the far side and counts as settled; False where it was settled already.
 
-        Raises ProtocolViolation for a message that was never sent.
+        A message may be refused before it has come whole; it then settles when its last piece comes. Raises
+        ProtocolViolation for a message that was never sent.
         """
+        if seq == self.accepted + 1 and self._unfinished_begin is not None:
+            known, self._unfinished_rejected = self._unfinished_rejected, True
+            return not known
         if seq > self.accepted:
             raise ProtocolViolation(f"rejects message {seq}, but the last one sent is {self.accepted}")
         if seq <= self.settled or (self._rejected is not None and seq in self._rejected):

@@ -59,7 +59,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.start = start
         self.entries: list[Entry] = []
         self.hop_bytes = 0
-        self.partial, self.is_partial = 0, False
+        self.partial, self.is_partial, self.partial_rejected = 0, False, False
         self.batch = 0
         self.partial_begin = 0
         self.positions = dict.fromkeys(PROVABLE, start)
@@ -129,6 +129,8 @@ class LedgerMachine(RuleBasedStateMachine):
             else:
                 self.enter(size, end - size - self.overhead, end)
             self.partial, self.is_partial = 0, False
+            self.entries[-1].rejected, self.partial_rejected = self.partial_rejected, False
+        self.pass_rejected()
         if rest:
             pieces.append((Opcode.TEXT, bytes(rest), 0 if self.is_partial else FIRST))
             self.partial_begin = self.partial_begin if self.is_partial else begin
@@ -153,7 +155,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.batch += 1
         if not self.varies:
             self.hop_bytes -= self.partial
-        self.partial, self.is_partial = 0, False
+        self.partial, self.is_partial, self.partial_rejected = 0, False, False
         self.enter(0, self.hop_bytes, self.hop_bytes)
         self.entries[-1].rejected = True
         self.pass_rejected()
@@ -184,7 +186,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(back=st.integers(-1, 9))
     def reject(self, back: int) -> None:
         seq = self.accepted - back
-        if seq > self.accepted:
+        if seq > self.accepted and self.varies and self.is_partial:
+            assert self.ledger.reject(seq) is not self.partial_rejected
+            self.partial_rejected = True
+        elif seq > self.accepted:
             with pytest.raises(ProtocolViolation, match="rejects"):
                 self.ledger.reject(seq)
         elif seq > self.start:
