@@ -76,7 +76,7 @@ bench: $(VENV)/.bench $(VENV)/.codec ## Compare with websockify, websocat, nginx
 	$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
 
 fuzz: $(VENV)/.fuzz $(VENV)/.codec ## Coverage-guided fuzzing of the cores for FUZZ_SECONDS (600)
-	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+	$(BIN)/python -m tests.fuzz --atheris --seconds $(FUZZ_SECONDS)
 
 lock: $(VENV)/.dev ## Pin the runtime dependencies with hashes
 	$(BIN)/python -m pip install --quiet 'pip-tools>=7.4'
