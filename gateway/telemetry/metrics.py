@@ -152,7 +152,6 @@ class ServiceRefusal(StrEnum):
     """Why a request that is well-formed and allowed was refused all the same."""
 
     NO_ROUTE = "no_route"
-    NO_FILE = "no_file"
     AUTHENTICATION = "authentication"
     DRAINING = "draining"
     OVERLOAD = "overload"

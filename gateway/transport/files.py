@@ -10,7 +10,6 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
 from pathlib import Path
@@ -77,13 +76,6 @@ class Folder:
         return "/".join(segments)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Found:
-    """What is at a place: a regular file, open, or a folder."""
-
-    file: "_OpenFile | None"
-
-
 class _OpenFile:
     """A regular file below its folder, open for reading; used from one thread at a time."""
 
@@ -100,8 +92,8 @@ class _OpenFile:
         os.close(self._descriptor)
 
 
-def _open(root: Path, relative: str) -> _Found:
-    """What is at `relative`. Raises OSError, ENOENT also for what is no file or lies outside of the folder."""
+def _open(root: Path, relative: str) -> _OpenFile | None:
+    """The file at `relative`, None for a folder. Raises OSError: ENOENT also for what is no file or lies outside."""
     root_descriptor = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         # O_PATH opens nothing yet: a pipe or a device that a link leads to must not even be touched.
@@ -111,7 +103,7 @@ def _open(root: Path, relative: str) -> _Found:
                 raise FileNotFoundError(errno.ENOENT, "outside of the folder", relative)
             status = os.fstat(descriptor)
             if stat.S_ISDIR(status.st_mode):
-                return _Found(file=None)
+                return None
             if not stat.S_ISREG(status.st_mode):
                 raise FileNotFoundError(errno.ENOENT, "not a file", relative)
             readable = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
@@ -120,7 +112,7 @@ def _open(root: Path, relative: str) -> _Found:
     finally:
         os.close(root_descriptor)
     facts = FileFacts(size=status.st_size, modified_nanoseconds=status.st_mtime_ns, content_type=content_type(relative))
-    return _Found(file=_OpenFile(readable, facts))
+    return _OpenFile(readable, facts)
 
 
 def _real_path(descriptor: int) -> str:
@@ -171,13 +163,13 @@ class _Answer:
         if relative is None:
             return await self._refuse(HTTPStatus.NOT_FOUND)
         try:
-            found = await trio.to_thread.run_sync(_open, self._folder.root, relative)
+            file = await trio.to_thread.run_sync(_open, self._folder.root, relative)
         except OSError as error:
             return await self._refuse(self._status_for(error))
-        if found.file is None:
+        if file is None:
             return await self._redirect()
-        with closing(found.file):
-            return await self._send_file(found.file)
+        with closing(file):
+            return await self._send_file(file)
 
     def _status_for(self, error: OSError) -> HTTPStatus:
         if error.errno in _ABSENT:

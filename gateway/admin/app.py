@@ -1,0 +1,121 @@
+"""What the admin listener answers: liveness, readiness, metrics, sessions.
+
+Invariant: `/healthz` and `/readyz` mean different things and are open to every probe; whatever tells about traffic asks
+for the token where one is set. It decides and renders; `gateway.admin.server` does the I/O.
+"""
+
+import hmac
+import zlib
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final, Protocol
+
+import trio
+from pydantic import SecretStr
+
+from gateway.admin.response import Response
+from gateway.admin.sessions import SessionDirectory, SessionsApi
+from gateway.errors import HandshakeRefused
+from gateway.protocol.http import Request
+from gateway.telemetry.exposition import Exporter
+from gateway.telemetry.metrics import Metrics, ServiceRefusal
+
+_GZIP_WBITS: Final = 31
+_GZIP_LEVEL: Final = 1
+"""A scrape's text shrinks to a tenth at the lowest level already."""
+_GZIP_SLICE_BYTES: Final = 128 * 1024
+"""Compressed between two checkpoints: about 1 ms."""
+
+_TEXT: Final = "text/plain; charset=utf-8"
+
+
+class Gateway(Protocol):
+    """What the app asks the server for."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """The process's counters."""
+        ...
+
+    def readiness(self) -> Mapping[str, object]:
+        """What keeps this gateway from serving, fit for JSON; empty when nothing does."""
+        ...
+
+
+class AdminApp:
+    """The endpoints. `answer` a request with them; it raises HandshakeRefused for what is not answered."""
+
+    def __init__(
+        self, gateway: Gateway, *, token: SecretStr | None = None, sessions: SessionDirectory | None = None
+    ) -> None:
+        """`token`: the bearer token that all but the probes ask for. Without `sessions` there is no sessions API."""
+        self._gateway = gateway
+        self._token = None if token is None else token.get_secret_value().encode()
+        self._exporter = Exporter(gateway.metrics)
+        self._sessions = None if sessions is None else SessionsApi(sessions)
+
+    async def answer(self, request: Request) -> Response:
+        """The answer to a GET or HEAD request. Raises HandshakeRefused: 400, 401, 404."""
+        await trio.lowlevel.checkpoint()
+        match request.path:
+            case "/healthz":
+                # The process runs and its event loop turns; one that only drains or lacks backends is healthy.
+                return Response.make(b"ok\n", content_type=_TEXT)
+            case "/readyz":
+                return self._readyz()
+        # Before it is said what else there is and what not.
+        self._authenticate(request)
+        match request.path.split("/"):
+            case ["", "metrics"]:
+                return await self._metrics(request)
+            case ["", "sessions", *_] if self._sessions is not None:
+                return self._sessions.answer(request)
+        known = "/healthz, /readyz, /metrics" + (", /sessions" if self._sessions is not None else "")
+        raise HandshakeRefused(
+            f"nothing is here; there are {known}", status=HTTPStatus.NOT_FOUND, reason=ServiceRefusal.NO_ROUTE
+        )
+
+    def _authenticate(self, request: Request) -> None:
+        if self._token is None:
+            return
+        scheme, _, given = (request.get("authorization") or "").partition(" ")
+        # compare_digest takes as long for a wrong token as for one that is nearly right. Headers are Latin-1 as read.
+        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip(" ").encode("latin-1"), self._token):
+            return
+        raise HandshakeRefused(
+            "this asks for the admin token: Authorization: Bearer TOKEN",
+            status=HTTPStatus.UNAUTHORIZED,
+            reason=ServiceRefusal.AUTHENTICATION,
+            headers=(("WWW-Authenticate", 'Bearer realm="kakitome"'),),
+        )
+
+    def _readyz(self) -> Response:
+        problems = self._gateway.readiness()
+        status = HTTPStatus.SERVICE_UNAVAILABLE if problems else HTTPStatus.OK
+        return Response.of_json({"ready": not problems, **problems}, status=status)
+
+    async def _metrics(self, request: Request) -> Response:
+        exposition = await self._exporter.expose(request.get("accept") or "")
+        body, headers = exposition.body, [("Vary", "Accept, Accept-Encoding")]
+        if _accepts_gzip(request):
+            body = await _gzip(body)
+            headers.append(("Content-Encoding", "gzip"))
+        return Response.make(body, content_type=exposition.content_type, headers=tuple(headers))
+
+
+def _accepts_gzip(request: Request) -> bool:
+    for element in request.tokens("accept-encoding"):
+        coding, _, weight = (part.strip() for part in element.partition(";"))
+        if coding == "gzip":
+            return weight not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
+
+
+async def _gzip(body: bytes) -> bytes:
+    compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WBITS)
+    parts = []
+    for start in range(0, len(body), _GZIP_SLICE_BYTES):
+        parts.append(compressor.compress(memoryview(body)[start : start + _GZIP_SLICE_BYTES]))
+        await trio.lowlevel.checkpoint()
+    parts.append(compressor.flush())
+    return b"".join(parts)

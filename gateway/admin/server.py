@@ -1,0 +1,91 @@
+"""The admin listener: an HTTP/1.1 server of its own, apart from the clients' listeners.
+
+Invariant: nothing that arrives here ends it, and nothing that happens here disturbs the relay: connections, heads and
+answers are bounded in number, size and time.
+"""
+
+from http import HTTPStatus
+from typing import Final
+
+import structlog
+import trio
+
+from gateway.admin.app import AdminApp
+from gateway.config import Address
+from gateway.config import Listener as ListenerConfig
+from gateway.errors import HandshakeRefused
+from gateway.protocol.http import Request, RequestReader, http_response, refusal_response
+from gateway.transport.channel import Channel
+from gateway.transport.listener import Accepted, Listener
+from gateway.transport.upgrade import read_request, refuse
+
+MAX_CONNECTIONS: Final = 64
+"""Probes, scrapers and an operator's tab are a handful; a scan or a leak must not take the gateway's descriptors."""
+
+HEAD_TIMEOUT_SECONDS: Final = 30.0
+"""For a request's head and between two requests: longer than Prometheus' usual 15 s, so that it stays connected."""
+
+ANSWER_TIMEOUT_SECONDS: Final = 10.0
+"""For making an answer and having it taken: Prometheus gives up after 10 s itself (scrape_timeout)."""
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger("admin")
+
+
+class AdminServer:
+    """Serves an `AdminApp` at `bind`."""
+
+    def __init__(self, bind: Address, app: AdminApp) -> None:
+        self._bind: Final = bind
+        self._app: Final = app
+        self._connections = 0
+
+    async def serve(self, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serves until cancelled; starts with the address it listens at. Raises StartupError if it cannot listen."""
+        listener = Listener(ListenerConfig(bind=self._bind))
+        try:
+            async with trio.open_nursery() as nursery:
+                task_status.started(listener.addresses[0])
+                await listener.serve(self._serve_connection, nursery)
+        finally:
+            listener.close()
+
+    async def _serve_connection(self, accepted: Accepted) -> None:
+        if self._connections >= MAX_CONNECTIONS:
+            return  # which closes it
+        self._connections += 1
+        try:
+            await self._serve_requests(accepted.channel)
+        except HandshakeRefused as refusal:
+            await refuse(accepted.channel, refusal, timeout_seconds=ANSWER_TIMEOUT_SECONDS)
+        except (OSError, trio.TooSlowError):
+            pass  # it went away, or did not take its answer
+        finally:
+            self._connections -= 1
+
+    async def _serve_requests(self, channel: Channel) -> None:
+        reader = RequestReader()
+        request = await read_request(channel, reader, first=True, timeout_seconds=HEAD_TIMEOUT_SECONDS)
+        while request is not None:
+            with trio.fail_after(ANSWER_TIMEOUT_SECONDS):
+                answer, keeps = await self._answer(request)
+                await channel.send_all(answer)
+            if not keeps:
+                await channel.finish()
+                return
+            request = await read_request(channel, reader, first=False, timeout_seconds=HEAD_TIMEOUT_SECONDS)
+
+    async def _answer(self, request: Request) -> tuple[bytes, bool]:
+        """The answer's bytes, and whether the connection may carry another request."""
+        head_only = request.method == "HEAD"
+        try:
+            response = await self._app.answer(request)
+        except HandshakeRefused as refusal:
+            return refusal_response(refusal, head_only=head_only), False
+        except Exception:  # noqa: BLE001 - one request must not end the listener, and its sender is told nothing
+            _log.exception("admin_request_failed", path=request.path)
+            return http_response(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error\n", head_only=head_only), False
+        keeps = request.keep_alive
+        return (
+            http_response(response.status, response.body, response.headers, head_only=head_only, keep_alive=keeps),
+            keeps,
+        )
