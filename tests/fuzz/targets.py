@@ -2,7 +2,9 @@
 
 from typing import Final
 
-from tests.fuzz import frames, messages
+from tests.fuzz import frames, handshake, messages
 from tests.fuzz.target import Target
 
-TARGETS: Final[dict[str, Target]] = {target.name: target for target in (frames.TARGET, messages.TARGET)}
+TARGETS: Final[dict[str, Target]] = {
+    target.name: target for target in (frames.TARGET, messages.TARGET, handshake.SERVER, handshake.CLIENT)
+}
