@@ -225,8 +225,6 @@ class RecordDecoder:
 
 def _rung_from_name(value: object) -> object:
     """Rungs stand in JSON by their lower-case names."""
-    if isinstance(value, Rung):
-        return value
     names = {rung.name.lower(): rung for rung in Rung}
     if not isinstance(value, str) or value not in names:
         raise ValueError(f"expected one of {', '.join(names)}")
