@@ -7,7 +7,7 @@ A turn of the caller's: `receive_records` with what came in, the handler's calls
 `changes` and `mark_saved`, `data_to_send`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
 from typing import Final
@@ -164,21 +164,22 @@ class Conversation:
 
     # --- from the peer ----------------------------------------------------------------------------------------------
 
-    def receive_records(self, records: Iterable[Record]) -> None:
+    def receive_records(self, records: Sequence[Record]) -> None:
         """Takes what came on the attached connection. A fault of the peer's ends the session, as `fail` does."""
+        if self.state is State.ENDED_BY_PEER:
+            return
         try:
-            for record in records:
-                if self.end is not None and self.end.by_peer:
-                    return
+            if self.end is None:
+                others = self.inbox.receive(records)
+            else:
+                others = [record for record in records if record[0] != RecordType.DATA]
+            for record in others:
                 self._receive(*record)
         except ConnectionFault as fault:
             self.fail(fault)
 
     def _receive(self, record_type: int, flags: int, seq: int, body: bytes) -> None:
-        if record_type == RecordType.DATA:
-            if self.end is None:
-                self.inbox.receive(flags, seq, body)
-        elif record_type == RecordType.ACK:
+        if record_type == RecordType.ACK:
             # The gateway acknowledges to a backend at the settling rung only, so any ACK settles.
             if self.outbox.settle(seq):
                 self.settled_rung = Rung(flags)

@@ -17,7 +17,6 @@ from pydantic import JsonValue
 from gateway.backend.conversation import Conversation
 from gateway.backend.inbox import IncomingPiece, OversizeMessage
 from gateway.backend.live import LiveSession
-from gateway.errors import InvalidUtf8
 from gateway.protocol.records import ClientAddress, OpenToBackend, Rung, SessionReport
 
 
@@ -266,13 +265,7 @@ class Session:
         self.finish_current()
         inbox = self._conversation.inbox
         while not self._closed:
-            try:
-                taken = inbox.take_message(self._message_bytes)
-            except InvalidUtf8 as fault:
-                self._closed = True
-                self._conversation.fail(fault)
-                self._live.wake()
-                continue
+            taken = inbox.take_message(self._message_bytes)
             if taken is None:
                 if self.ended:
                     break
