@@ -5,6 +5,12 @@ from collections.abc import Generator
 from typing import TypeVar
 
 import pytest
+from hypothesis import settings
+
+# A busy machine must not fail a property; `HYPOTHESIS_PROFILE=deep` looks further.
+settings.register_profile("fast", deadline=None)
+settings.register_profile("deep", deadline=None, max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 IN_CI = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
 
