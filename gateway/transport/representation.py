@@ -78,7 +78,8 @@ class Reply:
 
 def content_type(name: str) -> str:
     """The media type by the name's ending; text is UTF-8, what is not known is opaque bytes."""
-    media_type = _TYPES.get(name.rpartition(".")[2].lower())
+    _, dot, ending = name.rpartition(".")
+    media_type = _TYPES.get(ending.lower()) if dot else None
     if media_type is None:
         guessed, encoding = _KNOWN_TYPES.guess_type(name)
         # A .tar.gz is a compressed file to keep, not a tar for the browser to unpack.
