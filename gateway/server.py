@@ -21,10 +21,11 @@ import trio
 from gateway import __version__
 from gateway.admin.app import AdminApp
 from gateway.admin.server import AdminServer
-from gateway.config import Config
+from gateway.config import Address, Config
 from gateway.config import Listener as ListenerConfig
 from gateway.config.reload import ConfigWatcher
 from gateway.errors import (
+    BackendRefused,
     BackendTimeout,
     BackendUnreachable,
     Blame,
@@ -40,21 +41,25 @@ from gateway.protocol.deflate import DeflateParameters, negotiate
 from gateway.protocol.frames import CODEC
 from gateway.protocol.handshake import ExtensionOffer, Request, RequestReader, Upgrade, accept_response, check_upgrade
 from gateway.protocol.messages import WebSocketConnection
+from gateway.protocol.records import ClientAddress, OpenToBackend
 from gateway.relay.pump import Pump
+from gateway.sessions.opening import open_backend
 from gateway.sessions.routes import RouteService, RouteTable
 from gateway.sessions.session import Participants, Session, new_session_id
 from gateway.telemetry.lag import sample_lag
 from gateway.telemetry.metrics import (
+    AcceptError,
     CertificateReading,
     DirectionMetrics,
     HandshakeOutcome,
     Metrics,
     ReloadOutcome,
     RouteMetrics,
+    ServiceRefusal,
 )
 from gateway.transport.connector import ClientFacts
 from gateway.transport.files import serve_file
-from gateway.transport.health import watch_health
+from gateway.transport.health import HealthChecks
 from gateway.transport.listener import Accepted, Established, Listener, establish
 from gateway.transport.upgrade import read_request, refuse
 
@@ -80,7 +85,7 @@ class Server:
         self._pump: Pump
         self._table = RouteTable(config, self.metrics)
         self._admission: Final = Admission()
-        self._health_scope = trio.CancelScope()
+        self._health: Final = HealthChecks()
         self._listeners: list[Listener] = []
         self._handshakes = 0
         self._all_gone = trio.Event()
@@ -112,7 +117,7 @@ class Server:
         self._listeners = [self._bind(config) for config in self.config.listeners]
         self._provide_metrics()
         await nursery.start(self._pump.run)
-        nursery.start_soon(self._check_health)
+        self._health.start(nursery, self._table.connectors())
         nursery.start_soon(sample_lag, self.metrics.event_loop_lag_seconds)
         if self.config.admin is not None:
             admin = AdminServer(self.config.admin.bind, AdminApp(self, token=self.config.admin.token))
@@ -128,7 +133,10 @@ class Server:
         log.info("ready", version=__version__, codec=CODEC, pid=os.getpid())
 
     def _bind(self, config: ListenerConfig) -> Listener:
-        return Listener(config, on_accept_error=self.metrics.count_accept_error)
+        return Listener(config, on_accept_error=self._count_accept_error)
+
+    def _count_accept_error(self, error: AcceptError) -> None:
+        self.metrics.accept_errors[error] += 1
 
     @staticmethod
     async def _exit_at_second_signal(signals: AsyncIterator[int]) -> None:
@@ -187,7 +195,7 @@ class Server:
                 log.warning("restart_needed", key=key, hint="this part of the configuration is read at the start only")
         self._table = table
         self.config = config
-        self._health_scope.cancel()  # and begins again with the new table
+        self._health.replace(table.connectors())
         self.metrics.config_reloads[ReloadOutcome.APPLIED] += 1
         log.info("config_applied", routes=[service.config.name for service in table.services])
 
@@ -196,16 +204,12 @@ class Server:
         self.metrics.config_reloads[ReloadOutcome.REJECTED] += 1
         log.error("config_rejected", problems=list(fault.lines()))
 
-    async def _check_health(self) -> None:
-        while True:
-            with trio.CancelScope() as self._health_scope:
-                async with trio.open_nursery() as nursery:
-                    for connector in self._table.connectors():
-                        if connector.backend.health is not None:
-                            nursery.start_soon(watch_health, connector, connector.backend.health)
-                    await trio.sleep_forever()
-
     # --- what the operator is told --------------------------------------------------------------------------------
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where clients can connect, once it serves; with the port that the kernel chose for 0."""
+        return tuple(address for listener in self._listeners for address in listener.addresses)
 
     def readiness(self) -> dict[str, object]:
         """What keeps this gateway from serving; empty when nothing does."""
@@ -263,6 +267,8 @@ class Server:
                 metrics.handshakes[HandshakeOutcome.ABANDONED] += 1
         except HandshakeRefused as refusal:
             await self._refuse(accepted, refusal, metrics)
+        except BackendRefused as error:
+            await self._refuse(accepted, _refused_by_backend(error), metrics)
         except BackendUnreachable as error:
             await self._unreachable(accepted, error, metrics)
         except HandshakeTimeout:
@@ -291,7 +297,7 @@ class Server:
             raise HandshakeRefused(
                 "this gateway is shutting down; try again, another one will answer",
                 status=503,
-                reason="draining",
+                reason=ServiceRefusal.DRAINING,
                 blame=Blame.GATEWAY,
                 headers=(("Retry-After", "1"),),
             )
@@ -307,6 +313,12 @@ class Server:
             dialed = await service.connector.dial(key=session_id.encode(), client=facts)
             undo.callback(dialed.close)
             subprotocol = service.choose_subprotocol(upgrade)
+            opened = None
+            if service.backend.framing == "records":
+                body = _open_body(service, request, view, session_id=session_id, origin=origin, subprotocol=subprotocol)
+                opened = await open_backend(
+                    dialed.channel, body, consumed=0, timeout_seconds=service.backend.connect_timeout
+                )
             deflate, extensions = _negotiate_deflate(service, upgrade)
             await established.channel.send_all(accept_response(upgrade, subprotocol=subprotocol, extensions=extensions))
             participants = Participants(
@@ -328,7 +340,7 @@ class Server:
         )
         self.sessions.add(session)
         ws = WebSocketConnection(client=False, message_bytes=config.limits.message_bytes, deflate=deflate)
-        session.begin(self._pump, service, established.channel, ws, early=leftover)
+        session.begin(self._pump, service, established.channel, ws, opened, early=leftover)
 
     def _forget(self, session: Session) -> None:
         self.sessions.discard(session)
@@ -393,6 +405,45 @@ def _client_view(table: RouteTable, established: Established, request: Request) 
     if view.warning is not None:
         log.warning("forwarded_headers_ignored", problem=view.warning)
     return view
+
+
+def _refused_by_backend(error: BackendRefused) -> HandshakeRefused:
+    """A records backend's CLOSE in answer to OPEN, as an HTTP answer; its reason is meant for the client."""
+    status = {1008: 403, 1013: 503}.get(error.code, 502)
+    return HandshakeRefused(
+        error.close_reason or "the service behind this gateway refused the session",
+        status=status,
+        reason=ServiceRefusal.BACKEND,
+        blame=Blame.BACKEND,
+    )
+
+
+def _open_body(
+    service: RouteService,
+    request: Request,
+    view: ClientView,
+    *,
+    session_id: str,
+    origin: str | None,
+    subprotocol: str | None,
+) -> OpenToBackend:
+    delivery = service.config.delivery
+    return OpenToBackend(
+        session=session_id,
+        epoch=1,
+        route=service.config.name,
+        path=request.path,
+        query=request.query,
+        host=view.host,
+        origin=origin,
+        subprotocol=subprotocol,
+        client=ClientAddress(address=view.address or "unix", port=view.port),
+        headers={
+            name.lower(): value for name in service.backend.headers if (value := request.get(name.lower())) is not None
+        },
+        window_messages=delivery.window_messages,
+        window_bytes=delivery.window_bytes,
+    )
 
 
 def _negotiate_deflate(

@@ -8,7 +8,7 @@ answer only the newest of several Pings, hence one fence at a time.
 
 import os
 import struct
-from typing import Final
+from typing import ClassVar, Final
 
 _PAYLOAD: Final = struct.Struct("!Q8s")
 
@@ -21,7 +21,7 @@ class Fence:
 
     __slots__ = ("_covers", "_payload", "sent_at")
 
-    _nonces = b""  # os.urandom costs a system call: drawn for 512 fences at a time, shared by all connections
+    _nonces: ClassVar[bytes] = b""  # os.urandom costs a system call: drawn for 512 fences at a time, shared by all connections
 
     def __init__(self) -> None:
         self._payload: bytes | None = None

@@ -29,8 +29,8 @@ class BackendLink(Protocol):
     def is_gone(self) -> bool:
         """The socket is closed."""
 
-    def start(self, early: bytes, now: float) -> None:
-        """Begins reading; `early` is what the backend sent behind its answer to OPEN."""
+    def start(self, now: float) -> None:
+        """Begins reading."""
 
     def send(self, pieces: list[Piece], now: float) -> None:
         """Sends data. Raises ConnectionFault for a message that the framing cannot carry."""
@@ -43,6 +43,9 @@ class BackendLink(Protocol):
 
     def sample(self, now: float) -> None:
         """Looks for evidence of what was sent, and tells the relay what it finds."""
+
+    def take_stock(self, now: float) -> None:
+        """The last look before the socket is closed, for the loss report: also at what was only written."""
 
     def downstream_settled(self, now: float) -> None:
         """Messages of the backend's were settled."""
@@ -68,11 +71,8 @@ class FramedBackend:
     def is_gone(self) -> bool:
         return self.endpoint.is_closed
 
-    def start(self, early: bytes, now: float) -> None:
-        if early:
-            self.on_data(self.endpoint, memoryview(early), now)
-        if not self.is_gone:
-            self.endpoint.resume()
+    def start(self, now: float) -> None:
+        self.endpoint.resume()
 
     def send(self, pieces: list[Piece], now: float) -> None:
         try:
@@ -96,12 +96,16 @@ class FramedBackend:
     def sample(self, now: float) -> None:
         endpoint = self.endpoint
         written = endpoint.bytes_taken
-        self.relay.settled_upstream(Rung.WRITTEN, offset=written, now=now)
         if self._evidence.settles_at is Rung.WRITTEN:
+            self.relay.settled_upstream(Rung.WRITTEN, offset=written, now=now)
             return
         reached = self._evidence.reached_offset(written)
         if reached is not None:
             self.relay.settled_upstream(Rung.REACHED, offset=reached, now=now)
+
+    def take_stock(self, now: float) -> None:
+        self.relay.settled_upstream(Rung.WRITTEN, offset=self.endpoint.bytes_taken, now=now)
+        self.sample(now)
 
     # --- the endpoint's news --------------------------------------------------------------------------------------
 

@@ -7,11 +7,13 @@ sent is not queued twice: of the pongs that a full buffer cannot take only the n
 import socket
 from typing import Final, Protocol
 
+import structlog
+
 from gateway.errors import KeepaliveTimeout
 from gateway.protocol.fence import Fence
 from gateway.protocol.frames import FIRST, LAST, Opcode, Piece
 from gateway.protocol.messages import WebSocketConnection
-from gateway.protocol.records import Rung
+from gateway.protocol.records import RejectBody, Rung
 from gateway.relay.endpoint import Endpoint, endpoint_for
 from gateway.relay.relay import Relay
 from gateway.relay.timers import NEVER
@@ -23,6 +25,8 @@ WHOLE: Final = FIRST | LAST
 _CLOSE: Final = int(Opcode.CLOSE)
 _PING: Final = int(Opcode.PING)
 _PONG: Final = int(Opcode.PONG)
+
+log = structlog.get_logger("client")
 
 FENCE_SPACING_SECONDS: Final = 0.02
 """The least time from one fence to the next: on a fast network a fence a round trip would double the packets, and
@@ -75,8 +79,11 @@ class ClientLink(Protocol):
     def upstream_settled(self, now: float) -> None:
         """Messages of the client's were settled."""
 
-    def sample(self) -> None:
+    def take_stock(self) -> None:
         """Records what the kernel has taken, for the loss report."""
+
+    def upstream_rejected(self, seq: int, body: RejectBody, now: float) -> None:
+        """The backend refused a message of the client's."""
 
     def next_deadline(self, now: float) -> float:
         """When `on_timer` has something to do, in seconds; may lie in the past."""
@@ -167,6 +174,9 @@ class PlainClient:
     def upstream_settled(self, now: float) -> None:
         pass  # a plain client is told nothing
 
+    def upstream_rejected(self, seq: int, body: RejectBody, now: float) -> None:
+        log.info("message_rejected", seq=seq, code=body.code, reason=body.reason)
+
     # --- fences ---------------------------------------------------------------------------------------------------
 
     def _raise_fence(self, now: float) -> bytes:
@@ -196,7 +206,7 @@ class PlainClient:
             if ledger is not None and ledger.in_flight_messages:
                 self.relay.pump.wake_at(self.relay, max(now, self._fence_due))
 
-    def sample(self) -> None:
+    def take_stock(self) -> None:
         ledger = self.relay.down.ledger
         if ledger is not None:
             ledger.advance_to_offset(Rung.WRITTEN, min(self.endpoint.bytes_taken, self._hop_end))

@@ -24,7 +24,7 @@ import structlog
 from gateway.errors import ConnectionFault, PolicyViolation
 from gateway.policy.admission import MessageRate
 from gateway.protocol.frames import LAST, Piece
-from gateway.protocol.records import Rung
+from gateway.protocol.records import RejectBody, Rung, SessionReport
 from gateway.relay.direction import LOOK_AHEAD_BYTES, Direction
 from gateway.relay.ending import ABNORMAL, NO_STATUS, Ending, ending_by_fault
 from gateway.relay.pump import Pump
@@ -121,15 +121,14 @@ class Relay:
         self._drain_deadline = NEVER
         self._progress = (0, 0)
 
-    def start(
-        self, client: "ClientLink", backend: "BackendLink", *, from_client: bytes, from_backend: bytes, now: float
-    ) -> None:
-        """Begins: from here on the pump drives. What each side sent behind its handshake comes first."""
+    def start(self, client: "ClientLink", backend: "BackendLink", *, early: bytes, now: float) -> None:
+        """Begins: from here on the pump drives. `early` is what the client sent behind its handshake."""
         self.client = client
         self.backend = backend
         self.last_message_at = self.opened_at = now
-        client.start(from_client, now)
-        backend.start(from_backend, now)
+        client.start(early, now)
+        if not backend.is_gone:
+            backend.start(now)
         if self.phase is not Phase.ENDED:
             self._arm(now)
 
@@ -188,6 +187,15 @@ class Relay:
         if settled:
             self.up.note_settled(settled, now)
             self.client.upstream_settled(now)
+            if self.up.held:
+                self.flush_upstream(now)
+
+    def rejected_upstream(self, seq: int, body: RejectBody, now: float) -> None:
+        """The backend refuses message number `seq`; it counts as settled."""
+        ledger = self.up.ledger
+        if ledger is not None and ledger.reject(seq):
+            self.up.metrics.rejected += 1
+            self.client.upstream_rejected(seq, body, now)
             if self.up.held:
                 self.flush_upstream(now)
 
@@ -299,7 +307,7 @@ class Relay:
 
     def client_lost(self, now: float, *, reason: UnknownReason = UnknownReason.VANISHED) -> None:
         """The client's connection ended: without a Close, or after the closing handshake, when that is how it goes."""
-        self.client.endpoint.close()
+        self._close_client_socket()
         if self._end(Ending(by=ClosedBy.CLIENT, code=ABNORMAL, reason="connection lost", unknown=reason), now):
             log.debug("client_lost", reason=reason)
         self._finish_backend(ABNORMAL, "", now)
@@ -312,8 +320,7 @@ class Relay:
     ) -> None:
         """The backend's connection is over: in good order with `code`, or by a `fault`."""
         if not self.backend.is_gone:
-            self.backend.sample(now)
-            self.backend.endpoint.close()
+            self._close_backend(now)
         ending = Ending(by=ClosedBy.BACKEND, code=code, reason=reason) if fault is None else ending_by_fault(fault)
         self._end(ending, now)
         self._backend_finish = self._backend_finish or (code, reason)
@@ -383,6 +390,15 @@ class Relay:
         self._set_deadline(now)
         self.client.resume()
 
+    def _close_client_socket(self) -> None:
+        if not self.client.is_gone:
+            self.client.take_stock()
+            self.client.endpoint.close()
+
+    def _close_backend(self, now: float) -> None:
+        self.backend.take_stock(now)
+        self.backend.endpoint.close()
+
     def _finish_backend(self, code: int, reason: str, now: float) -> None:
         if self._backend_finish is None:
             self._backend_finish = (code, reason)
@@ -393,9 +409,9 @@ class Relay:
         """Closes both sides at once, whatever is unsent."""
         if self.phase is Phase.OPEN:
             self._end(Ending(by=ClosedBy.GATEWAY, code=1011, unknown=UnknownReason.FAULT), now)
-        self.client.endpoint.close()
+        self._close_client_socket()
         if not self.backend.is_gone:
-            self.backend.sample(now)
+            self.backend.take_stock(now)
             self.backend.endpoint.reset()
         self._ended(now)
 
@@ -410,6 +426,11 @@ class Relay:
             assert self.ending is not None
             self._on_end(self, self.ending)
         return True
+
+    def report(self) -> SessionReport | None:
+        """What is known of both directions' messages at this moment; None where delivery is not tracked."""
+        up, down = self.up.ledger, self.down.ledger
+        return None if up is None or down is None else SessionReport(upstream=up.report(), downstream=down.report())
 
     # --- time -----------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from gateway.policy.routing import Router
 from gateway.protocol.framings import Framing, LengthPrefixedFraming, LinesFraming, StreamFraming
 from gateway.protocol.handshake import Upgrade
 from gateway.relay.relay import RelaySettings
-from gateway.telemetry.metrics import BackendReading, Metrics, RouteMetrics
+from gateway.telemetry.metrics import BackendReading, Metrics, RouteMetrics, ServiceRefusal
 from gateway.transport.connector import Connector
 from gateway.transport.files import Folder
 
@@ -98,7 +98,7 @@ class RouteTable:
                 fence=route.delivery.fence,
             ),
             connector=connector,
-            folder=None if route.files is None else Folder(route.files, csp=route.csp),
+            folder=None if route.files is None else Folder(route.files, match_path=route.match.path, csp=route.csp),
         )
 
     def named(self, name: str) -> RouteService | None:
@@ -109,7 +109,7 @@ class RouteTable:
         """The route for a request. Raises HandshakeRefused (404)."""
         service = self._router.match(host, path)
         if service is None:
-            raise HandshakeRefused("nothing is served at this host and path", status=404, reason="no_route")
+            raise HandshakeRefused("nothing is served at this host and path", status=404, reason=ServiceRefusal.NO_ROUTE)
         return service
 
     def connectors(self) -> Iterator[Connector]:

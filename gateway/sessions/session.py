@@ -14,12 +14,13 @@ from gateway.policy.admission import Ticket
 from gateway.protocol.ledger import Ledger
 from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.records import LossReport, Rung
-from gateway.relay.backend_links import FramedBackend
+from gateway.relay.backend_links import BackendLink, FramedBackend
 from gateway.relay.client_links import PlainClient
 from gateway.relay.direction import Direction
 from gateway.relay.ending import Ending
 from gateway.relay.evidence import Evidence
 from gateway.relay.pump import Pump
+from gateway.relay.records_backend import OpenedBackend, RecordsBackend
 from gateway.relay.relay import Relay
 from gateway.sessions.routes import RouteService
 from gateway.telemetry.metrics import RouteMetrics
@@ -73,46 +74,50 @@ class Session:
         self._forget = forget
 
     def begin(
-        self, pump: Pump, service: RouteService, client: Channel, ws: WebSocketConnection, *, early: bytes
+        self,
+        pump: Pump,
+        service: RouteService,
+        client: Channel,
+        ws: WebSocketConnection,
+        opened: OpenedBackend | None,
+        *,
+        early: bytes,
     ) -> None:
         """Hands both sockets to the pump; `early` is what the client sent behind its handshake. Counts the connection.
 
-        Not to be interrupted: from here on the sockets are the relay's.
+        `opened` is what a records backend answered, None for the other framings. Not to be interrupted: from here on
+        the sockets are the relay's.
         """
-        dialed = self._dialed
-        from_backend = dialed.channel.take_leftover()
-        backend_sock = dialed.channel.release()
+        backend_sock = self._dialed.channel.release()
         client_sock = client.release()
-        evidence = Evidence(backend_sock)
-        framing = service.new_framing()
-        delivery = service.config.delivery
-        metrics = service.metrics
+        delivery, metrics = service.config.delivery, service.metrics
+        windows = {"window_messages": delivery.window_messages, "window_bytes": delivery.window_bytes}
+        down = Direction(metrics.downstream, Ledger(Rung.REACHED, overhead_bytes=None, **windows))
 
-        def ledger(settles_at: Rung, overhead_bytes: int | None) -> Ledger | None:
+        def new_relay(up: Direction) -> Relay:
             if not delivery.track:
-                return None
-            return Ledger(
-                settles_at,
-                window_messages=delivery.window_messages,
-                window_bytes=delivery.window_bytes,
-                overhead_bytes=overhead_bytes,
-            )
+                up.ledger = down.ledger = None
+            return Relay(pump=pump, settings=service.settings, up=up, down=down, on_end=self.ended)
 
-        self.relay = relay = Relay(
-            pump=pump,
-            settings=service.settings,
-            up=Direction(metrics.upstream, ledger(evidence.settles_at, framing.overhead_bytes)),
-            down=Direction(metrics.downstream, ledger(Rung.REACHED, None)),
-            on_end=self.ended,
-        )
+        backend: BackendLink
+        if opened is None:
+            evidence, framing = Evidence(backend_sock), service.new_framing()
+            ledger = Ledger(evidence.settles_at, overhead_bytes=framing.overhead_bytes, **windows)
+            self.relay = new_relay(Direction(metrics.upstream, ledger))
+            backend = FramedBackend(backend_sock, self.relay, framing, evidence)
+        else:
+            ledger = Ledger(
+                Rung.CONSUMED,
+                overhead_bytes=None,
+                window_messages=min(delivery.window_messages, opened.body.window_messages),
+                window_bytes=min(delivery.window_bytes, opened.body.window_bytes),
+            )
+            self.relay = new_relay(Direction(metrics.upstream, ledger))
+            backend = RecordsBackend(
+                backend_sock, self.relay, opened, message_bytes=service.config.limits.message_bytes
+            )
         metrics.connections += 1
-        relay.start(
-            PlainClient(client_sock, relay, ws),
-            FramedBackend(backend_sock, relay, framing, evidence),
-            from_client=early,
-            from_backend=from_backend,
-            now=pump.clock(),
-        )
+        self.relay.start(PlainClient(client_sock, self.relay, ws), backend, early=early, now=pump.clock())
 
     def ended(self, relay: Relay, ending: Ending) -> None:
         """The relay's last word: counts, tells, and gives back."""

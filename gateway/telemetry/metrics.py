@@ -155,6 +155,8 @@ class ServiceRefusal(StrEnum):
     AUTHENTICATION = "authentication"
     DRAINING = "draining"
     OVERLOAD = "overload"
+    BACKEND = "backend"
+    """A records backend answered OPEN with CLOSE."""
 
 
 OTHER_REFUSAL: Final = "other"

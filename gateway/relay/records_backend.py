@@ -1,0 +1,195 @@
+"""The backend's side of a relay under the record protocol: its application says itself how far messages got.
+
+Invariant: every message of ours that the backend is sent has a number, every number is acknowledged or rejected once;
+acknowledgements of ours are coalesced, at most one a turn. Credit, not the pausing of reads, holds the backend back:
+it keeps at most its window unsettled, and exceeding it is a fault. So its ACKs and CLOSE are always heard.
+"""
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.errors import BackendFault, ConnectionFault, FramingViolation, ProtocolViolation
+from gateway.protocol.frames import Piece
+from gateway.protocol.messages import is_legal_close_code
+from gateway.protocol.records import (
+    MAX_BODY_BYTES,
+    CloseBody,
+    OpenedByBackend,
+    Record,
+    RecordDecoder,
+    RecordType,
+    RejectBody,
+    Rung,
+    encode_prefixed_record,
+)
+from gateway.protocol.sequencing import DataReceiver, DataSender
+from gateway.relay.endpoint import Endpoint, Output, endpoint_for
+from gateway.relay.relay import Relay
+
+BAD_GATEWAY = 1014
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedBackend:
+    """A backend's consent to a session, and where its stream stands."""
+
+    body: OpenedByBackend
+    consumed: int
+    """The highest message of ours that it has consumed."""
+    decoder: RecordDecoder
+    early: Sequence[Record]
+    """Records that came right behind the OPENED."""
+
+
+class RecordsBackend:
+    """A backend connection behind its OPENED."""
+
+    __slots__ = (
+        "_ack_due",
+        "_acked",
+        "_decoder",
+        "_early",
+        "_finished",
+        "_hop_end",
+        "_receiver",
+        "_sender",
+        "endpoint",
+        "relay",
+    )
+
+    def __init__(self, sock: socket.socket, relay: Relay, opened: OpenedBackend, *, message_bytes: int | None) -> None:
+        """Takes the socket over."""
+        self.endpoint = endpoint_for(sock, relay.pump, self)
+        self.relay = relay
+        self._decoder = opened.decoder
+        self._early = opened.early
+        self._receiver = DataReceiver(message_bytes=message_bytes)
+        self._sender = DataSender(start=opened.consumed)
+        self._ack_due = False
+        self._acked = 0
+        """What the backend has been told is settled of its messages."""
+        self._finished = False
+        self._hop_end = 0
+
+    # --- what the relay asks and wants ----------------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        return self.endpoint.is_full
+
+    @property
+    def is_gone(self) -> bool:
+        return self.endpoint.is_closed
+
+    def start(self, now: float) -> None:
+        early, self._early = self._early, ()
+        if early:
+            self._take(early, now)
+        if not self.is_gone:
+            self.endpoint.resume()
+
+    def send(self, pieces: list[Piece], now: float) -> None:
+        data = self._sender.encode_prefixed(pieces)
+        endpoint = self.endpoint
+        # Ends are positions in all that this endpoint sends: ACKs and PONGs stand between the messages.
+        hop_end = endpoint.bytes_taken + endpoint.buffered + len(data)
+        self.relay.up.enter(pieces, hop_end - self._hop_end, now)
+        self._hop_end = hop_end
+        endpoint.write(data)
+
+    def finish(self, code: int, reason: str) -> None:
+        if not self._finished:
+            self._finished = True
+            body = CloseBody(code=code, reason=reason, report=self.relay.report())
+            self.endpoint.write(encode_prefixed_record(RecordType.CLOSE, 0, 0, body.to_json()))
+            self.endpoint.finish()
+
+    def hold_back(self) -> None:
+        pass  # its credit does
+
+    def take_stock(self, now: float) -> None:
+        ledger = self.relay.up.ledger
+        if ledger is not None:
+            ledger.advance_to_offset(Rung.WRITTEN, min(self.endpoint.bytes_taken, self._hop_end))
+
+    def sample(self, now: float) -> None:
+        pass  # its ACKs come by themselves
+
+    def downstream_settled(self, now: float) -> None:
+        if not self._ack_due:
+            self._ack_due = True
+            self.relay.pump.at_turn_end(self._acknowledge)
+
+    def _acknowledge(self, now: float) -> None:
+        self._ack_due = False
+        ledger = self.relay.down.ledger
+        if ledger is not None and ledger.settled > self._acked:
+            self._acked = ledger.settled
+            self.endpoint.write(encode_prefixed_record(RecordType.ACK, ledger.settles_at, self._acked))
+
+    # --- the endpoint's news --------------------------------------------------------------------------------------
+
+    def on_data(self, endpoint: Endpoint, data: memoryview, now: float) -> None:
+        self._take(self._decoder.feed(data), now)
+
+    def _take(self, records: Sequence[Record], now: float) -> None:
+        relay = self.relay
+        pieces, others = self._receiver.receive(records)
+        if pieces:
+            relay.from_backend(pieces, now)
+            ledger = relay.down.ledger
+            if ledger is not None and self._exceeds_window(ledger.window_messages, ledger.window_bytes):
+                self._fail(f"the backend has more than its window of {ledger.window_messages} messages unsettled", now)
+                return
+        try:
+            for record in others:
+                self._take_other(record, now)
+        except ProtocolViolation as violation:
+            self._fail(f"the backend broke the record protocol: {violation}", now)
+            return
+        error = self._receiver.error or self._decoder.error
+        if error is not None:
+            self._fail(f"the backend broke the record protocol: {error}", now)
+
+    def _exceeds_window(self, window_messages: int, window_bytes: int) -> bool:
+        # What is held waits for room in the ledger, so a backend that keeps to its window never has much there.
+        down = self.relay.down
+        return len(down.held) > window_messages or down.held_bytes > max(window_bytes, MAX_BODY_BYTES)
+
+    def _take_other(self, record: Record, now: float) -> None:
+        record_type, flags, seq, body = record
+        if self.is_gone:
+            return
+        if record_type == RecordType.ACK:
+            self.relay.settled_upstream(Rung(flags), seq=seq, now=now)
+        elif record_type == RecordType.PING:
+            self.endpoint.write(encode_prefixed_record(RecordType.PONG, 0, seq, body))
+        elif record_type == RecordType.CLOSE:
+            close = CloseBody.from_json(body)
+            code = close.code if is_legal_close_code(close.code) else BAD_GATEWAY
+            self.relay.backend_ended(now, code=code, reason=close.reason)
+        elif record_type == RecordType.REJECT:
+            self.relay.rejected_upstream(seq, RejectBody.from_json(body), now)
+        elif record_type != RecordType.PONG:
+            raise ProtocolViolation(f"{RecordType(record_type).name} in an open session, expected it only to begin one")
+
+    def _fail(self, problem: str, now: float) -> None:
+        if not self.is_gone:
+            self.relay.backend_ended(now, fault=FramingViolation(problem))
+
+    def on_eof(self, endpoint: Endpoint, now: float) -> None:
+        fault: ConnectionFault | None = None
+        if not self._finished:  # a session that is not over ends with CLOSE, not with silence
+            fault = BackendFault("the backend ended its connection without CLOSE")
+        self.relay.backend_ended(now, fault=fault)
+
+    def on_drained(self, endpoint: Endpoint, now: float) -> None:
+        if endpoint.output is Output.OPEN:
+            self.relay.flush_upstream(now)
+
+    def on_broken(self, endpoint: Endpoint, error: OSError, now: float) -> None:
+        self.relay.backend_ended(now, fault=BackendFault("the backend's connection broke"))
+
+    def on_endpoint_fault(self, error: Exception) -> None:
+        self.relay.on_fault(error)
