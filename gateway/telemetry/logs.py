@@ -14,7 +14,7 @@ import re
 import select
 import threading
 from collections.abc import Mapping
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, assert_never, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
@@ -154,6 +154,8 @@ def configure(*, format: Format = "json", level: Level = "info", descriptor: int
                     colors=os.isatty(descriptor), exception_formatter=structlog.dev.plain_traceback
                 ),
             )
+        case never:
+            assert_never(never)
     severity = getattr(logging, level.upper())
     structlog.configure(
         processors=[

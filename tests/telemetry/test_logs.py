@@ -160,10 +160,10 @@ def test_text_is_logged_in_its_own_script(reader: Reader) -> None:
 
 def test_console_lines_are_plain_where_there_is_no_terminal(reader: Reader) -> None:
     configure(format="console", descriptor=reader.written_to)
-    get_logger("relay").warning("backend_down", endpoint="tcp://a:1")
+    get_logger("relay").warning("backend_down", endpoint="tcp://a:1", dials=3, up=False)
     text = reader.read()
     assert "\x1b" not in text
-    assert re.search(r"\[warning *\] backend_down +\[relay\] endpoint=tcp://a:1\n", text)
+    assert re.search(r"\[warning *\] backend_down +\[relay\] dials=3 endpoint=tcp://a:1 up=False\n", text)
 
 
 def test_console_lines_are_coloured_on_a_terminal(reader: Reader) -> None:
