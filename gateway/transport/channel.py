@@ -1,7 +1,7 @@
 """A connected socket while a trio task owns it: through PROXY header, TLS handshake and HTTP, until the pump takes it.
 
 Invariant: no byte that the peer sent is lost on the way. What was read too far is pushed back, what precedes a TLS
-handshake is peeked at and never read past its end, and decrypted bytes that nobody asked for stay in the `SSLSocket`.
+handshake is never read past its end, and decrypted bytes that nobody asked for stay in the `SSLSocket`.
 
 It is not `trio.SocketStream`, because an established connection has no task: the pump wants the raw socket.
 """
@@ -92,24 +92,6 @@ class Channel:
             return chunk
         return await self._retry(lambda sock: sock.recv(max_bytes), _READ)
 
-    async def peek_some(self, max_bytes: int) -> bytes:
-        """1 to `max_bytes` bytes that remain to be received (b"" at the end); plain sockets only.
-
-        Returns at once while anything is unread, so take the bytes known to be yours with `discard` before peeking
-        again, or the loop spins.
-        """
-        if self._leftover:
-            await trio.lowlevel.checkpoint()
-            return self._leftover[:max_bytes]
-        return await self._retry(lambda sock: sock.recv(max_bytes, socket.MSG_PEEK), _READ)
-
-    def discard(self, n: int) -> None:
-        """Takes the first `n` bytes of what `peek_some` returned last."""
-        if self._leftover:
-            self._leftover = self._leftover[n:]
-        elif n:
-            self.sock.recv(n)
-
     def push_back(self, data: bytes) -> None:
         """Gives back bytes that were received too much: the next receive returns them first."""
         self._leftover = data + self._leftover
@@ -145,7 +127,7 @@ class Channel:
         cancellation, the channel is good for nothing but `close`.
         """
         if self._leftover:
-            raise RuntimeError("bytes were read past the beginning of TLS; peek at what precedes a handshake")
+            raise RuntimeError("bytes were read past the beginning of the TLS handshake")
         try:
             # What wrap_socket does later, when a failure would leave the socket open in nobody's hands.
             (server_hostname or "").encode("idna")

@@ -16,6 +16,8 @@ import trio
 
 from gateway.config import Address, Backend, TcpAddress, UnixAddress
 from gateway.errors import BackendTimeout, BackendUnreachable, TlsFailure
+from gateway.protocol.authority import parse_authority
+from gateway.protocol.proxy_protocol import LOCAL_HEADER, build_v2
 from gateway.telemetry.metrics import BackendReading, DialOutcome
 from gateway.transport.balancing import Balancer, EndpointState
 from gateway.transport.channel import Channel, tcp_address, tune_tcp
@@ -37,7 +39,7 @@ class ClientFacts:
     """What it connected to."""
     tls: TlsFacts | None
     authority: str | None
-    """The host it asked for."""
+    """The host it asked for, as in a Host header."""
 
 
 class Dialed:
@@ -86,9 +88,6 @@ class Connector:
                 state.check_passed = None
         self._balancer: Final = Balancer(self.endpoints, backend.balance)
         self._tls: Final = client_context(backend.tls) if any(endpoint.tls for endpoint in backend.endpoints) else None
-
-    def _proxy_header(self, client: ClientFacts | None) -> bytes:
-        return b""
 
     @property
     def up(self) -> bool:
@@ -174,6 +173,15 @@ class Connector:
                 channel.close()
         return opened, remote
 
+    def _proxy_header(self, client: ClientFacts | None) -> bytes:
+        """What precedes everything else, TLS too; without a client the connection is the gateway's own."""
+        if self.backend.proxy_protocol is None:
+            return b""
+        if client is None:
+            return LOCAL_HEADER
+        local = client.local if isinstance(client.local, TcpAddress) else None
+        return build_v2(client.address, local, tls=client.tls, authority=_host(client.authority))
+
     def _server_name(self, state: EndpointState) -> str:
         if self.backend.tls is not None and self.backend.tls.server_name is not None:
             return self.backend.tls.server_name
@@ -186,6 +194,14 @@ def _share(deadline: float, sharing: int) -> float:
     """The deadline of the first of `sharing` attempts that have until `deadline` together."""
     now = trio.current_time()
     return now + (deadline - now) / sharing
+
+
+def _host(authority: str | None) -> str | None:
+    """The host without its port; None for what is no host, which a backend must not be told."""
+    try:
+        return None if authority is None else parse_authority(authority).host
+    except ValueError:
+        return None
 
 
 def _outcome(error: OSError) -> DialOutcome:

@@ -20,9 +20,10 @@ import trio
 from gateway.config import Address, TcpAddress, UnixAddress
 from gateway.config import Listener as ListenerConfig
 from gateway.errors import HandshakeTimeout, StartupError
+from gateway.protocol.proxy_protocol import ProxyAddress, ProxyHeader, ProxyHeaderReader
 from gateway.telemetry.metrics import AcceptError
 from gateway.transport.channel import Channel, tcp_address, tune_tcp
-from gateway.transport.tls import ServerTls, TlsFacts, facts
+from gateway.transport.tls import ServerTls, TlsFacts, facts, proxied_facts
 
 BACKLOG: Final = 4096
 """Connections that wait to be accepted; the kernel lowers it to net.core.somaxconn, whose default this is."""
@@ -187,27 +188,48 @@ class Established:
     local: Address
     """What was connected to, as a PROXY header says where there is one."""
     tls: TlsFacts | None
+    """Of our own handshake, or else of the proxy's; None: the client spoke plain `ws` or `http`."""
 
 
 async def establish(accepted: Accepted, *, timeout_seconds: float) -> Established:
     """Reads the PROXY header and shakes hands, as the listener is configured, within `timeout_seconds` for both.
 
-    Raises `HandshakeTimeout`, `TlsFailure` or `OSError`, all of them the client's affair. The channel stays with
-    whoever closes `accepted.channel`.
+    Raises `HandshakeTimeout`, `ProxyHeaderInvalid`, `TlsFailure` or `OSError`: all of them the client's affair, and no
+    reason to answer. The channel stays with whoever closes `accepted.channel`.
     """
     channel, listener = accepted.channel, accepted.listener
+    awaited = "PROXY protocol header"
+    header = ProxyHeader(client=None, server=None)
     try:
         with trio.fail_after(timeout_seconds):
+            if listener.config.proxy_protocol:
+                header = await _read_proxy_header(channel)
             if listener.tls is not None:
+                awaited = "TLS handshake"
                 await channel.start_tls(listener.tls.context, server_side=True)
     except trio.TooSlowError:
-        raise HandshakeTimeout(f"the TLS handshake was not complete within {timeout_seconds:g} s") from None
+        raise HandshakeTimeout(f"the {awaited} was not complete within {timeout_seconds:g} s") from None
     return Established(
         channel=channel,
-        peer=accepted.peer,
-        local=_local_address(channel.sock, listener),
-        tls=facts(channel.sock) if isinstance(channel.sock, ssl.SSLSocket) else None,
+        peer=accepted.peer if header.client is None else _told(header.client),
+        local=_local_address(channel.sock, listener) if header.server is None else _told(header.server),
+        tls=facts(channel.sock) if isinstance(channel.sock, ssl.SSLSocket) else proxied_facts(header),
     )
+
+
+async def _read_proxy_header(channel: Channel) -> ProxyHeader:
+    reader = ProxyHeaderReader()
+    while True:
+        data = await channel.receive_some(reader.wanted_bytes)
+        if not data:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "the proxy hung up before its header was complete")
+        header = reader.feed(data)
+        if header is not None:
+            return header
+
+
+def _told(address: ProxyAddress) -> TcpAddress:
+    return tcp_address((address.host, address.port))
 
 
 def _local_address(sock: socket.socket, listener: Listener) -> Address:

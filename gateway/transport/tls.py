@@ -7,6 +7,7 @@ Names and expiry are read with `cryptography`: the ssl module shows them only of
 verified, so never of our own, and X.509 is no format to parse by hand.
 """
 
+import re
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from gateway.config import BackendTls, CertificatePair, ListenerTls
 from gateway.config.model import TlsVersion
 from gateway.errors import StartupError
+from gateway.protocol.proxy_protocol import ProxyHeader
 from gateway.telemetry.metrics import CertificateReading
 
 WATCH_INTERVAL_SECONDS: Final = 10.0
@@ -31,6 +33,9 @@ CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 _VERSIONS: Final[dict[TlsVersion, ssl.TLSVersion]] = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
+_ESCAPED_IN_NAMES: Final = re.compile(r'^[ #]|[,+"\\<>;]| $')
+"""RFC 4514 section 2.4."""
+
 _T = TypeVar("_T")
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -38,11 +43,12 @@ _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFacts:
-    """What a completed handshake with a client says about it."""
+    """What a completed handshake with a client says about it: our own, or that of the proxy in front of us."""
 
     version: str
-    """As OpenSSL names it, `TLSv1.3`."""
+    """As OpenSSL names it, `TLSv1.3`; empty where a proxy does not say."""
     cipher: str
+    """As OpenSSL names it; empty where a proxy does not say."""
     server_name: str | None
     """The name the client asked for (SNI); None: it asked for none."""
     client_subject: str | None
@@ -180,6 +186,20 @@ def facts(sock: ssl.SSLSocket) -> TlsFacts:
         server_name=sock.asked_server_name if isinstance(sock, _ServerSocket) else None,
         client_subject=None if subject is None else subject.rfc4514_string(),
         client_common_name=str(common_names[0].value) if common_names else None,
+    )
+
+
+def proxied_facts(header: ProxyHeader) -> TlsFacts | None:
+    """What the proxy in front says of the TLS connection that it ended; None: there was none."""
+    if header.tls is None:
+        return None
+    name = header.tls.client_common_name
+    return TlsFacts(
+        version=header.tls.version,
+        cipher=header.tls.cipher,
+        server_name=header.authority,
+        client_subject=None if name is None else "CN=" + _ESCAPED_IN_NAMES.sub(r"\\\g<0>", name),
+        client_common_name=name,
     )
 
 

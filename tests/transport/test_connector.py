@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ import trustme
 from gateway.config import Backend, BackendTls, Endpoint, Health, ListenerTls, TcpAddress, UnixAddress
 from gateway.config.addresses import parse_endpoint
 from gateway.errors import BackendTimeout, BackendUnreachable, StartupError
+from gateway.protocol.proxy_protocol import LOCAL_HEADER, ProxyAddress, ProxyHeader, ProxyHeaderReader, ProxyTls
 from gateway.telemetry.metrics import BackendReading, DialOutcome
 from gateway.transport.channel import NOT_SENT_LOWAT_BYTES, Channel
-from gateway.transport.connector import Connector
-from gateway.transport.tls import ServerTls
+from gateway.transport.connector import ClientFacts, Connector
+from gateway.transport.tls import ServerTls, TlsFacts
 from tests.transport.loopback import write_pair
 
 Resolve = Callable[..., Awaitable[list[tuple[int, int, int, str, tuple[object, ...]]]]]
@@ -456,6 +458,93 @@ def test_a_faulty_authority_file_is_found_at_construction(tmp_path: Path) -> Non
         connector(parse_endpoint("tls://chat:9443"), tls=BackendTls(ca=tmp_path / "missing.pem"))
 
 
+# --- PROXY protocol -----------------------------------------------------------------------------------------------
+
+
+CLIENT = ClientFacts(
+    address=TcpAddress(host="192.0.2.7", port=50123),
+    local=TcpAddress(host="198.51.100.1", port=443),
+    tls=TlsFacts(
+        version="TLSv1.3",
+        cipher="TLS_AES_256_GCM_SHA384",
+        server_name="chat.example.com",
+        client_subject="CN=alice",
+        client_common_name="alice",
+    ),
+    authority="chat.example.com:443",
+)
+
+
+async def receive_header(channel: Channel) -> ProxyHeader:
+    reader = ProxyHeaderReader()
+    while True:
+        header = reader.feed(await channel.receive_some(reader.wanted_bytes))
+        if header is not None:
+            return header
+
+
+async def test_a_proxy_header_comes_first_with_address_tls_and_authority() -> None:
+    with listening() as (sock, endpoint):
+        dialed = await connector(endpoint, proxy_protocol="v2").dial(key=b"", client=CLIENT)
+        await dialed.channel.send_all(b"hello")
+        backend = accept(sock)
+        assert await receive_header(backend) == ProxyHeader(
+            client=ProxyAddress(host="192.0.2.7", port=50123),
+            server=ProxyAddress(host="198.51.100.1", port=443),
+            tls=ProxyTls(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", client_common_name="alice"),
+            authority="chat.example.com",
+        )
+        assert await backend.receive_some() == b"hello"
+        dialed.close()
+        backend.close()
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        replace(CLIENT, address=None, tls=None, authority=None),
+        replace(CLIENT, local=UnixAddress(path=Path("/run/gateway.sock")), tls=None, authority="no host"),
+    ],
+)
+async def test_a_client_on_a_unix_socket_is_told_as_unknown(client: ClientFacts) -> None:
+    with listening() as (sock, endpoint):
+        dialed = await connector(endpoint, proxy_protocol="v2").dial(key=b"", client=client)
+        backend = accept(sock)
+        assert await receive_header(backend) == ProxyHeader(client=None, server=None)
+        dialed.close()
+        backend.close()
+
+
+async def test_no_header_is_sent_where_none_is_configured() -> None:
+    with listening() as (sock, endpoint):
+        dialed = await connector(endpoint).dial(key=b"", client=CLIENT)
+        backend = accept(sock)
+        dialed.close()
+        assert await backend.receive_some() == b""
+        backend.close()
+
+
+async def test_the_proxy_header_precedes_tls(ca: trustme.CA, tmp_path: Path, authority: Path) -> None:
+    tls = serving_tls(ca, tmp_path, "localhost")
+    with listening() as (sock, _):
+        endpoint = tcp_endpoint(sock, host="localhost", tls=True)
+
+        async def serve() -> None:
+            await trio.lowlevel.wait_readable(sock)
+            backend = accept(sock)
+            header = await receive_header(backend)
+            await backend.start_tls(tls.context, server_side=True)
+            await backend.send_all(repr(header.client).encode())
+            backend.close()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            dialing = connector(endpoint, tls=BackendTls(ca=authority), proxy_protocol="v2")
+            dialed = await dialing.dial(key=b"", client=CLIENT)
+            assert b"192.0.2.7" in await dialed.channel.receive_some()
+            dialed.close()
+
+
 # --- probing ------------------------------------------------------------------------------------------------------
 
 
@@ -467,5 +556,15 @@ async def test_a_probe_tells_what_is_wrong_and_counts_nothing(autojump_clock: tr
         assert trio.current_time() == pytest.approx(2)
         assert not any(count for state in dialing.endpoints for count in state.dials.values())
         probed = accept(sock)
+        assert await probed.receive_some() == b""
+        probed.close()
+
+
+async def test_a_probe_is_no_clients_connection() -> None:
+    with listening() as (sock, endpoint):
+        dialing = connector(endpoint, proxy_protocol="v2")
+        assert await dialing.probe(dialing.endpoints[0], timeout_seconds=2) is None
+        probed = accept(sock)
+        assert await probed.receive_some() == LOCAL_HEADER
         assert await probed.receive_some() == b""
         probed.close()
