@@ -5,9 +5,9 @@ General theory of operation. `FrameDecoder.feed` walks raw pointers over one rea
 is parsed where it stands; one that is split is gathered in `stash`. Data payload is unmasked straight into the bytes
 object that is handed out, so it is written once and never kept. Control payload is gathered in a fixed array.
 
-Memory safety rests on three facts, each argued where it is used: a pointer is read only below `end`; `stash` never holds
-more than a whole header (14 bytes) and `control` never more than 125 bytes, because the header is refused first; and the
-encoder works on a tuple of its own, so that no Python code can change sizes between measuring and writing.
+Memory safety rests on three facts, each argued where it is used: a pointer is read only below `end`; `stash` never
+holds more than a header (14 bytes) and `control` never more than 125 bytes, because a longer one is refused at its
+header; and the encoder works on a tuple of its own, so that nothing can change sizes between measuring and writing.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -26,20 +26,11 @@ cdef extern from "Python.h":
     long PyLong_AsLongAndOverflow(object number, int *overflow) except? -1
     void PyObject_GC_UnTrack(PyObject *op)
 
-cdef enum:
-    FIRST = 1
-    LAST = 2
-    COMPRESSED = 4
-    TEXT = 1
-    BINARY = 2
-    CLOSE = 8
-    PING = 9
-    PONG = 10
-    MAX_HEADER = 14  # 2 bytes, 8 of length, 4 of key
-    MAX_CONTROL = 125
-    NO_FRAME = 0
-    DATA_FRAME = 1
-    CONTROL_FRAME = 2
+cdef enum: FIRST = 1, LAST = 2, COMPRESSED = 4
+cdef enum: TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10
+cdef enum: NO_FRAME, DATA_FRAME, CONTROL_FRAME
+cdef enum: MAX_CONTROL = 125
+cdef enum: MAX_HEADER = 14  # 2 bytes, 8 of length, 4 of key
 
 cdef uint64_t MAX_LENGTH = frame_rules.MAX_LENGTH
 
@@ -49,12 +40,11 @@ cdef uint8_t legal_first_bytes[2][2][256]
 
 cdef void load_rules():
     cdef int compression, in_message, byte
+    cdef object rules = frame_rules.LEGAL_FIRST_BYTES
     for compression in range(2):
         for in_message in range(2):
             for byte in range(256):
-                legal_first_bytes[compression][in_message][byte] = (
-                    frame_rules.LEGAL_FIRST_BYTES[compression][in_message][byte]
-                )
+                legal_first_bytes[compression][in_message][byte] = rules[compression][in_message][byte]
 
 
 load_rules()
@@ -89,26 +79,11 @@ cdef Py_ssize_t first_impossible(const uint8_t *data, Py_ssize_t size, Utf8State
             if 0xE1 <= byte <= 0xEC and i + 3 <= size and data[i + 1] & 0xC0 == 0x80 and data[i + 2] & 0xC0 == 0x80:
                 i += 3
                 continue
-            state.low = 0x80
-            state.high = 0xBF
-            if byte < 0xC2:
+            if byte < 0xC2 or byte > 0xF4:
                 return i
-            elif byte < 0xE0:
-                state.missing = 1
-            elif byte < 0xF0:
-                state.missing = 2
-                if byte == 0xE0:
-                    state.low = 0xA0
-                elif byte == 0xED:
-                    state.high = 0x9F
-            elif byte < 0xF5:
-                state.missing = 3
-                if byte == 0xF0:
-                    state.low = 0x90
-                elif byte == 0xF4:
-                    state.high = 0x8F
-            else:
-                return i
+            state.missing = 1 if byte < 0xE0 else 2 if byte < 0xF0 else 3
+            state.low = 0xA0 if byte == 0xE0 else 0x90 if byte == 0xF0 else 0x80
+            state.high = 0x9F if byte == 0xED else 0x8F if byte == 0xF4 else 0xBF
         else:
             byte = data[i]
             if byte < state.low or byte > state.high:
@@ -189,12 +164,9 @@ cdef class FrameDecoder:
     an uncompressed message announce, None is no limit. `compression` allows RSV1 on the first frame of a message.
     """
 
-    cdef readonly object error
-    """Why the peer must be failed; once set, nothing is decoded any more."""
-    cdef readonly bint closed
-    """A CLOSE frame was decoded; what came after it is ignored (RFC 6455 section 5.5.1)."""
-    cdef readonly bint in_message
-    """A data message has begun and not ended."""
+    cdef readonly object error  # why the peer must be failed; once set, nothing is decoded any more
+    cdef readonly bint closed  # a CLOSE frame was decoded; what came after it is ignored (RFC 6455 section 5.5.1)
+    cdef readonly bint in_message  # a data message has begun and not ended
 
     cdef bint masked
     cdef bint compression
@@ -290,9 +262,7 @@ cdef class FrameDecoder:
         cdef bint compressed
         first = header[0]
         if not legal_first_bytes[self.compression][self.in_message][first]:
-            self.error = frame_rules.first_byte_fault(
-                first, compression=self.compression, in_message=self.in_message
-            )
+            self.error = frame_rules.first_byte_fault(first, compression=self.compression, in_message=self.in_message)
             return -1
         if available < 2:
             return 0
@@ -352,6 +322,7 @@ cdef class FrameDecoder:
         memcpy(self.key, turned, 4)
 
     cdef int take_control(self, const uint8_t *data, Py_ssize_t taken, list pieces) except -1:
+        cdef bytes payload
         # control_size + remaining is the announced length, 125 at most, and taken <= remaining.
         if self.masked:
             apply_mask(self.control + self.control_size, data, taken, self.key)
@@ -363,12 +334,8 @@ cdef class FrameDecoder:
         if self.remaining == 0:
             self.frame = NO_FRAME
             self.closed = self.control_opcode == CLOSE
-            append_piece(
-                pieces,
-                self.control_opcode,
-                PyBytes_FromStringAndSize(<const char *>self.control, self.control_size),
-                FIRST | LAST,
-            )
+            payload = PyBytes_FromStringAndSize(<const char *>self.control, self.control_size)
+            append_piece(pieces, self.control_opcode, payload, FIRST | LAST)
         return 0
 
     cdef bint take_data(self, const uint8_t *data, Py_ssize_t taken, list pieces) except -1:

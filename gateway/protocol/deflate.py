@@ -267,7 +267,5 @@ class Deflater:
         deflated += self._zlib.flush(zlib.Z_SYNC_FLUSH)
         if not self._takes_over:
             self._zlib = None
-        if deflated:
-            return deflated[: -len(TAIL)]
-        # Nothing since the last flush, which zlib then does not repeat: an empty block (section 7.2.3.6).
-        return b"\x00"
+        # An empty block (section 7.2.3.6), should zlib not repeat a flush with nothing since the last one.
+        return deflated[: -len(TAIL)] or b"\x00"

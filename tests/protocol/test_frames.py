@@ -4,8 +4,6 @@ import os
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterable, Sequence
-from itertools import cycle, pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,58 +12,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.errors import ConnectionFault, InvalidUtf8, MessageTooBig, ProtocolViolation
+from gateway.errors import MessageTooBig, ProtocolViolation
 from gateway.protocol import frames
-from gateway.protocol.frames import COMPRESSED, FIRST, LAST, Buffer, Opcode, Piece
+from gateway.protocol.frames import COMPRESSED, FIRST, LAST, Opcode
 from tests.protocol import frame_model
 from tests.protocol.codecs import BUILD, CODECS, COMPILED, PURE
-
-WHOLE = FIRST | LAST
-KEY = b"\x37\xfa\x21\x3d"
+from tests.protocol.wire import KEY, WHOLE, cut, decode, error_of, frame, key, single_bytes, wire
 
 both = pytest.mark.parametrize("codec", CODECS)
-
-
-def key() -> bytes:
-    return KEY
-
-
-def frame(
-    opcode: int,
-    payload: bytes = b"",
-    *,
-    fin: bool = True,
-    rsv: int = 0,
-    mask: bytes | None = KEY,
-    announced: int | None = None,
-    width: int | None = None,
-) -> bytes:
-    """A frame as the wire has it, legal or not; `width` forces a length field of 0, 2 or 8 extra bytes."""
-    length = len(payload) if announced is None else announced
-    if width is None:
-        width = 0 if length < 126 else 2 if length < 65536 else 8
-    marker = {0: length, 2: 126, 8: 127}[width]
-    header = bytes((fin << 7 | rsv << 4 | opcode, (mask is not None) << 7 | marker)) + length.to_bytes(8)[8 - width :]
-    if mask is None:
-        return header + payload
-    return header + mask + bytes(a ^ b for a, b in zip(payload, cycle(mask), strict=False))
-
-
-def decode(codec: ModuleType, reads: Iterable[Buffer], **options: Any) -> tuple[list[Piece], Any]:
-    decoder = codec.FrameDecoder(**{"masked": True, **options})
-    pieces = []
-    for read in reads:
-        pieces += decoder.feed(read)
-    return pieces, decoder
-
-
-def error_of(codec: ModuleType, data: bytes, **options: Any) -> ConnectionFault | None:
-    error: ConnectionFault | None = decode(codec, [data], **options)[1].error
-    return error
-
-
-def single_bytes(data: bytes) -> list[bytes]:
-    return [data[at : at + 1] for at in range(len(data))]
 
 
 # --- decoding -------------------------------------------------------------------------------------------------------
@@ -112,10 +66,10 @@ def test_every_first_byte_with_every_kind_of_second_is_judged_as_the_model_does(
 def test_a_frame_of_any_length_form_and_mask_alignment_passes(codec: ModuleType, size: int) -> None:
     payload = bytes(at % 251 for at in range(size))
     assert decode(codec, [frame(2, payload)])[0] == [(2, payload, WHOLE)]
-    for cut in (1, 2, 3, 5, 6, 7, 11, 14, 15, 17):
+    for at in (1, 2, 3, 5, 6, 7, 11, 14, 15, 17):
         data = frame(2, payload)
-        pieces, _ = decode(codec, [data[:cut], data[cut:]])
-        assert frame_model.merged(pieces) == [(2, payload, WHOLE)], cut
+        pieces, _ = decode(codec, [data[:at], data[at:]])
+        assert frame_model.merged(pieces) == [(2, payload, WHOLE)], at
 
 
 @both
@@ -287,167 +241,7 @@ def test_the_limit_is_not_for_the_compressed_size(codec: ModuleType) -> None:
     assert error_of(codec, frame(2, bytes(11), rsv=4), message_bytes=10, compression=True) is None
 
 
-# --- UTF-8 ----------------------------------------------------------------------------------------------------------
-
-GOOD_TEXTS = [
-    "",
-    "a" * 100,
-    "Kakitome 書留",
-    "κόσμε",
-    "\u0000\u007f\u0080\u07ff\u0800\ud7ff\ue000\uffff",
-    "\U00010000\U0010ffff",
-]
-BAD_TEXTS = [  # and the index of the first impossible byte
-    (b"\x80", 0),
-    (b"abc\xffdef", 3),
-    (b"\xc0\x80", 0),
-    (b"\xc1\xbf", 0),
-    (b"\xe0\x9f\xbf", 1),
-    (b"\xf0\x8f\xbf\xbf", 1),
-    (b"\xed\xa0\x80", 1),
-    (b"\xed\xbf\xbf", 1),
-    (b"\xf4\x90\x80\x80", 1),
-    (b"\xf5\x80\x80\x80", 0),
-    (b"\xe3\x81x", 2),
-    (b"\xf0\x9f\x98x", 3),
-    (b"\xc3\xc3", 1),
-    ("書留".encode() * 5 + b"\xe6\x9b\xff", 32),
-]
-
-
-@both
-def test_valid_text_passes_cut_anywhere(codec: ModuleType) -> None:
-    for text in GOOD_TEXTS:
-        data = frame(1, text.encode())
-        for cut in range(len(data)):
-            pieces, decoder = decode(codec, [data[:cut], data[cut:]])
-            assert decoder.error is None
-            assert frame_model.merged(pieces) == [(1, text.encode(), WHOLE)]
-
-
-@both
-@pytest.mark.parametrize(("text", "impossible"), BAD_TEXTS)
-def test_text_fails_at_the_first_impossible_byte_even_inside_an_unfinished_frame(
-    codec: ModuleType, text: bytes, impossible: int
-) -> None:
-    header = frame(1, announced=1000, mask=None)
-    decoder = codec.FrameDecoder(masked=False)
-    pieces = decoder.feed(header)
-    for byte in single_bytes(text)[:impossible]:
-        pieces += decoder.feed(byte)
-        assert decoder.error is None
-    pieces += decoder.feed(text[impossible : impossible + 1])
-    assert isinstance(decoder.error, InvalidUtf8)
-    assert str(decoder.error) == f"text message is not UTF-8 at byte {impossible}"
-    assert b"".join(piece[1] for piece in pieces) == text[:impossible]
-    at_once, decoder = decode(codec, [header + text], masked=False)
-    assert b"".join(piece[1] for piece in at_once) == text[:impossible]
-    assert str(decoder.error) == f"text message is not UTF-8 at byte {impossible}"
-    assert not any(piece[2] & LAST for piece in pieces + at_once)
-
-
-@both
-def test_text_must_not_end_inside_a_character_but_a_fragment_may(codec: ModuleType) -> None:
-    euro = "€".encode()
-    good = frame(1, euro[:1], fin=False) + frame(9) + frame(0, euro[1:2], fin=False) + frame(0, euro[2:])
-    pieces, decoder = decode(codec, [good])
-    assert decoder.error is None
-    assert pieces == [(1, euro[:1], FIRST), (9, b"", WHOLE), (1, euro[1:2], 0), (1, euro[2:], LAST)]
-    pieces, decoder = decode(codec, [frame(1, euro[:2])])
-    assert pieces == [(1, euro[:2], FIRST)]
-    assert str(decoder.error) == "text message ends inside a UTF-8 character"
-    pieces, decoder = decode(codec, [frame(1, euro[:2], fin=False) + frame(0)])
-    assert pieces == [(1, euro[:2], FIRST)]
-    assert isinstance(decoder.error, InvalidUtf8)
-    # The next text begins afresh, and binary is not looked at.
-    assert error_of(codec, frame(1, euro) + frame(2, b"\xff") + frame(1, b"x")) is None
-
-
-@both
-def test_validator_agrees_with_the_model_on_every_sequence_of_interesting_bytes(codec: ModuleType) -> None:
-    edges = b"\x00\x7f\x80\x8f\x90\x9f\xa0\xbf\xc0\xc1\xc2\xdf\xe0\xe1\xec\xed\xee\xef\xf0\xf1\xf3\xf4\xf5\xff"
-    sequences = [bytes((a, b)) for a in edges for b in edges]
-    sequences += [bytes((a, b, c)) for a in edges for b in edges for c in edges]
-    for text in sequences:
-        impossible, complete = frame_model.utf8_verdict(text)
-        validator = codec.Utf8Validator()
-        assert validator.feed(text) == (impossible is None), text
-        assert validator.complete == complete, text
-
-
-@both
-@given(text=st.one_of(st.text().map(str.encode), st.binary()), cut=st.integers(0, 64))
-def test_validator_agrees_with_python_however_it_is_cut(codec: ModuleType, text: bytes, cut: int) -> None:
-    validator = codec.Utf8Validator()
-    assert validator.complete
-    valid = validator.feed(text[:cut])
-    valid = validator.feed(memoryview(text)[cut:]) and valid
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        assert not (valid and validator.complete)
-    else:
-        assert valid
-        assert validator.complete
-
-
-@both
-def test_a_validator_that_has_failed_stays_failed(codec: ModuleType) -> None:
-    validator = codec.Utf8Validator()
-    assert not validator.feed(b"\xff")
-    assert not validator.feed(b"fine")
-    assert not validator.complete
-
-
 # --- against the model, and each other --------------------------------------------------------------------------------
-
-fragments_of_text = st.lists(
-    st.sampled_from(
-        [b"a", b"z" * 20, "é".encode(), "書".encode(), "😀".encode(), b"\xe6", b"\x9b", b"\xf0\x9f", b"\xff"]
-    )
-).map(b"".join)
-
-
-@st.composite
-def wire(draw: st.DrawFn) -> tuple[bytes, dict[str, Any]]:
-    """Frames that are mostly a legal stream, with each kind of fault here and there, and decoder options."""
-    masked = draw(st.booleans())
-    rarely = st.integers(0, 15).map(lambda number: number == 0)
-    stream = []
-    in_message = False
-    for _ in range(draw(st.integers(0, 8))):
-        opcode = draw(st.sampled_from([0, 9, 10] if in_message else [1, 1, 2, 9, 10]))
-        if draw(rarely):
-            opcode = draw(st.integers(0, 15))
-        control = opcode >= 8
-        payload = draw(st.binary(max_size=140) if control or opcode == 2 else fragments_of_text)
-        payload = payload[:125] if control and not draw(rarely) else payload
-        fin = draw(st.booleans()) or (control and not draw(rarely))
-        rsv = draw(st.sampled_from([0, 0, 0, 4])) if opcode in (1, 2) else 0
-        if draw(rarely):
-            rsv = draw(st.integers(0, 7))
-        width = 8 if draw(rarely) else 2 if draw(rarely) and len(payload) < 65536 else None
-        announced = draw(st.integers(0, 2**64 - 1)) if draw(rarely) else None
-        if announced is not None:
-            width = 8
-        key = draw(st.binary(min_size=4, max_size=4)) if masked != draw(rarely) else None
-        stream.append(frame(opcode, payload, fin=fin, rsv=rsv, mask=key, width=width, announced=announced))
-        if not control:
-            in_message = not fin
-    data = b"".join(stream)
-    if draw(rarely):
-        data = data[: draw(st.integers(0, len(data)))]
-    options = {
-        "masked": masked,
-        "compression": draw(st.booleans()),
-        "message_bytes": draw(st.sampled_from([None, None, 0, 1, 20, 300])),
-    }
-    return data, options
-
-
-def cut(data: bytes, cuts: Sequence[int]) -> list[bytes]:
-    bounds = sorted({0, len(data), *(at for at in cuts if at < len(data))})
-    return [data[start:end] for start, end in pairwise(bounds)]
 
 
 @both

@@ -90,6 +90,13 @@ def test_the_table_has_every_way_to_the_end_and_no_other() -> None:
     }
 
 
+def test_a_step_that_is_not_in_the_table_is_a_mistake_of_ours() -> None:
+    near = server()
+    near._move(Step.SEND_CLOSE)
+    with pytest.raises(RuntimeError, match="SEND_CLOSE is impossible in state CLOSE_SENT"):
+        near._move(Step.SEND_CLOSE)
+
+
 def test_a_close_from_the_peer_is_answered() -> None:
     near, far = server(), client()
     assert near.receive_data(far.close(1001, "going")) == [(8, b"\x03\xe9going", WHOLE)]
