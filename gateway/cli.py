@@ -87,12 +87,16 @@ def serve(path: Path) -> None:
     SIGHUP   read the configuration again; also done when the file changes
     SIGTERM  close all connections in order, then exit; a second one exits at once
     """
+    config = _load(path)
+
     from gateway.server import Server
     from gateway.telemetry import logs
 
-    config = _load(path)
-    logs.configure(config.log.format, config.log.level)
-    run_until_done(Server(config, config_path=path).serve)
+    async def run() -> None:
+        await Server(config, config_path=path).serve()
+
+    logs.configure(format=config.log.format, level=config.log.level)
+    run_until_done(run)
 
 
 @main.command(epilog=_EPILOG)
@@ -185,8 +189,9 @@ def _summary(config: "Config") -> Iterator[str]:
     ]
     if config.admin is not None:
         rows.append(("admin", str(config.admin.bind), "http"))
-    for route in config.routes:
-        rows.append((f"route {route.name}", f"{route.match.host or ''}{route.match.path}", _goal(route)))
+    rows += [
+        (f"route {route.name}", f"{route.match.host or ''}{route.match.path}", _goal(route)) for route in config.routes
+    ]
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
     for kind, place, goal in rows:
         yield f"  {kind:<{first}}  {place:<{second}}  {goal}"

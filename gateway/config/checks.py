@@ -56,8 +56,7 @@ def _bind_findings(config: Config) -> Iterator[Finding]:
         binds.append((("admin", "bind"), config.admin.bind))
     for (first_path, first), (path, bind) in combinations(binds, 2):
         if _collide(first, bind):
-            taken_by = "admin" if first_path[0] == "admin" else f"listeners[{first_path[1]}]"
-            yield Finding(path=path, message=f"{bind} is taken by {taken_by}, which binds {first}")
+            yield Finding(path=path, message=f"{bind} is taken already", see=first_path)
 
 
 def _collide(one: Address, other: Address) -> bool:
@@ -81,7 +80,8 @@ def _same_names(config: Config) -> Iterator[Finding]:
     for index, route in enumerate(config.routes):
         first = seen.setdefault(route.name, index)
         if first != index:
-            yield Finding(path=("routes", index, "name"), message=f'"{route.name}" is the name of routes[{first}] too')
+            message = f'"{route.name}" is taken already'
+            yield Finding(path=("routes", index, "name"), message=message, see=("routes", first, "name"))
 
 
 def _same_matches(config: Config) -> Iterator[Finding]:
@@ -90,8 +90,8 @@ def _same_matches(config: Config) -> Iterator[Finding]:
         first = seen.setdefault((route.match.host, route.match.path), index)
         if first != index:
             what = f"{route.match.path} on {'any host' if route.match.host is None else route.match.host}"
-            message = f"takes {what}, which routes[{first}] ({config.routes[first].name}) takes already"
-            yield Finding(path=("routes", index, "match"), message=message, also=(("routes", first, "match"),))
+            message, other = f"{what} is taken already", ("routes", first, "match")
+            yield Finding(path=("routes", index, "match"), message=message, also=(other,), see=other)
 
 
 def _route_findings(route: Route, path: KeyPath) -> Iterator[Finding]:
@@ -136,4 +136,5 @@ def _backend_findings(backend: Backend, path: KeyPath) -> Iterator[Finding]:
     for index, endpoint in enumerate(backend.endpoints):
         first = backend.endpoints.index(endpoint)
         if first != index:
-            yield Finding(path=(*path, "endpoints", index), message=f"{endpoint} is endpoints[{first}] too")
+            other = (*path, "endpoints", first)
+            yield Finding(path=(*path, "endpoints", index), message=f"{endpoint} stands here already", see=other)

@@ -33,6 +33,8 @@ class Finding:
     line: int | None = None
     also: tuple[KeyPath, ...] = ()
     """Other paths whose values make this a fault; where one of them is not known, it may be none."""
+    see: KeyPath | None = None
+    """What stands against it: the message ends by pointing there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -69,11 +69,15 @@ def _problems(findings: list[Finding], document: Document) -> list[Problem]:
         Problem(
             path=dotted(finding.path),
             line=finding.line if finding.line is not None else document.line_of(finding.path),
-            message=finding.message,
+            message=finding.message + _pointer(finding, document),
         )
         for finding in findings
     ]
     return sorted(problems, key=lambda problem: problem.line or 0)
+
+
+def _pointer(finding: Finding, document: Document) -> str:
+    return "" if finding.see is None else f"; see {dotted(finding.see)} in line {document.line_of(finding.see)}"
 
 
 def dotted(path: KeyPath) -> str:

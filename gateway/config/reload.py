@@ -1,7 +1,7 @@
 """Watches the configuration's files and delivers every new configuration that holds.
 
-Invariant: a configuration is delivered whole or not at all; a file with faults is reported, once for each time it
-changes, and changes nothing.
+Invariant: a configuration is delivered whole or not at all; a file with faults changes nothing, and the same faults are
+reported once.
 
 Files are polled: a stat each second costs nothing, and works where inotify does not, on network and overlay file
 systems. A stat follows symbolic links, so it also sees Kubernetes swap the link above a mounted ConfigMap.
@@ -14,9 +14,9 @@ from typing import Final
 
 import trio
 
-from gateway.config.loading import load_with_files
+from gateway.config.loading import Loaded, load_with_files
 from gateway.config.model import Config
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, Problem
 
 POLL_INTERVAL_SECONDS: Final = 1.0
 
@@ -61,11 +61,12 @@ class ChangeDetector:
 class ConfigWatcher:
     """Loads the file at `path` again when it, or a file with one of its secrets, changes, and at SIGHUP."""
 
-    def __init__(self, path: Path, config: Config, *, poll_interval_seconds: float = POLL_INTERVAL_SECONDS) -> None:
-        """`config` is what `path` held when it was loaded last; only another one is delivered."""
+    def __init__(self, path: Path, config: Config, *, load: Callable[[Path], Loaded] = load_with_files) -> None:
+        """`config` is what `path` held when it was loaded; only another one is delivered. `load` runs in a thread."""
         self._path = path
         self._config = config
-        self._poll_interval_seconds = poll_interval_seconds
+        self._load = load
+        self._reported: tuple[Problem, ...] = ()
         self._files: tuple[Path, ...] = (path,)
         self._detector = ChangeDetector(fingerprint(self._files))
         self._asked = trio.Event()
@@ -79,7 +80,8 @@ class ConfigWatcher:
     ) -> None:
         """Runs until cancelled; started once SIGHUP is listened to. Needs the main thread, as signals do.
 
-        After a SIGHUP the configuration is delivered even if it is the same, so that whoever sent it gets an answer.
+        After a SIGHUP, configuration and faults are told even if they are the same as before: whoever sent it gets an
+        answer.
         A cancellation may leave `on_config` interrupted.
         """
         async with trio.open_nursery() as nursery:
@@ -88,7 +90,7 @@ class ConfigWatcher:
             # The file may have changed since it was loaded, and only a load tells which files hold its secrets.
             await self._reload(on_config, on_fault, asked=False)
             while True:
-                with trio.move_on_after(self._poll_interval_seconds):
+                with trio.move_on_after(POLL_INTERVAL_SECONDS):
                     await self._asked.wait()
                 asked = self._asked.is_set()
                 if asked:
@@ -105,17 +107,25 @@ class ConfigWatcher:
     async def _reload(
         self, on_config: Callable[[Config], Awaitable[None]], on_fault: Callable[[ConfigError], None], *, asked: bool
     ) -> None:
-        # Taken before the load: a file that changes meanwhile differs from it at the next look.
-        before = fingerprint(self._files)
-        self._detector.loaded(before)
         try:
-            # In a thread: parsing and checking certificates takes milliseconds, which live connections would wait.
-            loaded = await trio.to_thread.run_sync(lambda: load_with_files(self._path))
+            loaded = await self._load_fingerprinted()
         except ConfigError as fault:
-            on_fault(fault)
+            if asked or fault.problems != self._reported:
+                self._reported = fault.problems
+                on_fault(fault)
             return
-        self._files = loaded.files_read
-        self._detector.loaded({file: before[file] if file in before else _identity(file) for file in self._files})
+        self._reported = ()
         if asked or loaded.config != self._config:
             self._config = loaded.config
             await on_config(loaded.config)
+
+    async def _load_fingerprinted(self) -> Loaded:
+        """Loads again when that read other files than were looked at before."""
+        while True:
+            # Looked at before the load: a file that changes meanwhile differs from this at the next look.
+            self._detector.loaded(fingerprint(self._files))
+            # In a thread: parsing and checking certificates takes milliseconds, which live connections would wait.
+            loaded = await trio.to_thread.run_sync(self._load, self._path)
+            known, self._files = self._files, loaded.files_read
+            if set(self._files) == set(known):
+                return loaded

@@ -48,7 +48,8 @@ def validate(document: Document, source: Source, rules: Iterable[Rule]) -> tuple
         for finding in rule(config):
             path, *others = map(cut.original, (finding.path, *finding.also))
             if not any(map(cut.touches, (path, *others))):
-                findings.append(Finding(path=path, message=finding.message))
+                see = None if finding.see is None else cut.original(finding.see)
+                findings.append(Finding(path=path, message=finding.message, see=see))
     return (None if findings else config), findings
 
 
@@ -150,9 +151,9 @@ def _message(error: ErrorDetails) -> str:
             only = "must be" if "," not in expected else "must be one of"
             return f"{only} {expected}, not {_shown(given)}{_did_you_mean(near)}"
         case "greater_than_equal":
-            return f"must be at least {context['ge']}, not {_shown(given)}"
+            return f"must be at least {context['ge']:g}, not {_shown(given)}"
         case "greater_than":
-            return f"must be more than {context['gt']}, not {_shown(given)}"
+            return f"must be more than {context['gt']:g}, not {_shown(given)}"
         case "string_pattern_mismatch":
             return f"must be letters, digits, and _ . - after the first, not {_shown(given)}"
         case "string_too_long":

@@ -1,0 +1,158 @@
+"""Rules on several keys: each contradiction is found at the key to change, and what agrees passes."""
+
+from typing import Any
+
+import pytest
+
+from gateway.config import Config
+from gateway.config.checks import find_disagreements
+from gateway.config.loading import dotted
+
+BACKEND = {"endpoints": ["tcp://127.0.0.1:9000"]}
+
+
+def findings_of(**changes: Any) -> list[str]:
+    """`path: message`, and the path that it points to, for a good config with top-level keys replaced."""
+    config = Config.model_validate(
+        {"listeners": [{"bind": "127.0.0.1:8080"}], "routes": [{"name": "chat", "backend": BACKEND}]} | changes
+    )
+    return [
+        f"{dotted(finding.path)}: {finding.message}" + (f"; see {dotted(finding.see)}" if finding.see else "")
+        for finding in find_disagreements(config)
+    ]
+
+
+def route_findings(**route: Any) -> list[str]:
+    return [finding.removeprefix("routes[0]") for finding in findings_of(routes=[{"name": "chat"} | route])]
+
+
+def test_a_config_in_order_has_no_findings() -> None:
+    assert findings_of() == []
+
+
+@pytest.mark.parametrize(
+    ("binds", "collides"),
+    [
+        (["127.0.0.1:80", "127.0.0.1:80"], True),
+        (["127.0.0.1:80", "127.0.0.2:80"], False),
+        (["127.0.0.1:80", "127.0.0.1:81"], False),
+        (["127.0.0.1:0", "127.0.0.1:0"], False),
+        (["0.0.0.0:80", "127.0.0.1:80"], True),
+        (["127.0.0.1:80", "0.0.0.0:80"], True),
+        (["[::]:80", "[::1]:80"], True),
+        (["[::]:80", "0.0.0.0:80"], False),
+        (["localhost:80", "localhost:80"], True),
+        (["localhost:80", "0.0.0.0:80"], False),
+        (["unix:/a", "unix:/a"], True),
+        (["unix:/a", "unix:/b"], False),
+        (["unix:/a", "127.0.0.1:80"], False),
+    ],
+)
+def test_listeners_do_not_bind_the_same_address(binds: list[str], collides: bool) -> None:
+    found = findings_of(listeners=[{"bind": bind} for bind in binds])
+    assert found == ([f"listeners[1].bind: {binds[1]} is taken already; see listeners[0].bind"] if collides else [])
+
+
+def test_the_admin_listener_has_an_address_of_its_own() -> None:
+    assert findings_of(admin={"bind": "127.0.0.1:8080"}) == [
+        "admin.bind: 127.0.0.1:8080 is taken already; see listeners[0].bind"
+    ]
+    assert findings_of(admin=None) == []
+
+
+@pytest.mark.parametrize(
+    ("tls", "findings"),
+    [
+        ({"certificate": "a", "key": "b"}, []),
+        ({"certificates": [{"certificate": "a", "key": "b"}]}, []),
+        ({}, [": names no certificate; set certificate and key"]),
+        ({"certificate": "a"}, [".certificate: needs its private key; set key beside it"]),
+        ({"key": "b"}, [".key: needs its certificate; set certificate beside it"]),
+    ],
+)
+def test_a_tls_listener_has_certificates_with_keys(tls: dict[str, Any], findings: list[str]) -> None:
+    found = findings_of(listeners=[{"bind": "127.0.0.1:8443", "tls": tls}])
+    assert found == [f"listeners[0].tls{finding}" for finding in findings]
+
+
+def test_route_names_are_unique() -> None:
+    routes = [{"name": "a", "match": {"path": f"/{number}"}, "files": "."} for number in range(3)]
+    assert findings_of(routes=routes) == [
+        'routes[1].name: "a" is taken already; see routes[0].name',
+        'routes[2].name: "a" is taken already; see routes[0].name',
+    ]
+
+
+def test_two_routes_do_not_match_the_same_requests() -> None:
+    matches: list[dict[str, str]] = [
+        {"path": "/a"},
+        {"path": "/a/*"},
+        {"path": "/a", "host": "x.example"},
+        {"path": "/a", "host": "*.x.example"},
+        {"path": "/a", "host": "X.Example."},
+        {"path": "/a"},
+    ]
+    routes = [{"name": f"r{number}", "match": match, "files": "."} for number, match in enumerate(matches)]
+    assert findings_of(routes=routes) == [
+        "routes[4].match: /a on x.example is taken already; see routes[2].match",
+        "routes[5].match: /a on any host is taken already; see routes[0].match",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("route", "findings"),
+    [
+        ({}, [": needs a backend to relay to, or files to serve"]),
+        ({"files": ".", "backend": BACKEND}, [".files: cannot stand beside backend; make it a route of its own"]),
+        ({"files": ".", "csp": "default-src 'self'"}, []),
+        ({"backend": BACKEND, "csp": "default-src 'self'"}, [".csp: is for routes with files"]),
+        ({"files": ".", "origins": ["*"]}, [".origins: does nothing on a route with files; take it out"]),
+        ({"files": ".", "compression": {}}, [".compression: does nothing on a route with files; take it out"]),
+        ({"files": ".", "limits": {"connections": 5}}, []),
+        ({"backend": BACKEND, "require_origin": True}, []),
+        (
+            {"backend": BACKEND, "require_origin": True, "origins": ["*"]},
+            ['.require_origin: contradicts the origin "*", which lets every page in; name the origins instead'],
+        ),
+    ],
+)
+def test_a_route_has_a_backend_or_files_and_what_goes_with_it(route: dict[str, Any], findings: list[str]) -> None:
+    assert route_findings(**route) == findings
+
+
+@pytest.mark.parametrize(
+    ("message_bytes", "allowed"), [("64MiB", True), (64 * 2**20 + 1, False), (None, False), ("1B", True)]
+)
+def test_compression_needs_a_bound_on_what_it_inflates(message_bytes: object, allowed: bool) -> None:
+    found = route_findings(backend=BACKEND, compression={"enabled": True}, limits={"message_bytes": message_bytes})
+    message = ".compression.enabled: needs limits.message_bytes of 64MiB at most, which bounds inflation"
+    assert found == ([] if allowed else [message])
+    assert route_findings(backend=BACKEND, limits={"message_bytes": message_bytes}) == []
+
+
+@pytest.mark.parametrize(
+    ("backend", "findings"),
+    [
+        ({"proxy_protocol": "v2"}, []),
+        (
+            {"proxy_protocol": "v2", "framing": "records"},
+            [".proxy_protocol: cannot precede framing records, whose OPEN names the client already"],
+        ),
+        ({"text": True}, []),
+        ({"text": True, "framing": "lines"}, [".text: is for framing stream, not lines"]),
+        ({"headers": ["x-user"], "framing": "records"}, []),
+        ({"headers": ["x-user"]}, [".headers: needs framing records; stream cannot carry them"]),
+        ({"tls": {}}, [".tls: is for tls:// endpoints, of which there is none"]),
+        ({"tls": {}, "endpoints": ["tcp://a:1", "tls://b:1"]}, []),
+        (
+            {"tls": {"certificate": "a"}, "endpoints": ["tls://b:1"]},
+            [".tls.certificate: needs its private key; set key beside it"],
+        ),
+        (
+            {"endpoints": ["tcp://a:1", "tls://a:1", "tcp://a:1"]},
+            [".endpoints[2]: tcp://a:1 stands here already; see routes[0].backend.endpoints[0]"],
+        ),
+    ],
+)
+def test_a_backends_keys_fit_its_framing_and_endpoints(backend: dict[str, Any], findings: list[str]) -> None:
+    assert route_findings(backend=BACKEND | backend) == [f".backend{finding}" for finding in findings]

@@ -1,0 +1,97 @@
+"""The models: defaults, immutability, and that every field is described."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from gateway.config import (
+    Backend,
+    CertificatePair,
+    Config,
+    Endpoint,
+    Listener,
+    ListenerTls,
+    Match,
+    Route,
+    TcpAddress,
+    Timeouts,
+)
+from gateway.config.model import Section, section_in
+
+ENDPOINT = Endpoint(scheme="tcp", address=TcpAddress(host="127.0.0.1", port=9000))
+CONFIG = Config(
+    listeners=(Listener(bind=TcpAddress(host="127.0.0.1", port=0)),),
+    routes=(Route(name="chat", backend=Backend(endpoints=(ENDPOINT,))),),
+)
+
+
+def sections(model: type[Section] = Config) -> Iterator[type[Section]]:
+    yield model
+    for field in model.model_fields.values():
+        inner = section_in(field.annotation)
+        if inner is not None:
+            yield from sections(inner)
+
+
+@pytest.mark.parametrize("section", set(sections()), ids=lambda section: section.__name__)
+def test_every_section_and_every_key_is_described(section: type[Section]) -> None:
+    assert section.__doc__
+    for name, field in section.model_fields.items():
+        described = field.description or (section_in(field.annotation) or object).__doc__
+        assert described, f"{section.__name__}.{name} has no description"
+
+
+def test_the_defaults_are_those_of_the_design() -> None:
+    route = CONFIG.model_dump(mode="json")["routes"][0]
+    assert route["match"] == {"path": "/*", "host": None}
+    assert route["origins"] == ["same-origin"]
+    assert route["backend"]["framing"] == "stream"
+    assert route["backend"]["connect_timeout"] == "5s"
+    assert route["backend"]["health"] == {"interval": "5s", "timeout": "2s"}
+    assert route["delivery"] == {
+        "window_messages": 1024,
+        "window_bytes": "4MiB",
+        "grace": "2m",
+        "fence": True,
+        "track": True,
+    }
+    assert route["limits"] == {
+        "message_bytes": "1MiB",
+        "connections": 10000,
+        "connections_per_address": 100,
+        "messages_per_second": None,
+    }
+    assert route["timeouts"] == {"keepalive": "20s", "keepalive_timeout": "20s", "idle": None, "close": "5s"}
+    assert route["compression"] == {"enabled": False}
+    assert CONFIG.model_dump(mode="json")["timeouts"] == {"handshake": "10s", "drain": "30s"}
+    assert CONFIG.model_dump(mode="json")["admin"] == {"bind": "127.0.0.1:9090", "token": None}
+    assert CONFIG.model_dump(mode="json")["log"] == {"format": "json", "level": "info"}
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        CONFIG.timeouts = Timeouts()
+
+
+def test_a_config_written_out_is_read_back_the_same() -> None:
+    assert Config.model_validate(CONFIG.model_dump(mode="json")) == CONFIG
+
+
+def test_hosts_are_kept_in_their_canonical_form() -> None:
+    assert Match(host="Chat.Example.COM.").host == "chat.example.com"
+    assert Match(host="*.Bücher.example").host == "*.xn--bcher-kva.example"
+
+
+def test_the_single_certificate_comes_before_the_others() -> None:
+    others = (CertificatePair(certificate=Path("b.crt"), key=Path("b.key")),)
+    tls = ListenerTls(certificate=Path("a.crt"), key=Path("a.key"), certificates=others)
+    assert list(tls.pairs()) == [CertificatePair(certificate=Path("a.crt"), key=Path("a.key")), *others]
+    assert list(ListenerTls(certificates=others).pairs()) == list(others)
+
+
+def test_a_section_is_found_through_optional_and_list() -> None:
+    assert section_in(Route.model_fields["backend"].annotation) is Backend
+    assert section_in(Config.model_fields["routes"].annotation) is Route
+    assert section_in(Config.model_fields["trusted_proxies"].annotation) is None
