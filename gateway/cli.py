@@ -9,6 +9,7 @@ import platform
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
@@ -97,6 +98,40 @@ def serve(path: Path) -> None:
 
     logs.configure(format=config.log.format, level=config.log.level)
     run_until_done(run)
+
+
+def _check_bind(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    from gateway.config.addresses import parse_bind
+
+    try:
+        parse_bind(value)
+    except ValueError as fault:
+        raise click.BadParameter(str(fault)) from None
+    return value
+
+
+@main.command(epilog=_EPILOG)
+@click.option(
+    "--bind",
+    default="127.0.0.1:8080",
+    show_default=True,
+    metavar="ADDRESS",
+    callback=_check_bind,
+    help="Where the page is served: host:port, [v6]:port or unix:PATH.",
+)
+def demo(bind: str) -> None:
+    """Run the demonstration: the gateway, a page, and three backends.
+
+    Needs no configuration and no network. Open the URL that it prints in a browser; Ctrl-C ends it.
+    """
+    from gateway.demo.run import run_demo
+    from gateway.telemetry import logs
+
+    def announce(url: str) -> None:
+        click.echo(f"Kakitome's demonstration: {click.style(url, bold=True)} (Ctrl-C ends it)")
+
+    logs.configure(format="console" if sys.stderr.isatty() else "json")
+    run_until_done(partial(run_demo, bind=bind, announce=announce))
 
 
 @main.command(epilog=_EPILOG)

@@ -14,6 +14,7 @@ from typing import Annotated, Final
 from pydantic import (
     AfterValidator,
     BeforeValidator,
+    Field,
     PlainSerializer,
     PlainValidator,
     SecretStr,
@@ -142,6 +143,18 @@ def _token(value: str) -> str:
         raise ValueError(f'"{value}" must be letters, digits and !#$%&\'*+-.^_`|~ only')
     return value
 
+
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, not {str(value).lower()}")
+    return value
+
+
+Count = Annotated[int, Field(ge=1), BeforeValidator(_number)]
+"""A limit in whole things, at least 1."""
+
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_number)]
+"""A limit in things a second, more than 0."""
 
 Duration = Annotated[
     float,

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from gateway.config.addresses import TcpAddress
-from gateway.config.fields import Bind, Duration, Endpoint, LocalPath, Network, Secret, Size, Token
+from gateway.config.fields import Bind, Count, Duration, Endpoint, LocalPath, Network, Rate, Secret, Size, Token
 from gateway.policy.origin import parse_rule
 from gateway.policy.routing import parse_host_pattern, parse_path_pattern
 
@@ -143,7 +143,7 @@ class Backend(Section):
 class Delivery(Section):
     """How far delivery is tracked, and how long a session outlives its connection."""
 
-    window_messages: Annotated[int, Field(ge=1)] = 1024
+    window_messages: Count = 1024
     """Messages in flight in one direction of a session; with so many unsettled, its sender is paused."""
     window_bytes: Size = 4 * 2**20
     """Bytes in flight in one direction of a session."""
@@ -160,11 +160,11 @@ class Limits(Section):
 
     message_bytes: Size | None = 2**20
     """The largest message, in both directions, after decompression; larger ones end the connection with 1009."""
-    connections: Annotated[int, Field(ge=1)] | None = 10_000
+    connections: Count | None = 10_000
     """Connections at the same time; more are answered with HTTP 503."""
-    connections_per_address: Annotated[int, Field(ge=1)] | None = 100
+    connections_per_address: Count | None = 100
     """Connections at the same time of one client address (IPv6: of one /64)."""
-    messages_per_second: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    messages_per_second: Rate | None = None
     """Messages a second of one connection, on average over a second or so; more end it with 1008."""
 
 

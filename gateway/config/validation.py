@@ -32,15 +32,15 @@ def validate(document: Document, source: Source, rules: Iterable[Rule]) -> tuple
     cut = _Cut(document)
     config: Config | None = None
     model: type[Config] = Config
-    while config is None and () not in cut.out:
+    is_changed = () not in cut.out
+    while config is None and is_changed:
         try:
             config = model.model_validate(cut.value, context=source)
         except ValidationError as fault:
             errors = fault.errors(include_url=False)
             if model is Config:
                 findings += (_finding(error, cut) for error in errors if not cut.explains(error))
-            if not cut.remove(errors):
-                break
+            is_changed = cut.remove(errors)
         model = _Excerpt
     if config is None:
         return None, findings
@@ -101,7 +101,7 @@ class _Cut:
         return error["type"] == "missing" and self.original(error["loc"]) in self.out
 
     def remove(self, errors: Iterable[ErrorDetails]) -> bool:
-        """Cuts out what `errors` complain about; False when there is nothing left to cut."""
+        """Cuts out what `errors` complain about; False when all of that is out already."""
         before = len(self.out)
         for error in errors:
             path = self.original(error["loc"])
@@ -184,12 +184,12 @@ def _shown(given: object) -> str:
 
 def _unknown_key(path: tuple[int | str, ...]) -> str:
     """Names the nearest key of that section, or the section beneath it that has a key of this very name."""
-    section: type[Section] | None = Config
+    section: type[Section] = Config
     for part in path[:-1]:
-        if isinstance(part, str) and section is not None:
-            section = section_in(section.model_fields[part].annotation)
-    if section is None:
-        return "is not a known key"
+        if isinstance(part, str):
+            inner = section_in(section.model_fields[part].annotation)
+            assert inner is not None  # only sections forbid keys
+            section = inner
     key, known = str(path[-1]), list(section.model_fields)
     near = get_close_matches(key, known, n=1) or list(_beneath(section, key))
     return f"is not a known key{_did_you_mean(near) or '; known here: ' + ', '.join(known)}"

@@ -92,6 +92,8 @@ def test_files_of_another_machine_are_left_alone_on_demand(tmp_path: Path) -> No
         ("    limits: {connections: 1.5}", "8: routes[0].limits.connections: must be a whole number, not 1.5"),
         ("    limits: {connections: 0}", "8: routes[0].limits.connections: must be at least 1, not 0"),
         ("    limits: {connections: [1]}", "8: routes[0].limits.connections: must be a whole number, not a list"),
+        ("    limits: {connections: true}", "8: routes[0].limits.connections: must be a number, not true"),
+        ("log: {format: true}", "8: log.format: must be one of json, console, not true"),
         ("    limits: {messages_per_second: 0}", "8: routes[0].limits.messages_per_second: must be more than 0, not 0"),
         ("    limits: {messages_per_second: .inf}", "8: routes[0].limits.messages_per_second: must be a finite number"),
         (
@@ -155,6 +157,19 @@ def test_files_of_another_machine_are_left_alone_on_demand(tmp_path: Path) -> No
 )
 def test_a_fault_has_its_line_its_path_and_words_that_help(tmp_path: Path, addition: str, fault: str) -> None:
     assert faults_of(tmp_path, GOOD + addition + "\n") == [fault]
+
+
+def test_a_long_value_is_cut_in_messages(tmp_path: Path) -> None:
+    assert faults_of(tmp_path, GOOD + f"log: {{format: {'x' * 500}}}\n") == [
+        f'8: log.format: must be one of json, console, not "{"x" * 60}..."'
+    ]
+
+
+def test_what_has_no_words_of_ours_has_those_of_the_validator(tmp_path: Path) -> None:
+    addition = f"    limits: {{connections: '{'9' * 5000}'}}\n"
+    assert faults_of(tmp_path, GOOD + addition) == [
+        "8: routes[0].limits.connections: Unable to parse input string as an integer, exceeded maximum size"
+    ]
 
 
 def test_a_name_is_bounded_because_it_becomes_a_label(tmp_path: Path) -> None:
