@@ -111,9 +111,10 @@ class Ledger:
 
     # --- entering messages ------------------------------------------------------------------------------------------
 
-    def accept_pieces(self, pieces: Sequence[Piece], *, now: float, hop_bytes: int = 0) -> None:
+    def accept_pieces(self, pieces: Sequence[Piece], *, now: float, hop_bytes: int = 0) -> tuple[int, int]:
         """Enter data pieces that are about to be written to the next hop; a message counts when its last piece comes.
 
+        The messages that they complete and their payload bytes, for counters, which need not look at each piece then.
         `hop_bytes` is what they come to on the next hop, all together, where the overhead varies.
         """
         end = self._end
@@ -125,8 +126,9 @@ class Ledger:
             if flags & LAST:
                 end += overhead
                 ends.append(end)
-        self._end = end
         count = len(ends) - before
+        payload_bytes = end - self._end - overhead * count
+        self._end = end
         run_begin = self._enter_batch(pieces, count, hop_bytes) if self._varies else 0
         if count:
             self.accepted = accepted = self.accepted + count
@@ -134,6 +136,7 @@ class Ledger:
             if self._unfinished_rejected:
                 self._unfinished_rejected = False
                 self.reject(accepted - count + 1)
+        return count, payload_bytes
 
     def accept(self, size: int, *, now: float, hop_bytes: int = 0) -> int:
         """Enter one whole message of `size` bytes, while no other is unfinished; its number."""

@@ -16,7 +16,7 @@ backend the caller turns it into a `FramingViolation`, so that the client is not
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Annotated, Any, ClassVar, Final, Self, TypeAlias, cast
@@ -33,7 +33,7 @@ from pydantic import (
 )
 
 from gateway.errors import MAX_CLOSE_REASON_BYTES, ProtocolViolation
-from gateway.protocol.pieces import Buffer
+from gateway.protocol.pieces import FIRST, LAST, Buffer, Opcode, Piece
 
 SUBPROTOCOL: Final = "kakitome.v1"
 
@@ -80,6 +80,10 @@ class RecordType(IntEnum):
     PONG = 0x08
 
 
+_DATA: Final = int(RecordType.DATA)
+_WHOLE: Final = FIRST | LAST
+
+
 class Rung(IntEnum):
     """How far a message provably got; each rung implies those below it. An ACK carries the value as its flags."""
 
@@ -107,9 +111,12 @@ def parse_record(message: bytes) -> Record:
     if len(message) < HEADER.size:
         raise ProtocolViolation(f"a record of {len(message)} bytes, expected at least its {HEADER.size}-byte header")
     record_type, flags, seq = HEADER.unpack_from(message)
-    _check_record(record_type, flags, seq, len(message) - HEADER.size)
-    if record_type in (RecordType.PING, RecordType.PONG):
-        raise ProtocolViolation(f"a {RecordType(record_type).name} record on WebSocket, which has pings of its own")
+    body_bytes = len(message) - HEADER.size
+    # The first condition is the common record, with all that _check_record would ask of it.
+    if not (record_type == _DATA and flags < 4 and body_bytes <= FRAGMENT_BYTES and 0 < seq <= MAX_SEQ):
+        _check_record(record_type, flags, seq, body_bytes)
+        if record_type in (RecordType.PING, RecordType.PONG):
+            raise ProtocolViolation(f"a {RecordType(record_type).name} record on WebSocket, which has pings of its own")
     return record_type, flags, seq, message[HEADER.size :]
 
 
@@ -150,6 +157,43 @@ def _check_record(record_type: int, flags: int, seq: int, body_bytes: int) -> No
             raise ProtocolViolation(f"record type {record_type:#04x}, expected 0x01 to 0x08")
 
 
+class RecordAssembler:
+    """Records out of the messages of a WebSocket connection, one each.
+
+    Holds at most one unfinished message, of no more bytes than a record may have.
+    """
+
+    __slots__ = ("_held", "error")
+
+    def __init__(self) -> None:
+        self.error: ProtocolViolation | None = None
+        """Why the peer must be failed; once set nothing is taken any more."""
+        self._held = bytearray()
+
+    def feed(self, pieces: Sequence[Piece]) -> list[Record]:
+        """The records that data pieces complete. Never raises for bad input: sets `error`, returns what was good."""
+        records: list[Record] = []
+        if self.error is not None:
+            return records
+        try:
+            for opcode, payload, flags in pieces:
+                if opcode != Opcode.BINARY:
+                    raise ProtocolViolation("a text message, expected binary ones with a record each")
+                if flags == _WHOLE:
+                    records.append(parse_record(payload))
+                    continue
+                if len(self._held) + len(payload) > HEADER.size + MAX_BODY_BYTES:
+                    raise ProtocolViolation(f"a record of more than {HEADER.size + MAX_BODY_BYTES} bytes")
+                self._held += payload
+                if flags & LAST:
+                    records.append(parse_record(bytes(self._held)))
+                    self._held.clear()
+        except ProtocolViolation as violation:
+            self.error = violation
+            self._held.clear()
+        return records
+
+
 class RecordDecoder:
     """Records out of a TCP byte stream, cut anywhere.
 
@@ -184,14 +228,13 @@ class RecordDecoder:
             buffer = bytes(data)
         records: list[Record] = []
         append, unpack, header_bytes = records.append, PREFIXED_HEADER.unpack_from, PREFIXED_HEADER.size
-        data_type = int(RecordType.DATA)
         at, end, size = 0, 0, len(buffer)
         try:
             while size - at >= header_bytes:
                 length, record_type, flags, seq = unpack(buffer, at)
                 end = at + 4 + length
                 # The first condition is the common record, with all that _check_record would ask of it.
-                if not (record_type == data_type and flags < 4 and 10 <= length <= 0x10000 and 0 < seq <= MAX_SEQ):
+                if not (record_type == _DATA and flags < 4 and 10 <= length <= 0x10000 and 0 < seq <= MAX_SEQ):
                     self._check_length(length)
                     _check_record(record_type, flags, seq, length - HEADER.size)
                 if end > size:

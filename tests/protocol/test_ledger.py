@@ -136,7 +136,8 @@ class LedgerMachine(RuleBasedStateMachine):
             self.partial_begin = self.partial_begin if self.is_partial else begin
             self.partial, self.is_partial = self.partial + rest, True
         self.hop_bytes = begin + batch_bytes if self.varies else end + rest
-        self.ledger.accept_pieces(pieces, now=self.now, hop_bytes=batch_bytes)
+        entered = self.ledger.accept_pieces(pieces, now=self.now, hop_bytes=batch_bytes)
+        assert entered == (len(sizes), payload_bytes)
 
     @precondition(lambda self: not self.is_partial)
     @rule(size=st.integers(0, 90))

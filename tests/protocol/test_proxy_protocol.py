@@ -96,6 +96,10 @@ GOOD = [
         v2(0x21, 0x11, TCP4 + tlv(0x20, b"\x07\x00\x00\x00\x0a" + tlv(0x23, b"AES") + tlv(0x22, b"mallory"))),
         ProxyHeader(client=CLIENT, server=SERVER, tls=ProxyTls(version="", cipher="AES", client_common_name=None)),
     ),
+    (
+        v2(0x21, 0x11, TCP4 + tlv(0x20, b"\x01\x00\x00\x00\x00" + tlv(0x22, b"mallory"))),
+        ProxyHeader(client=CLIENT, server=SERVER, tls=ProxyTls(version="", cipher="", client_common_name=None)),
+    ),
     (v2(0x21, 0x00, tlv(0x04, bytes(V2_MAX_BYTES - 3))), ProxyHeader(client=None, server=None)),
 ]
 
@@ -128,6 +132,7 @@ def test_more_than_was_wanted_is_the_callers_fault() -> None:
         (b"\r\n\r\nGET", "expected a PROXY protocol header, got "),
         (b"PROXY TCP4 \r\nabc", "PROXY v1 line has a line feed that does not end it"),
         (b"PROXY TCP4 192.0.2.1 198.51.100.2 40000 443\n\n", "PROXY v1 line has a line feed that does not end it"),
+        (b"PROXY UNKNOWN " + b"f" * 92 + b"\r\n", "PROXY v1 line is longer than 107 bytes"),
         (b"PROXY UNKNOWN " + b"f" * 94, "PROXY v1 line is longer than 107 bytes"),
         (b"PROXY UDP4 1.1.1.1 1.1.1.1 1 1\r\n", "PROXY v1 protocol is 'UDP4', expected TCP4, TCP6 or UNKNOWN"),
         (b"PROXY tcp4 1.1.1.1 1.1.1.1 1 1\r\n", "PROXY v1 protocol is 'tcp4', expected TCP4, TCP6 or UNKNOWN"),

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import ProtocolViolation
+from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
 from gateway.protocol.records import (
     DEFAULT_WINDOW_BYTES,
     DEFAULT_WINDOW_MESSAGES,
@@ -26,6 +27,7 @@ from gateway.protocol.records import (
     OpenFromClient,
     OpenToBackend,
     Record,
+    RecordAssembler,
     RecordDecoder,
     RecordType,
     RejectBody,
@@ -171,6 +173,12 @@ def test_length_out_of_bounds_fails_before_anything_is_held_for_it(length: int) 
 
 def test_header_is_checked_before_the_body_comes() -> None:
     decoder = RecordDecoder()
+    assert decoder.feed(encode_prefixed_record(RecordType.DATA, 0, 1, bytes(MAX_BODY_BYTES))[:14]) == []
+    assert decoder.error is None
+    decoder = RecordDecoder()
+    decoder.feed(encode_prefixed_record(RecordType.DATA, 0, 1, bytes(MAX_BODY_BYTES + 1))[:14])
+    assert str(decoder.error) == "a record of 1048587 bytes, expected 10 to 1048586"
+    decoder = RecordDecoder()
     decoder.feed(encode_prefixed_record(RecordType.OPEN, 0, 0, bytes(MAX_BODY_BYTES))[:14])
     assert str(decoder.error) == "OPEN body of 1048576 bytes, expected at most 65536"
 
@@ -180,6 +188,40 @@ def test_record_does_not_share_the_read_buffer() -> None:
     ((_, _, _, body),) = RecordDecoder().feed(memoryview(buffer))
     buffer[-5:] = b"later"
     assert body == b"first"
+
+
+# --- the WebSocket hop ---
+
+
+@given(records=st.lists(websocket_records, max_size=6), cuts=st.lists(st.integers(0, 90), max_size=4))
+def test_records_come_out_of_messages_in_any_pieces(records: list[Record], cuts: list[int]) -> None:
+    pieces: list[Piece] = []
+    for record in records:
+        parts = cut(encode_record(*record), cuts)
+        last = len(parts) - 1
+        pieces += [(Opcode.BINARY, part, (at == 0) * FIRST | (at == last) * LAST) for at, part in enumerate(parts)]
+    assembler = RecordAssembler()
+    assert assembler.feed(pieces) == records
+    assert assembler.error is None
+    one_by_one = RecordAssembler()
+    assert [record for piece in pieces for record in one_by_one.feed([piece])] == records
+
+
+def test_text_message_is_no_record() -> None:
+    assembler = RecordAssembler()
+    good = (Opcode.BINARY, encode_record(RecordType.ACK, 4, 1), FIRST | LAST)
+    assert assembler.feed([good, (Opcode.TEXT, b"hello", FIRST), good]) == [(RecordType.ACK, 4, 1, b"")]
+    assert str(assembler.error) == "a text message, expected binary ones with a record each"
+    assert assembler.feed([good]) == []
+
+
+def test_message_is_held_only_up_to_the_size_of_a_record() -> None:
+    assembler = RecordAssembler()
+    largest = encode_record(RecordType.DATA, 0, 1, bytes(MAX_BODY_BYTES))
+    assert assembler.feed([(Opcode.BINARY, largest, FIRST)]) == []
+    assert assembler.error is None
+    assembler.feed([(Opcode.BINARY, b"x", 0)])
+    assert str(assembler.error) == "a record of more than 1048586 bytes"
 
 
 # --- bodies ---
