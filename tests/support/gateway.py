@@ -250,6 +250,9 @@ def parse_event(line: str) -> Event | None:
 
 
 def route(name: str, path: str, endpoint: str, *, framing: str = "stream", **settings: Any) -> dict[str, Any]:
-    """A route of the config that leads `path` to one endpoint, open to every origin; `settings` go to the route."""
-    backend = {"endpoints": [endpoint], "framing": framing, **settings.pop("backend", {})}
+    """A route of the config that leads `path` to one endpoint, open to every origin; `settings` go to the route.
+
+    Without health checks, unless `backend` asks for them: a test's backend sees only the test's connections.
+    """
+    backend = {"endpoints": [endpoint], "framing": framing, "health": None, **settings.pop("backend", {})}
     return {"name": name, "match": {"path": path}, "origins": ["*"], "backend": backend, **settings}

@@ -51,27 +51,33 @@ class RawClient:
         if receive_bytes:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.sock.settimeout(PATIENCE_SECONDS)
-        self.sock.connect((parts.hostname, parts.port))
-        if tls is not None:
-            self.sock = tls.wrap_socket(self.sock, server_hostname=parts.hostname)
+        self._buffer = b""
+        try:
+            self.sock.connect((parts.hostname, parts.port))
+            if tls is not None:
+                self.sock = tls.wrap_socket(self.sock, server_hostname=parts.hostname)
+            self._upgrade(parts.netloc, parts.path or "/", headers or {})
+        except BaseException:
+            self.sock.close()
+            raise
+
+    def _upgrade(self, host: str, path: str, headers: dict[str, str]) -> None:
         fields = {
-            "Host": parts.netloc,
+            "Host": host,
             "Connection": "Upgrade",
             "Upgrade": "websocket",
             "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
             "Sec-WebSocket-Version": "13",
-            **(headers or {}),
+            **headers,
         }
-        lines = [f"GET {parts.path or '/'} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+        lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
         self.sock.sendall("\r\n".join(lines).encode())
-        self._buffer = b""
         while b"\r\n\r\n" not in self._buffer:
             self._receive_more()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
         self.head = head.decode("latin-1")
         self.status = int(self.head.split(" ", 2)[1])
         if self.status != 101:
-            self.sock.close()
             raise ConnectionError(self.head.splitlines()[0])
 
     def __enter__(self) -> Self:
@@ -110,9 +116,10 @@ class RawClient:
                     return payload
 
     def receive_close(self) -> tuple[int, str]:
-        """Code and reason of the Close frame, everything before it passed over; 1005 where it has no code."""
+        """Code and reason of the Close frame, 1005 where it has no code; pings before it are answered."""
         while (frame := self.receive()).opcode != 8:
-            pass
+            if frame.opcode == 9:
+                self.send(10, frame.payload)
         if not frame.payload:
             return 1005, ""
         return int.from_bytes(frame.payload[:2]), frame.payload[2:].decode()
