@@ -9,7 +9,6 @@ async def handler(session: Session) -> None:
 anyio.run(functools.partial(serve, handler, port=9000))
 """
 
-from gateway.backend.inbox import IncomingPiece
 from gateway.backend.service import Address, Handler, Limits, serve
 from gateway.backend.session import (
     BinaryMessage,
@@ -22,7 +21,9 @@ from gateway.backend.session import (
     Transaction,
 )
 from gateway.backend.sqlite_store import SqliteStore
-from gateway.backend.store import Changes, MemoryStore, OutgoingMessage, SessionEnd, Store, StoredSession
+from gateway.backend.store import Changes, MemoryStore, SessionEnd, Store, StoredSession
+from gateway.protocol.inbox import IncomingPiece
+from gateway.protocol.outbox import OutgoingMessage
 
 __all__ = [
     "Address",

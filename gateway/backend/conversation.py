@@ -12,10 +12,10 @@ from dataclasses import replace
 from enum import Enum
 from typing import Final
 
-from gateway.backend.inbox import Inbox
-from gateway.backend.outbox import MessageNotKept, Outbox
 from gateway.backend.store import Changes, SessionEnd, StoredSession
 from gateway.errors import MAX_CLOSE_REASON_BYTES, ConnectionFault, ProtocolViolation
+from gateway.protocol.inbox import Inbox
+from gateway.protocol.outbox import MessageNotKept, Outbox
 from gateway.protocol.records import (
     CloseBody,
     OpenedByBackend,

@@ -15,8 +15,8 @@ from typing import Any, TypeAlias
 from pydantic import JsonValue
 
 from gateway.backend.conversation import Conversation
-from gateway.backend.inbox import IncomingPiece, OversizeMessage
 from gateway.backend.live import LiveSession
+from gateway.protocol.inbox import IncomingPiece, OversizeMessage
 from gateway.protocol.records import ClientAddress, OpenToBackend, Rung, SessionReport
 
 

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from gateway.backend.store import ENDED_SESSIONS_KEPT, Changes, OutgoingMessage, SessionEnd, StoredSession
+from gateway.backend.store import ENDED_SESSIONS_KEPT, Changes, SessionEnd, StoredSession
+from gateway.protocol.outbox import OutgoingMessage
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS kakitome_sessions (

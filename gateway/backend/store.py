@@ -11,23 +11,10 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from gateway.protocol.outbox import OutgoingMessage
+
 ENDED_SESSIONS_KEPT: Final = 1024
 """Ended sessions whose end is remembered, so that a gateway that missed it is told again instead of starting anew."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutgoingMessage:
-    """A message of this backend's that the peer has not settled yet."""
-
-    seq: int
-    text: bool
-    chunks: tuple[bytes, ...]
-    """The payload, in order; how it is cut means nothing."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of the payload."""
-        return sum(map(len, self.chunks))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

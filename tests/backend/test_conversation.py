@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.backend.conversation import CONTROL_BYTES, REJECTIONS_KEPT, Conversation, Refused, State
-from gateway.backend.inbox import WholeMessage
 from gateway.backend.store import MemoryStore, SessionEnd, StoredSession
+from gateway.protocol.inbox import WholeMessage
 from gateway.protocol.records import (
     CloseBody,
     OpenToBackend,

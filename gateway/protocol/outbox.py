@@ -6,10 +6,10 @@ kept: its bytes are dropped as they leave, so that a message of any size passes 
 breaks then cannot be healed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from gateway.backend.store import OutgoingMessage
 from gateway.errors import ConnectionFault, ProtocolViolation
 from gateway.protocol.records import (
     DEFAULT_WINDOW_BYTES,
@@ -27,6 +27,21 @@ PIECES_AHEAD_BYTES: Final = 256 * 1024
 _DATA: Final = int(RecordType.DATA)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutgoingMessage:
+    """A message of ours that the peer has not settled yet."""
+
+    seq: int
+    text: bool
+    chunks: tuple[bytes, ...]
+    """The payload, in order; how it is cut means nothing."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the payload."""
+        return sum(map(len, self.chunks))
+
+
 class MessageNotKept(ConnectionFault):
     """A message that was sent in pieces was interrupted, and was too large to be kept for sending it again."""
 
@@ -34,7 +49,7 @@ class MessageNotKept(ConnectionFault):
 
 
 class _Entry:
-    """One message, as far as the handler has handed it over."""
+    """One message, as far as the application has handed it over."""
 
     __slots__ = ("begun", "chunks", "complete", "dropped", "sent_bytes", "seq", "settled", "size", "text")
 
@@ -58,14 +73,14 @@ class Outbox:
     """The messages after `settled`, of which the store had `messages`; `sent` is the last number that was given.
 
     A message between them that the store does not have was too large to be kept. `kept_bytes` is how much of a message
-    that is sent in pieces is kept.
+    that is sent in pieces is kept. `encode` makes the records, as they stand on TCP or as WebSocket messages.
     """
 
     __slots__ = (
-        "_carried",
         "_chunk_at",
         "_chunk_offset",
         "_current",
+        "_encode",
         "_entries",
         "_flight_bytes",
         "_flight_messages",
@@ -73,6 +88,8 @@ class Outbox:
         "_kept_bytes",
         "_next",
         "_saved",
+        "begun",
+        "carried",
         "sent",
         "settled",
         "unsent_bytes",
@@ -83,7 +100,13 @@ class Outbox:
     )
 
     def __init__(
-        self, *, settled: int = 0, sent: int = 0, messages: Iterable[OutgoingMessage] = (), kept_bytes: int
+        self,
+        *,
+        settled: int = 0,
+        sent: int = 0,
+        messages: Iterable[OutgoingMessage] = (),
+        kept_bytes: int,
+        encode: Callable[[int, int, int, bytes], bytes] = encode_prefixed_record,
     ) -> None:
         self.settled = settled
         """All messages up to this one are settled (or rejected)."""
@@ -96,7 +119,11 @@ class Outbox:
         """Payload bytes of what is not settled."""
         self._kept_bytes = kept_bytes
         self._saved = sent
-        self._carried = sent  # before a restart all of them may have left
+        self.begun = sent  # before a restart all of them may have left
+        """The newest message of which a byte may have left on any connection."""
+        self.carried = sent
+        """The newest message that may have left whole."""
+        self._encode = encode
         self._entries = {message.seq: _entry_of(message) for message in messages}
         for seq in range(settled + 1, sent + 1):
             if seq not in self._entries:
@@ -114,7 +141,7 @@ class Outbox:
         self._flight_messages = 0
         self._flight_bytes = 0
 
-    # --- the handler's side -----------------------------------------------------------------------------------------
+    # --- the application's side -------------------------------------------------------------------------------------
 
     def has_room(self, size: int) -> bool:
         """Whether a message of `size` bytes fits the peer's windows; one that is larger than the window fits alone."""
@@ -167,6 +194,14 @@ class Outbox:
         self.unsettled_bytes += size
         self.unsent_bytes += size
 
+    def unsettled(self) -> Sequence[OutgoingMessage]:
+        """The whole messages that are neither settled nor rejected, in order; those that are not kept are left out."""
+        return [
+            OutgoingMessage(seq=seq, text=entry.text, chunks=tuple(entry.chunks))
+            for seq in range(self.settled + 1, self.sent + 1)
+            if (entry := self._entries.get(seq)) is not None and not (entry.settled or entry.dropped)
+        ]
+
     # --- the store's side -------------------------------------------------------------------------------------------
 
     def unsaved(self) -> Sequence[OutgoingMessage]:
@@ -188,8 +223,8 @@ class Outbox:
 
         Raises ProtocolViolation for a position that cannot be, MessageNotKept for a message that cannot be sent again.
         """
-        if not self.settled <= position <= self._carried:
-            raise ProtocolViolation(f"OPEN at {position}, expected {self.settled} to {self._carried}")
+        if not self.settled <= position <= self.carried:
+            raise ProtocolViolation(f"OPEN at {position}, expected {self.settled} to {self.carried}")
         self._current = None
         self.settle(position)
         for entry in self._entries.values():
@@ -204,8 +239,8 @@ class Outbox:
 
     def settle(self, seq: int) -> bool:
         """All messages up to `seq` are settled; whether that is news. Raises ProtocolViolation beyond what was sent."""
-        if seq > self._carried:
-            raise ProtocolViolation(f"ACK {seq}, expected at most {self._carried}, the last message sent")
+        if seq > self.carried:
+            raise ProtocolViolation(f"ACK {seq}, expected at most {self.carried}, the last message sent")
         if seq <= self.settled:
             return False
         for settled in range(self.settled + 1, seq + 1):
@@ -217,8 +252,8 @@ class Outbox:
     def reject(self, seq: int) -> bool:
         """One message was refused and counts as settled; whether that is news. Raises ProtocolViolation as `settle`."""
         current = self._current
-        if seq > self._carried and (current is None or seq != current.seq):
-            raise ProtocolViolation(f"REJECT {seq}, expected at most {self._carried}, the last message sent")
+        if seq > self.carried and (current is None or seq != current.seq):
+            raise ProtocolViolation(f"REJECT {seq}, expected at most {self.carried}, the last message sent")
         entry = self._entries.get(seq)
         if entry is None or entry.settled:
             return False
@@ -259,13 +294,14 @@ class Outbox:
                 return None
             self._flight_messages += 1
         entry.begun = True
+        self.begun = max(self.begun, entry.seq)
         self._next += 1
         self._current = entry
         self._chunk_at = self._chunk_offset = 0
         return entry
 
     def _next_record(self, entry: _Entry) -> bytes | None:
-        """The next DATA of the current message; None while its handler has not handed over more."""
+        """The next DATA of the current message; None while its application has not handed over more."""
         body = b""
         if self._chunk_at < len(entry.chunks):
             chunk = entry.chunks[self._chunk_at]
@@ -292,10 +328,10 @@ class Outbox:
             self._flight_bytes += len(body)
         if last:
             self._current = None
-            self._carried = max(self._carried, entry.seq)
+            self.carried = max(self.carried, entry.seq)
             self._pass_rejected()
         flags = (TEXT_FLAG if entry.text else 0) | (0 if last else MORE_FLAG)
-        return encode_prefixed_record(_DATA, flags, entry.seq, body)
+        return self._encode(_DATA, flags, entry.seq, body)
 
     # --- settling ---------------------------------------------------------------------------------------------------
 
@@ -318,9 +354,7 @@ class Outbox:
     def _pass_rejected(self) -> None:
         """Move the settled position on over rejected messages that were sent to their end."""
         while (
-            self.settled < self._carried
-            and (entry := self._entries.get(self.settled + 1)) is not None
-            and entry.settled
+            self.settled < self.carried and (entry := self._entries.get(self.settled + 1)) is not None and entry.settled
         ):
             self._forget(self._entries.pop(entry.seq))
             self.settled = entry.seq

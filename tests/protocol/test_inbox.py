@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.backend.inbox import Inbox, IncomingPiece, OversizeMessage, WholeMessage
 from gateway.errors import InvalidUtf8, PolicyViolation, ProtocolViolation
+from gateway.protocol.inbox import Inbox, IncomingPiece, OversizeMessage, WholeMessage
 from gateway.protocol.records import MORE_FLAG, TEXT_FLAG, Record, RecordType
 
 

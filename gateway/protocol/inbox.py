@@ -1,8 +1,8 @@
-"""The peer's messages of one session: what has come in, what waits for the handler, what the handler has consumed.
+"""The peer's messages of one session: what has come in, what waits for the application, what the application has consumed.
 
-Invariant: a byte that the handler has been given is never given again while this process lives, however often the
-peer sends it. A message whose connection broke half-way is taken up where the handler left off, or forgotten whole if
-the handler has seen nothing of it.
+Invariant: a byte that the application has been given is never given again while this process lives, however often the
+peer sends it. A message whose connection broke half-way is taken up where the application left off, or forgotten whole if
+the application has seen nothing of it.
 """
 
 from collections import deque
@@ -66,7 +66,7 @@ class Inbox:
         self.consumed = consumed
         """All messages up to this one are consumed (or rejected)."""
         self.queued_bytes = 0
-        """Payload bytes that wait for the handler."""
+        """Payload bytes that wait for the application."""
         self.unconsumed_bytes = 0
         """Payload bytes of all messages that came and are not consumed."""
         self.window_messages = window_messages
@@ -80,7 +80,7 @@ class Inbox:
         self._discarded = 0
         """The message that was rejected and is still coming in, 0 for none."""
         self._unfinished_taken = False
-        """The handler has a part of a message that is still coming in."""
+        """The application has a part of a message that is still coming in."""
 
     @property
     def accepted(self) -> int:
@@ -150,7 +150,7 @@ class Inbox:
             self._discarded = 0
         self._unfinished_taken = False
 
-    # --- the handler's side ---------------------------------------------------------------------------------------
+    # --- the application's side -----------------------------------------------------------------------------------
 
     def take_piece(self) -> IncomingPiece | None:
         """The next piece, or None while there is none."""

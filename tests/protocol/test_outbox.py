@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.backend.outbox import PIECES_AHEAD_BYTES, MessageNotKept, Outbox
-from gateway.backend.store import OutgoingMessage
 from gateway.errors import ProtocolViolation
+from gateway.protocol.outbox import PIECES_AHEAD_BYTES, MessageNotKept, Outbox, OutgoingMessage
 from gateway.protocol.records import FRAGMENT_BYTES, MORE_FLAG, TEXT_FLAG, RecordDecoder, RecordType
 
 
