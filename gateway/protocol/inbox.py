@@ -1,8 +1,8 @@
-"""The peer's messages of one session: what has come in, what waits for the application, what the application has consumed.
+"""The peer's messages of one session: what has come in, what waits for the application, what that has consumed.
 
 Invariant: a byte that the application has been given is never given again while this process lives, however often the
-peer sends it. A message whose connection broke half-way is taken up where the application left off, or forgotten whole if
-the application has seen nothing of it.
+peer sends it. A message whose connection broke half-way is taken up where the application left off, or forgotten whole
+if it has seen nothing of it.
 """
 
 from collections import deque

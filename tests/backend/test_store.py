@@ -14,11 +14,11 @@ from gateway.backend.store import (
     ENDED_SESSIONS_KEPT,
     Changes,
     MemoryStore,
-    OutgoingMessage,
     SessionEnd,
     Store,
     StoredSession,
 )
+from gateway.protocol.outbox import OutgoingMessage
 
 MakeStore = Callable[[], Store]
 
