@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import gateway
 from tests.support.gateway import GatewayProcess, route
 from tests.support.network import free_port, wait_for_port
 from tests.support.process import ServiceProcess
@@ -76,8 +77,8 @@ def serve_kakitome(*, codec: str | None = None, **settings: Any) -> Serve:
             "routes": [route("bench", "/", f"tcp://127.0.0.1:{backend_port}", limits=limits, **settings)],
             "log": {"format": "json", "level": "info"},
         }
-        with GatewayProcess(config, codec=codec, cores=[core], covered=False) as gateway:
-            yield Running(port=gateway.port(), path="/", pid=gateway.pid)
+        with GatewayProcess(config, codec=codec, cores=[core], covered=False) as process:
+            yield Running(port=process.port(), path="/", pid=process.pid)
 
     return serve
 
@@ -158,13 +159,13 @@ CONTENDERS: Final = (
         name="kakitome",
         note="terminates WebSocket, `framing: stream` to TCP; compiled codec, delivery tracked",
         serve=serve_kakitome(),
-        version=package_version("kakitome"),
+        version=lambda: f"kakitome {gateway.__version__}",
     ),
     Contender(
         name="kakitome-pure",
         note="the same with the pure-Python codec",
         serve=serve_kakitome(codec="pure"),
-        version=package_version("kakitome"),
+        version=lambda: f"kakitome {gateway.__version__}",
         default=False,
     ),
     Contender(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Queue
 from threading import Event
+from typing import Any
 
 import pytest
 from paho.mqtt.client import Client, ConnectFlags, MQTTMessage
@@ -59,7 +60,7 @@ def dial(open_edge: OpenEdge, tmp_path: Path) -> Iterator[Callable[[], Client]]:
     clients: list[Client] = []
     with mosquitto_broker(tmp_path) as port:
         # paho answers pings with unmasked pongs, for which RFC 6455 section 5.1 fails it: it gets no ping.
-        quiet = {"delivery": {"fence": False}, "timeouts": {"keepalive": None}}
+        quiet: dict[str, Any] = {"delivery": {"fence": False}, "timeouts": {"keepalive": None}}
         mqtt = route("mqtt", "/mqtt", f"tcp://127.0.0.1:{port}", subprotocols=["mqtt"], **quiet)
         with open_edge([mqtt]) as edge:
 
