@@ -232,20 +232,22 @@ static void make_frames(void) {
     }
 }
 
-static void run(uint64_t until, uint64_t enough) {
-    while (!stopped && now() < until && messages < enough) {
-        struct epoll_event events[EVENTS];
-        int count = epoll_wait(poller, events, EVENTS, 20);
-        for (int i = 0; i < count; i++) {
-            struct connection *c = events[i].data.ptr;
-            if (!c) {
-                stopped = 1;
-                break;
-            }
-            if (events[i].events & ~EPOLLOUT) receive(c);
-            if (c->owed || c->pong_size) flush_owed(c);
+static void serve_events(int wait_milliseconds) {
+    struct epoll_event events[EVENTS];
+    int count = epoll_wait(poller, events, EVENTS, wait_milliseconds);
+    for (int i = 0; i < count; i++) {
+        struct connection *c = events[i].data.ptr;
+        if (!c) {
+            stopped = 1;
+            break;
         }
+        if (events[i].events & ~EPOLLOUT) receive(c);
+        if (c->owed || c->pong_size) flush_owed(c);
     }
+}
+
+static void run(uint64_t until, uint64_t enough) {
+    while (!stopped && now() < until && messages < enough) serve_events(20);
 }
 
 int main(int argc, char **argv) {
@@ -267,6 +269,7 @@ int main(int argc, char **argv) {
         connections[i].sent_at = calloc(window, sizeof(uint64_t));
         if (!connections[i].sent_at) fail("malloc");
         connect_and_upgrade(&connections[i], i, port, argv[2]);
+        serve_events(0); /* pings of connections that wait for the others */
     }
     puts("connected");
     fflush(stdout);
