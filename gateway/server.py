@@ -10,8 +10,7 @@ its place in `sessions`; so a drain ends the listeners, lets handshakes under wa
 
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -37,15 +36,13 @@ from gateway.errors import (
 )
 from gateway.policy.admission import Admission
 from gateway.policy.forwarded import ClientView
-from gateway.protocol.deflate import DeflateParameters, negotiate
 from gateway.protocol.frames import CODEC
-from gateway.protocol.handshake import ExtensionOffer, Request, RequestReader, Upgrade, accept_response, check_upgrade
-from gateway.protocol.messages import WebSocketConnection
-from gateway.protocol.records import ClientAddress, OpenToBackend
+from gateway.protocol.handshake import Request, RequestReader, check_upgrade
+from gateway.protocol.proxy_protocol import ProxyHeaderInvalid
 from gateway.relay.pump import Pump
-from gateway.sessions.opening import open_backend
+from gateway.sessions.reception import Arrival, receive
+from gateway.sessions.registry import SessionRegistry
 from gateway.sessions.routes import RouteService, RouteTable
-from gateway.sessions.session import Participants, Session, new_session_id
 from gateway.telemetry.lag import sample_lag
 from gateway.telemetry.metrics import (
     AcceptError,
@@ -57,7 +54,6 @@ from gateway.telemetry.metrics import (
     RouteMetrics,
     ServiceRefusal,
 )
-from gateway.transport.connector import ClientFacts
 from gateway.transport.files import serve_file
 from gateway.transport.health import HealthChecks
 from gateway.transport.listener import Accepted, Established, Listener, establish
@@ -65,6 +61,9 @@ from gateway.transport.upgrade import read_request, refuse
 
 DRAIN_SPREAD: Final = 0.7
 """The part of the drain window over which Close 1012 is spread; the rest is for the last ones to finish in."""
+
+PARKED_CHECK_SECONDS: Final = 1.0
+"""How often the memory of parked sessions is looked at: their backends may go on talking to them."""
 
 DRAIN_STEP_SECONDS: Final = 0.05
 """Closes go out in steps of this: clients come back spread over time, and thousands of timers are saved."""
@@ -80,9 +79,15 @@ class Server:
         self.metrics: Final = Metrics(clock=trio.current_time)
         self.config = config
         self.draining = False
-        self.sessions: Final[set[Session]] = set()
+        self.registry = SessionRegistry(
+            parked_sessions=config.sessions.parked,
+            parked_bytes=config.sessions.parked_bytes,
+            ended_sessions=config.sessions.ended,
+        )
+        self.registry.on_empty = self._note_gone
         self._config_path = config_path
-        self._pump: Pump
+        self.pump: Pump
+        self._nursery: trio.Nursery
         self._table = RouteTable(config, self.metrics)
         self._admission: Final = Admission()
         self._health: Final = HealthChecks()
@@ -95,13 +100,14 @@ class Server:
     async def serve(self, *, task_status: trio.TaskStatus["Server"] = trio.TASK_STATUS_IGNORED) -> None:
         """Serves until SIGTERM or SIGINT, drains, and returns. Raises StartupError for what the operator can mend."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            self._pump = Pump()
+            self.pump = Pump()
             try:
-                async with trio.open_nursery() as nursery:
+                async with trio.open_nursery() as self._nursery:
+                    nursery = self._nursery
                     await self._start(nursery)
                     task_status.started(self)
                     async for number in signals:
-                        log.info("draining", signal=signal.Signals(number).name, sessions=len(self.sessions))
+                        log.info("draining", signal=signal.Signals(number).name, sessions=len(self.registry))
                         break
                     nursery.start_soon(self._exit_at_second_signal, signals)
                     await self.drain()
@@ -110,17 +116,21 @@ class Server:
                 for listener in self._listeners:
                     listener.close()
                 self._cut_all()
-                self._pump.close()
+                self.pump.close()
         log.info("stopped")
 
     async def _start(self, nursery: trio.Nursery) -> None:
-        self._listeners = [self._bind(config) for config in self.config.listeners]
+        for config in self.config.listeners:
+            self._listeners.append(self._bind(config))  # one by one: those bound before a failure are closed
         self._provide_metrics()
-        await nursery.start(self._pump.run)
+        await nursery.start(self.pump.run)
         self._health.start(nursery, self._table.connectors())
         nursery.start_soon(sample_lag, self.metrics.event_loop_lag_seconds)
+        nursery.start_soon(self._watch_parked)
         if self.config.admin is not None:
-            admin = AdminServer(self.config.admin.bind, AdminApp(self, token=self.config.admin.token))
+            admin = AdminServer(
+                self.config.admin.bind, AdminApp(self, token=self.config.admin.token, sessions=self.registry)
+            )
             address = await nursery.start(admin.serve)
             log.info("admin_listening", address=str(address))
         for listener in self._listeners:
@@ -138,6 +148,15 @@ class Server:
     def _count_accept_error(self, error: AcceptError) -> None:
         self.metrics.accept_errors[error] += 1
 
+    def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Runs a session's task, which may outlive the connection that it was begun for; a fault of ours ends it only."""
+        self._nursery.start_soon(_guarded, task)
+
+    async def _watch_parked(self) -> None:
+        while True:
+            await trio.sleep(PARKED_CHECK_SECONDS)
+            self.registry.enforce_memory(self.pump.clock())
+
     @staticmethod
     async def _exit_at_second_signal(signals: AsyncIterator[int]) -> None:
         async for number in signals:
@@ -154,17 +173,17 @@ class Server:
             listener.close()
         with trio.move_on_at(deadline):
             await self._close_spread(window * DRAIN_SPREAD)
-            while self.sessions or self._handshakes:
+            while self.registry or self._handshakes:
                 self._all_gone = trio.Event()
-                for session in tuple(self.sessions):  # those whose handshake ended meanwhile
+                for session in self.registry:  # those whose handshake ended meanwhile
                     session.relay.drain(trio.current_time())
                 await self._all_gone.wait()
-        if self.sessions:
-            log.warning("drain_window_over", sessions=len(self.sessions))
+        if self.registry:
+            log.warning("drain_window_over", sessions=len(self.registry))
             self._cut_all()
 
     async def _close_spread(self, seconds: float) -> None:
-        waiting = list(self.sessions)
+        waiting = list(self.registry)
         begin = trio.current_time()
         total = len(waiting)
         while waiting:
@@ -172,13 +191,13 @@ class Server:
             due = total if elapsed >= seconds else 1 + int(total * elapsed / seconds)
             for _ in range(due - (total - len(waiting))):
                 waiting.pop().relay.drain(trio.current_time())
-            if not self.sessions and not self._handshakes:
+            if not self.registry and not self._handshakes:
                 return
             await trio.sleep(DRAIN_STEP_SECONDS)
 
     def _cut_all(self) -> None:
-        for session in tuple(self.sessions):
-            session.relay.cut(self._pump.clock())
+        for session in self.registry:
+            session.relay.cut(self.pump.clock())
 
     # --- configuration --------------------------------------------------------------------------------------------
 
@@ -227,7 +246,7 @@ class Server:
         self.metrics.certificates = self._certificates
 
     def _oldest_in_flight(self) -> Iterator[tuple[DirectionMetrics, float]]:
-        for session in self.sessions:
+        for session in self.registry:
             for direction in (session.relay.up, session.relay.down):
                 if direction.ledger is not None and (oldest := direction.ledger.oldest_accepted_at) is not None:
                     yield direction.metrics, oldest
@@ -276,6 +295,10 @@ class Server:
         except TlsFailure as error:
             metrics.handshakes[HandshakeOutcome.TLS_FAILED] += 1
             log.info("tls_failed", address=_peer(accepted), problem=str(error))
+        except ProxyHeaderInvalid as error:
+            # No answer: what speaks to a port for proxies without a proxy's header is none of our clients.
+            metrics.handshakes[HandshakeOutcome.FAILED] += 1
+            log.warning("proxy_header_invalid", address=_peer(accepted), problem=str(error))
         except OSError:
             metrics.handshakes[HandshakeOutcome.ABANDONED] += 1
         except Exception:
@@ -303,51 +326,21 @@ class Server:
             )
         config = service.config
         ticket = self._admission.admit(route=config.name, address=view.address, limits=config.limits)
-        with ExitStack() as undo:
-            undo.callback(ticket.release)
-            session_id = new_session_id()
-            facts = ClientFacts(
-                address=established.peer, local=established.local, tls=established.tls, authority=request.host or None
-            )
-            assert service.connector is not None
-            dialed = await service.connector.dial(key=session_id.encode(), client=facts)
-            undo.callback(dialed.close)
-            subprotocol = service.choose_subprotocol(upgrade)
-            opened = None
-            if service.backend.framing == "records":
-                body = _open_body(service, request, view, session_id=session_id, origin=origin, subprotocol=subprotocol)
-                opened = await open_backend(
-                    dialed.channel, body, consumed=0, timeout_seconds=service.backend.connect_timeout
-                )
-            deflate, extensions = _negotiate_deflate(service, upgrade)
-            await established.channel.send_all(accept_response(upgrade, subprotocol=subprotocol, extensions=extensions))
-            participants = Participants(
-                route=config.name,
-                address=view.address,
-                path=request.path,
-                origin=origin,
-                subprotocol=subprotocol,
-                endpoint=dialed.state.name,
-            )
-            undo.pop_all()
-        session = Session(
-            session_id=session_id,
-            participants=participants,
-            metrics=service.metrics,
+        arrival = Arrival(
+            service=service,
+            established=established,
+            request=request,
+            upgrade=upgrade,
+            leftover=leftover,
+            view=view,
+            origin=origin,
             ticket=ticket,
-            dialed=dialed,
-            forget=self._forget,
+            handshake_seconds=self.config.timeouts.handshake,
         )
-        self.sessions.add(session)
-        ws = WebSocketConnection(client=False, message_bytes=config.limits.message_bytes, deflate=deflate)
-        session.begin(self._pump, service, established.channel, ws, opened, early=leftover)
-
-    def _forget(self, session: Session) -> None:
-        self.sessions.discard(session)
-        self._note_gone()
+        await receive(arrival, self)
 
     def _note_gone(self) -> None:
-        if self.draining and not self.sessions and not self._handshakes:
+        if self.draining and not self.registry and not self._handshakes:
             self._all_gone.set()
 
     async def _refuse(self, accepted: Accepted, refusal: HandshakeRefused, metrics: RouteMetrics) -> None:
@@ -377,6 +370,13 @@ class Server:
             blame=Blame.BACKEND,
         )
         await refuse(accepted.channel, refusal, timeout_seconds=self.config.timeouts.handshake)
+
+
+async def _guarded(task: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await task()
+    except Exception:
+        log.exception("session_task_failed")
 
 
 async def _watch(
@@ -416,44 +416,6 @@ def _refused_by_backend(error: BackendRefused) -> HandshakeRefused:
         reason=ServiceRefusal.BACKEND,
         blame=Blame.BACKEND,
     )
-
-
-def _open_body(
-    service: RouteService,
-    request: Request,
-    view: ClientView,
-    *,
-    session_id: str,
-    origin: str | None,
-    subprotocol: str | None,
-) -> OpenToBackend:
-    delivery = service.config.delivery
-    return OpenToBackend(
-        session=session_id,
-        epoch=1,
-        route=service.config.name,
-        path=request.path,
-        query=request.query,
-        host=view.host,
-        origin=origin,
-        subprotocol=subprotocol,
-        client=ClientAddress(address=view.address or "unix", port=view.port),
-        headers={
-            name.lower(): value for name in service.backend.headers if (value := request.get(name.lower())) is not None
-        },
-        window_messages=delivery.window_messages,
-        window_bytes=delivery.window_bytes,
-    )
-
-
-def _negotiate_deflate(
-    service: RouteService, upgrade: Upgrade
-) -> tuple[DeflateParameters | None, tuple[ExtensionOffer, ...]]:
-    if service.config.compression.enabled:
-        agreed = negotiate(upgrade.extensions)
-        if agreed is not None:
-            return agreed[0], (agreed[1],)
-    return None, ()
 
 
 def _peer(accepted: Accepted) -> str:

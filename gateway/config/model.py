@@ -232,6 +232,17 @@ class Timeouts(Section):
     """From SIGTERM to the exit: connections are closed with 1012, spread over this time."""
 
 
+class Sessions(Section):
+    """Memory for sessions whose client is away, and for what is told of those that ended."""
+
+    parked: Annotated[int, Field(ge=1)] = 10_000
+    """Sessions that wait for their client at the same time; beyond it the one that waits longest is ended."""
+    parked_bytes: Size = 256 * 2**20
+    """What all of them may hold together; some 16 kB each, and the messages that they keep."""
+    ended: Annotated[int, Field(ge=0)] = 1000
+    """Ended sessions whose loss report is kept, for the admin API and for a client that asks for its session."""
+
+
 class Admin(Section):
     """The admin listener: `/healthz`, `/readyz`, `/metrics` and the sessions API."""
 
@@ -260,6 +271,8 @@ class Config(Section):
     routes: Annotated[tuple[Route, ...], Field(min_length=1)]
     """Which requests go where; their order does not matter."""
     timeouts: Timeouts = Timeouts()
+    sessions: Sessions = Sessions()
+    """Parked and ended sessions."""
     admin: Admin | None = Admin()
     """`null` switches the admin listener off."""
     log: Log = Log()

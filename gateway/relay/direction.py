@@ -9,6 +9,7 @@ from typing import Final
 
 from gateway.protocol.frames import FIRST, Piece
 from gateway.protocol.ledger import Ledger, SettledRun
+from gateway.relay.outbox import Outbox
 from gateway.relay.pump import BUFFER_BYTES
 from gateway.telemetry.metrics import DirectionMetrics, PauseCause
 
@@ -19,12 +20,13 @@ LOOK_AHEAD_BYTES: Final = 64 * 1024
 class Direction:
     """Upstream or downstream of one session."""
 
-    __slots__ = ("_paused_for", "bytes", "held", "held_bytes", "ledger", "messages", "metrics")
+    __slots__ = ("_paused_for", "bytes", "held", "held_bytes", "ledger", "messages", "metrics", "outbox")
 
-    def __init__(self, metrics: DirectionMetrics, ledger: Ledger | None) -> None:
-        """`ledger` None: delivery is not tracked."""
+    def __init__(self, metrics: DirectionMetrics, ledger: Ledger | None, outbox: Outbox | None = None) -> None:
+        """`ledger` None: delivery is not tracked. `outbox`: for a next hop that can be made anew."""
         self.metrics = metrics
         self.ledger = ledger
+        self.outbox = outbox
         self.held: list[Piece] = []
         """Pieces that came and may not go on yet."""
         self.held_bytes = 0
@@ -86,6 +88,8 @@ class Direction:
         self.metrics.bytes += size
         if self.ledger is not None:
             self.ledger.accept_pieces(pieces, now=now, hop_bytes=hop_bytes)
+        if self.outbox is not None:
+            self.outbox.add(pieces)
 
     # --- settling -------------------------------------------------------------------------------------------------
 
@@ -98,6 +102,13 @@ class Direction:
         for accepted_at, count in runs:
             metrics.settled[rung] += count
             histogram.observe(now - accepted_at, count)
+        if self.outbox is not None:
+            self.outbox.settle(self.ledger.settled)
+
+    def trim(self) -> None:
+        """What is settled need not be kept: to be called where something settles without a run, as by a REJECT."""
+        if self.outbox is not None and self.ledger is not None:
+            self.outbox.settle(self.ledger.settled)
 
     # --- pausing --------------------------------------------------------------------------------------------------
 

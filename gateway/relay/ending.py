@@ -9,9 +9,6 @@ from gateway.telemetry.metrics import ClosedBy, UnknownReason
 ABNORMAL: Final = 1006
 """What stands for a peer that went without a word; never sent in a Close frame (RFC 6455 section 7.4.1)."""
 
-NO_STATUS: Final = 1005
-"""What stands for a Close frame without a code; never sent in one."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:

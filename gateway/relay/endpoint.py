@@ -41,7 +41,7 @@ class EndpointOwner(Protocol):
         """The peer has ended its sending. Reading is over, writing still works."""
 
     def on_drained(self, endpoint: "Endpoint", now: float) -> None:
-        """The buffer was full and is at the low mark again, or a `finish` has got everything out."""
+        """The buffer was full and is at the low mark again, or it is empty again, a `finish` done with it."""
 
     def on_broken(self, endpoint: "Endpoint", error: OSError, now: float) -> None:
         """The connection is gone: reset, timed out by the kernel, or a TLS failure. Nothing more comes or goes."""
@@ -246,14 +246,12 @@ class Endpoint:
                     break
                 taken -= head
                 pending.popleft()
-        finished = False
         if not self.buffered:
             self._pending = None  # an idle connection keeps no deque: 600 bytes
             if self.output is Output.FINISHING:
                 self._finish_now()
-                finished = True
         self._watch()
-        if (self._was_full and self.buffered <= LOW_MARK_BYTES) or finished:
+        if not self.buffered or (self._was_full and self.buffered <= LOW_MARK_BYTES):
             self._was_full = False
             if self._owner is not None:
                 self._owner.on_drained(self, now)

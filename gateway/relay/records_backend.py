@@ -9,9 +9,9 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.errors import BackendFault, ConnectionFault, FramingViolation, ProtocolViolation
-from gateway.protocol.frames import Piece
+from gateway.errors import BackendFault, FramingViolation, ProtocolViolation
 from gateway.protocol.messages import is_legal_close_code
+from gateway.protocol.pieces import LAST, Piece
 from gateway.protocol.records import (
     MAX_BODY_BYTES,
     CloseBody,
@@ -25,6 +25,7 @@ from gateway.protocol.records import (
 )
 from gateway.protocol.sequencing import DataReceiver, DataSender
 from gateway.relay.endpoint import Endpoint, Output, endpoint_for
+from gateway.relay.evidence import Evidence
 from gateway.relay.relay import Relay
 
 BAD_GATEWAY = 1014
@@ -50,24 +51,28 @@ class RecordsBackend:
         "_acked",
         "_decoder",
         "_early",
+        "_evidence",
         "_finished",
         "_hop_end",
-        "_receiver",
         "_sender",
         "endpoint",
+        "receiver",
         "relay",
     )
 
-    def __init__(self, sock: socket.socket, relay: Relay, opened: OpenedBackend, *, message_bytes: int | None) -> None:
-        """Takes the socket over."""
+    def __init__(
+        self, sock: socket.socket, relay: Relay, opened: OpenedBackend, receiver: DataReceiver, evidence: Evidence
+    ) -> None:
+        """Takes the socket over; `receiver` is the session's, and knows what has come on earlier connections."""
         self.endpoint = endpoint_for(sock, relay.pump, self)
         self.relay = relay
         self._decoder = opened.decoder
         self._early = opened.early
-        self._receiver = DataReceiver(message_bytes=message_bytes)
+        self._evidence = evidence
+        self.receiver = receiver
         self._sender = DataSender(start=opened.consumed)
         self._ack_due = False
-        self._acked = 0
+        self._acked = relay.down.ledger.settled if relay.down.ledger is not None else 0
         """What the backend has been told is settled of its messages."""
         self._finished = False
         self._hop_end = 0
@@ -81,6 +86,21 @@ class RecordsBackend:
     @property
     def is_gone(self) -> bool:
         return self.endpoint.is_closed
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        return self.endpoint.bytes_taken, self.endpoint.buffered
+
+    def replay(self, pieces: Sequence[Piece], now: float) -> None:
+        """Sends again, on a connection that was made anew, what the backend has not consumed."""
+        up = self.relay.up
+        assert up.ledger is not None
+        self._sender.rewind(up.ledger.settled)
+        data = self._sender.encode_prefixed(pieces)
+        self._hop_end = len(data)
+        up.ledger.restart_hop(hop_bytes=len(data))
+        up.metrics.replayed += sum(1 for piece in pieces if piece[2] & LAST)
+        self.endpoint.write(data)
 
     def start(self, now: float) -> None:
         early, self._early = self._early, ()
@@ -105,8 +125,25 @@ class RecordsBackend:
             self.endpoint.write(encode_prefixed_record(RecordType.CLOSE, 0, 0, body.to_json()))
             self.endpoint.finish()
 
+    def leave(self) -> bool:
+        self.endpoint.finish()  # without CLOSE: the backend keeps the session
+        self._finished = True
+        return True
+
+    def close(self) -> None:
+        self.endpoint.close()
+
+    def reset(self) -> None:
+        self.endpoint.reset()
+
     def hold_back(self) -> None:
         pass  # its credit does
+
+    def pause(self) -> None:
+        self.endpoint.pause()
+
+    def resume(self) -> None:
+        self.endpoint.resume()
 
     def take_stock(self, now: float) -> None:
         ledger = self.relay.up.ledger
@@ -114,12 +151,24 @@ class RecordsBackend:
             ledger.advance_to_offset(Rung.WRITTEN, min(self.endpoint.bytes_taken, self._hop_end))
 
     def sample(self, now: float) -> None:
-        pass  # its ACKs come by themselves
+        # Its ACKs come by themselves; the rungs below are looked at only for a client that wants to hear of them.
+        wanted = self.relay.client.receipts
+        if not wanted:
+            return
+        self.take_stock(now)
+        if Rung.REACHED in wanted:
+            reached = self._evidence.reached_offset(self.endpoint.bytes_taken)
+            if reached is not None:
+                self.relay.settled_upstream(Rung.REACHED, offset=min(reached, self._hop_end), now=now)
+        self.relay.client.upstream_advanced(now)
 
     def downstream_settled(self, now: float) -> None:
         if not self._ack_due:
             self._ack_due = True
             self.relay.pump.at_turn_end(self._acknowledge)
+
+    def downstream_rejected(self, seq: int, body: RejectBody, now: float) -> None:
+        self.endpoint.write(encode_prefixed_record(RecordType.REJECT, 0, seq, body.to_json()))
 
     def _acknowledge(self, now: float) -> None:
         self._ack_due = False
@@ -135,7 +184,9 @@ class RecordsBackend:
 
     def _take(self, records: Sequence[Record], now: float) -> None:
         relay = self.relay
-        pieces, others = self._receiver.receive(records)
+        duplicates = self.receiver.duplicates
+        pieces, others = self.receiver.receive(records)
+        relay.down.metrics.duplicates += self.receiver.duplicates - duplicates
         if pieces:
             relay.from_backend(pieces, now)
             ledger = relay.down.ledger
@@ -148,7 +199,7 @@ class RecordsBackend:
         except ProtocolViolation as violation:
             self._fail(f"the backend broke the record protocol: {violation}", now)
             return
-        error = self._receiver.error or self._decoder.error
+        error = self.receiver.error or self._decoder.error
         if error is not None:
             self._fail(f"the backend broke the record protocol: {error}", now)
 
@@ -179,17 +230,17 @@ class RecordsBackend:
             self.relay.backend_ended(now, fault=FramingViolation(problem))
 
     def on_eof(self, endpoint: Endpoint, now: float) -> None:
-        fault: ConnectionFault | None = None
-        if not self._finished:  # a session that is not over ends with CLOSE, not with silence
-            fault = BackendFault("the backend ended its connection without CLOSE")
-        self.relay.backend_ended(now, fault=fault)
+        if self._finished:
+            self.relay.backend_ended(now)
+        else:  # a session that is over ends with CLOSE, not with silence
+            self.relay.backend_lost(BackendFault("the backend ended its connection without CLOSE"), now)
 
     def on_drained(self, endpoint: Endpoint, now: float) -> None:
         if endpoint.output is Output.OPEN:
             self.relay.flush_upstream(now)
 
     def on_broken(self, endpoint: Endpoint, error: OSError, now: float) -> None:
-        self.relay.backend_ended(now, fault=BackendFault("the backend's connection broke"))
+        self.relay.backend_lost(BackendFault("the backend's connection broke"), now)
 
     def on_endpoint_fault(self, error: Exception) -> None:
         self.relay.on_fault(error)

@@ -2,38 +2,45 @@
 
 General theory of operation
 ---------------------------
-A link (`client_links`, `backend_links`) turns one socket's bytes into pieces and pieces into bytes. The relay lies
-between the two and decides: may these pieces go on, who has to wait, is it over. It does no I/O and reads no clock.
+A link (`websocket_client`, `records_client`, `framed_backend`, `records_backend`) turns one socket's bytes into pieces
+and pieces into bytes. The relay lies between the two and decides: may these pieces go on, who has to wait, is it over.
+It does no I/O and reads no clock.
 
 *Waiting.* Pieces that may not go on are held in their direction. A paused client is read on through a bounded
 look-ahead, so that its pings and its close are still heard. The two directions never wait for each other.
 
+*Absence.* A records client may go and come back, a records backend may break and be dialled again. Meanwhile a link of
+`absent` stands in its place; the other side notices nothing but that it may have to wait.
+
 *Ending.* The first cause wins and is kept as `ending`. From then on each side goes its own way to its end: the backend
 is *finished* once everything that was accepted for it is out, the client gets its Close once everything that was meant
-for it is out, and the relay has ended when both sockets are closed. A side that makes no progress for `close` seconds
-is cut. Design section 6 is the table of causes; each has a method here.
+for it is out, and the relay has ended when both are gone. A side that makes no progress for `close` seconds is cut.
+Design section 6 is the table of causes; each has a method here.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
 
-from gateway.errors import ConnectionFault, PolicyViolation
+from gateway.errors import BackendFault, ConnectionFault, PolicyViolation, ProtocolViolation
 from gateway.policy.admission import MessageRate
-from gateway.protocol.frames import LAST, Piece
-from gateway.protocol.records import RejectBody, Rung, SessionReport
+from gateway.protocol.framings import MessageNotCarried
+from gateway.protocol.messages import is_legal_close_code
+from gateway.protocol.pieces import LAST, Piece
+from gateway.protocol.records import OpenedByGateway, RejectBody, Rung, SessionReport
 from gateway.relay.direction import LOOK_AHEAD_BYTES, Direction
-from gateway.relay.ending import ABNORMAL, NO_STATUS, Ending, ending_by_fault
+from gateway.relay.ending import ABNORMAL, Ending, ending_by_fault
 from gateway.relay.pump import Pump
 from gateway.relay.timers import NEVER, Entry
 from gateway.telemetry.metrics import ClosedBy, PauseCause, UnknownReason
 
 if TYPE_CHECKING:
-    from gateway.relay.backend_links import BackendLink
-    from gateway.relay.client_links import ClientLink
+    from gateway.relay.absent import AbsentBackend
+    from gateway.relay.links import BackendLink, ClientLink
+    from gateway.relay.records_backend import RecordsBackend
+    from gateway.relay.records_client import RecordsClient
 
 SAMPLE_SECONDS: Final = 0.025
 """How often the kernel is asked about unsettled bytes when no answer of the backend's gives the occasion."""
@@ -64,18 +71,35 @@ class RelaySettings:
     close_seconds: float = 5.0
     messages_per_second: float | None = None
     fence: bool = True
+    grace_seconds: float | None = 120.0
+    """How long a records client may be away."""
+
+
+class RelayHost(Protocol):
+    """The session that a relay is the data path of; called from within turns, so it must not wait."""
+
+    def relay_detached(self, relay: "Relay", now: float) -> None:
+        """The client is away and may come back: `relay.client` is to be replaced by a parked one."""
+
+    def relay_lost_backend(self, relay: "Relay", now: float) -> "AbsentBackend | None":
+        """The backend's connection broke: what stands for it while it is dialled again; None if it will not be."""
+
+    def relay_ended(self, relay: "Relay", ending: Ending) -> None:
+        """Both sides are gone. Called once."""
 
 
 class Relay:
     """One session's data path. Made by the server, driven by its two links' sockets and the pump's timers."""
 
     __slots__ = (
+        "_away",
         "_backend_finish",
         "_client_close",
         "_deadline",
         "_drain_deadline",
         "_echo_deadline",
-        "_on_end",
+        "_grace_deadline",
+        "_host",
         "_progress",
         "_rate",
         "backend",
@@ -98,9 +122,9 @@ class Relay:
         settings: RelaySettings,
         up: Direction,
         down: Direction,
-        on_end: Callable[["Relay", Ending], None],
+        host: RelayHost,
     ) -> None:
-        """`on_end` is called once, when both sockets are closed."""
+        """Its links are made for it and given to `start`."""
         self.pump = pump
         self.settings = settings
         self.up = up
@@ -113,7 +137,9 @@ class Relay:
         self.opened_at = self.last_message_at = pump.clock()
         rate = settings.messages_per_second
         self._rate = None if rate is None else MessageRate(rate, now=self.opened_at)
-        self._on_end = on_end
+        self._host = host
+        self._away: Ending | None = None
+        self._grace_deadline = NEVER
         self._backend_finish: tuple[int, str] | None = None
         self._client_close: tuple[int, str] | None = None
         self._deadline = NEVER
@@ -159,11 +185,28 @@ class Relay:
     def _send_upstream(self, pieces: list[Piece], now: float) -> None:
         try:
             self.backend.send(pieces, now)
+        except MessageNotCarried as refusal:
+            self._refuse_upstream(pieces, refusal, now)
+            return
         except ConnectionFault as fault:
             self.fail(fault, now)
             return
         if self.up.ledger is not None:
             self.pump.wake_at(self, now + SAMPLE_SECONDS)
+
+    def _refuse_upstream(self, pieces: list[Piece], refusal: MessageNotCarried, now: float) -> None:
+        """One message cannot be carried: a plain client is closed, a records client is told and goes on."""
+        ledger = self.up.ledger
+        if ledger is None or not self.client.is_resumable:
+            self.fail(refusal, now)
+            return
+        seq = ledger.refuse(now=now)
+        self.up.metrics.rejected += 1
+        body = RejectBody(code=refusal.close_code, reason=refusal.close_reason)
+        self.client.upstream_rejected(seq, body, now)
+        rest = _behind_message(pieces, refusal.messages + 1)
+        if rest:
+            self._send_upstream(rest, now)
 
     def flush_upstream(self, now: float) -> None:
         """The backend can take more, or its window has room again."""
@@ -186,15 +229,18 @@ class Relay:
         settled = ledger.advance(rung, seq) if seq is not None else ledger.advance_to_offset(rung, offset or 0)
         if settled:
             self.up.note_settled(settled, now)
-            self.client.upstream_settled(now)
+            self.client.upstream_advanced(now)
             if self.up.held:
                 self.flush_upstream(now)
+        elif self.client.receipts:
+            self.client.upstream_advanced(now)
 
     def rejected_upstream(self, seq: int, body: RejectBody, now: float) -> None:
         """The backend refuses message number `seq`; it counts as settled."""
         ledger = self.up.ledger
         if ledger is not None and ledger.reject(seq):
             self.up.metrics.rejected += 1
+            self.up.trim()
             self.client.upstream_rejected(seq, body, now)
             if self.up.held:
                 self.flush_upstream(now)
@@ -233,12 +279,12 @@ class Relay:
             self._close_client(now)
         self._steer(now)
 
-    def settled_downstream(self, rung: Rung, seq: int, now: float) -> None:
-        """Evidence of the client's: all messages up to number `seq` are at `rung`."""
+    def settled_downstream(self, rung: Rung, *, now: float, seq: int | None = None, offset: int | None = None) -> None:
+        """Evidence of the client's: all messages up to number `seq`, or up to byte `offset`, are at `rung`."""
         ledger = self.down.ledger
         if ledger is None:
             return
-        settled = ledger.advance(rung, seq)
+        settled = ledger.advance(rung, seq) if seq is not None else ledger.advance_to_offset(rung, offset or 0)
         if settled:
             self.down.note_settled(settled, now)
             self.backend.downstream_settled(now)
@@ -249,6 +295,17 @@ class Relay:
                 self._drained(now)
             else:
                 self.client.fence(now)
+
+    def rejected_downstream(self, seq: int, body: RejectBody, now: float) -> None:
+        """The client refuses message number `seq`; it counts as settled."""
+        ledger = self.down.ledger
+        if ledger is not None and ledger.reject(seq):
+            self.down.metrics.rejected += 1
+            self.down.trim()
+            self.backend.downstream_rejected(seq, body, now)
+            self.backend.downstream_settled(now)
+            if self.down.held:
+                self.flush_downstream(now)
 
     @property
     def _downstream_open(self) -> bool:
@@ -264,7 +321,7 @@ class Relay:
             if up.held and self._backend_finish is None:
                 up.paused_for(PauseCause.BUFFER if backend.is_full else PauseCause.WINDOW, now)
                 if up.held_bytes >= LOOK_AHEAD_BYTES:
-                    client.endpoint.pause()
+                    client.pause()
                 else:
                     client.resume()
             else:
@@ -278,7 +335,87 @@ class Relay:
                 backend.hold_back()
             elif self._drain_deadline is NEVER:
                 down.paused_for(None, now)
-                backend.endpoint.resume()
+                backend.resume()
+
+    # --- absence --------------------------------------------------------------------------------------------------
+
+    def client_detached(self, now: float, *, code: int = ABNORMAL, reason: str = "") -> None:
+        """A resumable client's connection ends, or is about to; the session waits for it, for `grace` at the most."""
+        if self.phase is not Phase.OPEN or self.settings.grace_seconds is None:
+            self._away = Ending(by=ClosedBy.CLIENT, code=code, reason=reason, unknown=UnknownReason.VANISHED)
+            self.client_lost(now)
+            return
+        self._away = Ending(by=ClosedBy.CLIENT, code=code, reason=reason, unknown=UnknownReason.GRACE_EXPIRED)
+        self._grace_deadline = now + self.settings.grace_seconds
+        self._host.relay_detached(self, now)
+        self._steer(now)
+        self._arm(now)
+
+    def attach(self, client: "RecordsClient", body: OpenedByGateway, consumed: int, now: float) -> None:
+        """The client is back on a new connection, having consumed our messages up to `consumed`.
+
+        Raises ProtocolViolation, with nothing changed, for a number that was never sent.
+        """
+        ledger = self.down.ledger
+        assert ledger is not None
+        assert self.down.outbox is not None
+        settled = ledger.advance(Rung.CONSUMED, consumed)
+        if settled:
+            self.down.note_settled(settled, now)
+            self.backend.downstream_settled(now)
+        before, self.client = self.client, client
+        before.leave(4001, "another connection took over", now)
+        self._away = None
+        self._grace_deadline = NEVER
+        client.open(body, self.down.outbox.pieces, now)
+        self.flush_downstream(now)
+        if self.down.outbox.is_cut:
+            # A message larger than the window was interrupted: only the backend can send it again.
+            self.backend_lost(BackendFault("a message larger than the window must be sent again"), now)
+        self._arm(now)
+
+    def evict(self, now: float) -> None:
+        """Ends a parked session before its time, for memory."""
+        self._expire(UnknownReason.EVICTED, now)
+
+    def _expire(self, unknown: UnknownReason, now: float) -> None:
+        away = self._away or Ending(by=ClosedBy.CLIENT, code=ABNORMAL)
+        self._away = Ending(by=away.by, code=away.code, reason=away.reason, unknown=unknown)
+        self.client_lost(now)
+
+    def backend_lost(self, fault: BackendFault, now: float) -> None:
+        """A records backend's connection broke: it is dialled again while its client, whoever it is, stays."""
+        outbox = self.up.outbox
+        absent = None
+        if self.phase is Phase.OPEN and outbox is not None and not outbox.is_cut:
+            absent = self._host.relay_lost_backend(self, now)
+        if absent is None:
+            self.backend_ended(now, fault=fault)
+            return
+        self.backend.close()
+        self.backend = absent
+        self._steer(now)
+
+    def backend_restored(self, backend: "RecordsBackend", consumed: int, now: float) -> None:
+        """The backend is back on a new connection, having consumed the client's messages up to `consumed`.
+
+        Raises ProtocolViolation, with nothing changed, for a number that cannot be.
+        """
+        ledger, outbox = self.up.ledger, self.up.outbox
+        assert ledger is not None
+        assert outbox is not None
+        if consumed < ledger.settled:
+            raise ProtocolViolation(f"has consumed {consumed}, but has acknowledged {ledger.settled} before")
+        settled = ledger.advance(Rung.CONSUMED, consumed)
+        if settled:
+            self.up.note_settled(settled, now)
+            self.client.upstream_advanced(now)
+        self.backend = backend
+        backend.replay(outbox.pieces, now)
+        backend.start(now)
+        if self.phase is Phase.OPEN:
+            self.flush_upstream(now)
+            self._arm(now)
 
     # --- endings --------------------------------------------------------------------------------------------------
 
@@ -296,7 +433,7 @@ class Relay:
         self._end(Ending(by=ClosedBy.CLIENT, code=code, reason=reason), now)
         self._finish_backend(code, reason, now)
         if self.client.close_sent:
-            self.client.endpoint.finish()
+            self.client.finish()
             self.client.resume()  # what is still to come is its end of stream
         elif self.backend.is_gone:
             self._close_client_once_flushed(code, reason, now)
@@ -305,12 +442,12 @@ class Relay:
             self._echo_deadline = now + ECHO_LINGER_SECONDS
             self._arm(now)
 
-    def client_lost(self, now: float, *, reason: UnknownReason = UnknownReason.VANISHED) -> None:
+    def client_lost(self, now: float, *, unknown: UnknownReason = UnknownReason.VANISHED) -> None:
         """The client's connection ended: without a Close, or after the closing handshake, when that is how it goes."""
-        self._close_client_socket()
-        if self._end(Ending(by=ClosedBy.CLIENT, code=ABNORMAL, reason="connection lost", unknown=reason), now):
-            log.debug("client_lost", reason=reason)
-        self._finish_backend(ABNORMAL, "", now)
+        self._close_client_socket(now)
+        ending = self._away or Ending(by=ClosedBy.CLIENT, code=ABNORMAL, reason="connection lost", unknown=unknown)
+        self._end(ending, now)
+        self._finish_backend(ending.code, ending.reason, now)
         self.down.drop_held()
         if not self._ended(now):
             self._steer(now)  # what the backend still says is read to its end, for nobody
@@ -361,12 +498,26 @@ class Relay:
         if not self._end(Ending(by=ClosedBy.GATEWAY, code=1012, reason="restarting", unknown=UnknownReason.DRAIN), now):
             return
         ledger = self.down.ledger
-        self.backend.hold_back()
-        if ledger is not None and ledger.in_flight_messages and self.client.fence(now):
+        self.backend.pause()
+        if self.client.is_resumable:
+            self._leave(now)
+        elif ledger is not None and ledger.in_flight_messages and self.client.fence(now):
             self._drain_deadline = now + self.settings.close_seconds / 2
             self._arm(now)
         else:
             self._drained(now)
+
+    def _leave(self, now: float) -> None:
+        """The session goes on elsewhere if its backend can resume it; if not, its client learns what was settled."""
+        self.backend.sample(now)
+        self.client.leave(1012, "restarting", now)
+        self._host.relay_detached(self, now)
+        self.client.close()  # what stands for it; its socket looks after itself
+        if self.backend.leave():
+            self._backend_finish = (1012, "")
+            self._steer(now)
+        else:
+            self._finish_backend(1012, "", now)
 
     def _drained(self, now: float) -> None:
         self._drain_deadline = NEVER
@@ -384,20 +535,25 @@ class Relay:
         self._echo_deadline = NEVER
         if self.client.is_gone:
             return
-        self.client.send_close(None if code == NO_STATUS else code, reason)
+        if is_legal_close_code(code):
+            self.client.send_close(code, reason)
+        else:  # 1005 and 1006 stand for what no frame said
+            self.client.send_close(None, "")
+        if self._ended(now):
+            return  # it was parked
         if self.client.close_received:
-            self.client.endpoint.finish()
+            self.client.finish()
         self._set_deadline(now)
         self.client.resume()
 
-    def _close_client_socket(self) -> None:
+    def _close_client_socket(self, now: float) -> None:
         if not self.client.is_gone:
-            self.client.take_stock()
-            self.client.endpoint.close()
+            self.client.take_stock(now)
+            self.client.close()
 
     def _close_backend(self, now: float) -> None:
         self.backend.take_stock(now)
-        self.backend.endpoint.close()
+        self.backend.close()
 
     def _finish_backend(self, code: int, reason: str, now: float) -> None:
         if self._backend_finish is None:
@@ -409,10 +565,10 @@ class Relay:
         """Closes both sides at once, whatever is unsent."""
         if self.phase is Phase.OPEN:
             self._end(Ending(by=ClosedBy.GATEWAY, code=1011, unknown=UnknownReason.FAULT), now)
-        self._close_client_socket()
+        self._close_client_socket(now)
         if not self.backend.is_gone:
             self.backend.take_stock(now)
-            self.backend.endpoint.reset()
+            self.backend.reset()
         self._ended(now)
 
     def _ended(self, now: float) -> bool:
@@ -424,7 +580,7 @@ class Relay:
             self.up.paused_for(None, now)
             self.down.paused_for(None, now)
             assert self.ending is not None
-            self._on_end(self, self.ending)
+            self._host.relay_ended(self, self.ending)
         return True
 
     def report(self) -> SessionReport | None:
@@ -440,7 +596,7 @@ class Relay:
 
     def _arm(self, now: float) -> None:
         if self.phase is Phase.OPEN:
-            deadline = self.client.next_deadline(now)
+            deadline = min(self.client.next_deadline(now), self._grace_deadline)
             if self.settings.idle_seconds is not None:
                 deadline = min(deadline, self.last_message_at + self.settings.idle_seconds)
             if self.up.ledger is not None and self.up.ledger.in_flight_messages:
@@ -456,10 +612,12 @@ class Relay:
             idle = self.settings.idle_seconds
             if idle is not None and now - self.last_message_at >= idle:
                 self._idle(now)
+            elif now >= self._grace_deadline:
+                self._expire(UnknownReason.GRACE_EXPIRED, now)
             else:
                 if self.up.ledger is not None and self.up.ledger.in_flight_messages:
                     self.backend.sample(now)
-                self.client.on_timer(now)
+                self.client.tick(now)
         elif self.phase is Phase.ENDING:
             if now >= self._echo_deadline and self.ending is not None:
                 self._client_close = (self.ending.code, "")
@@ -479,9 +637,9 @@ class Relay:
 
     def _cut_if_stuck(self, now: float) -> None:
         """The end takes longer than `close`: goes on as long as bytes still move, else cuts what does not end."""
-        progress = (self.client.endpoint.bytes_taken, self.backend.endpoint.bytes_taken)
-        if progress != self._progress and (self.client.endpoint.buffered or self.backend.endpoint.buffered):
-            self._progress = progress
+        (to_client, client_buffered), (to_backend, backend_buffered) = self.client.progress, self.backend.progress
+        if (to_client, to_backend) != self._progress and (client_buffered or backend_buffered):
+            self._progress = (to_client, to_backend)
             self._deadline = now + self.settings.close_seconds
         else:
             self.cut(now)
@@ -489,3 +647,12 @@ class Relay:
 
 def _messages(pieces: list[Piece]) -> int:
     return sum(1 for piece in pieces if piece[2] & LAST)
+
+
+def _behind_message(pieces: list[Piece], count: int) -> list[Piece]:
+    """The pieces behind the end of the `count`th message."""
+    for index, piece in enumerate(pieces):
+        count -= piece[2] >> 1 & 1
+        if not count:
+            return pieces[index + 1 :]
+    return []

@@ -1,6 +1,8 @@
 """Opens a session with a records backend: OPEN out, OPENED in, within one deadline."""
 
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
 
 import trio
 
@@ -12,12 +14,14 @@ from gateway.protocol.records import (
     Record,
     RecordDecoder,
     RecordType,
+    SessionReport,
     encode_prefixed_record,
 )
 from gateway.relay.records_backend import OpenedBackend
 from gateway.transport.channel import Channel
+from gateway.transport.connector import Dialed
 
-RECEIVE_BYTES = 65536
+RECEIVE_BYTES: Final = 65536
 
 
 async def open_backend(
@@ -57,3 +61,14 @@ def _check(records: Sequence[Record], decoder: RecordDecoder) -> OpenedBackend:
     if record_type != RecordType.OPENED:
         raise ProtocolViolation(f"{RecordType(record_type).name} in answer to OPEN, expected OPENED or CLOSE")
     return OpenedBackend(body=OpenedByBackend.from_json(body), consumed=seq, decoder=decoder, early=records[1:])
+
+
+async def dismiss_backend(dialed: Dialed, *, code: int, reason: str, report: SessionReport | None = None) -> None:
+    """Tells a backend that has answered OPEN that the session is over, and closes. Raises nothing for its absence."""
+    body = CloseBody(code=code, reason=reason, report=report)
+    try:
+        with suppress(OSError):  # then its own patience has to end the session
+            await dialed.channel.send_all(encode_prefixed_record(RecordType.CLOSE, 0, 0, body.to_json()))
+            await dialed.channel.finish()
+    finally:
+        dialed.close()

@@ -51,6 +51,17 @@ class RouteService:
         """The first of the route's subprotocols that the client offers."""
         return next((name for name in self.config.subprotocols if name in upgrade.subprotocols), None)
 
+    @property
+    def framing_overhead_bytes(self) -> int:
+        """What the framing adds to each message upstream; not for records."""
+        match self.backend.framing:
+            case "lines":
+                return LinesFraming.overhead_bytes
+            case "length_prefixed":
+                return LengthPrefixedFraming.overhead_bytes
+            case _:
+                return StreamFraming.overhead_bytes
+
     def new_framing(self) -> Framing:
         """The framing of one connection to the backend, of a backend that does not speak records."""
         limit = self.config.limits.message_bytes or LARGEST_GATHERED_BYTES
@@ -96,6 +107,7 @@ class RouteTable:
                 close_seconds=route.timeouts.close,
                 messages_per_second=route.limits.messages_per_second,
                 fence=route.delivery.fence,
+                grace_seconds=route.delivery.grace,
             ),
             connector=connector,
             folder=None if route.files is None else Folder(route.files, match_path=route.match.path, csp=route.csp),
@@ -109,7 +121,9 @@ class RouteTable:
         """The route for a request. Raises HandshakeRefused (404)."""
         service = self._router.match(host, path)
         if service is None:
-            raise HandshakeRefused("nothing is served at this host and path", status=404, reason=ServiceRefusal.NO_ROUTE)
+            raise HandshakeRefused(
+                "nothing is served at this host and path", status=404, reason=ServiceRefusal.NO_ROUTE
+            )
         return service
 
     def connectors(self) -> Iterator[Connector]:

@@ -1,31 +1,50 @@
-"""One conversation between a client and a backend: who takes part, and what is told when it ends.
+"""One conversation between a client and a backend: who takes part, who comes back, and what is told when it ends.
 
-Invariant: what a session holds beyond its sockets (its place in the limits, its endpoint's load) is given back exactly
-once, when its relay has ended.
+Invariant: what a session holds beyond its sockets (its place in the limits, its endpoint's load, its entry in the
+registry) is given back exactly once; and each of its ends is told: in the log, the metrics, the registry.
 """
 
-import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final, Protocol
 
 import structlog
+import trio
 
+from gateway.errors import BackendFault, BackendRefused, BackendUnreachable, ProtocolViolation
 from gateway.policy.admission import Ticket
-from gateway.protocol.ledger import Ledger
-from gateway.protocol.messages import WebSocketConnection
-from gateway.protocol.records import LossReport, Rung
-from gateway.relay.backend_links import BackendLink, FramedBackend
-from gateway.relay.client_links import PlainClient
+from gateway.protocol.messages import WebSocketConnection, is_legal_close_code
+from gateway.protocol.records import (
+    OpenedByGateway,
+    OpenToBackend,
+    Rung,
+)
+from gateway.relay.absent import AbsentBackend, ParkedClient
 from gateway.relay.direction import Direction
 from gateway.relay.ending import Ending
 from gateway.relay.evidence import Evidence
 from gateway.relay.pump import Pump
+from gateway.protocol.sequencing import DataReceiver
 from gateway.relay.records_backend import OpenedBackend, RecordsBackend
-from gateway.relay.relay import Relay
+from gateway.relay.records_client import RecordsClient
+from gateway.relay.relay import Phase, Relay
+from gateway.sessions.greeting import Greeting
+from gateway.sessions.identity import Binding, next_epoch
+from gateway.sessions.opening import dismiss_backend, open_backend
+from gateway.sessions.registry import EndedSession, SessionRegistry
 from gateway.sessions.routes import RouteService
-from gateway.telemetry.metrics import RouteMetrics
+from gateway.telemetry.metrics import SessionState
 from gateway.transport.channel import Channel
-from gateway.transport.connector import Dialed
+from gateway.transport.connector import ClientFacts, Dialed
+
+FIRST_REDIAL_SECONDS: Final = 0.1
+LAST_REDIAL_SECONDS: Final = 5.0
+"""Between attempts at a backend that broke: soon at first, for a restart takes a moment, and never far apart."""
+
+SESSION_BYTES: Final = 16 * 1024
+"""What a parked session is reckoned to take when it holds nothing."""
 
 log = structlog.get_logger("session")
 
@@ -40,105 +59,310 @@ class Participants:
     path: str
     origin: str | None
     subprotocol: str | None
-    endpoint: str
-    """The backend's, as configured."""
 
 
-def new_session_id() -> str:
-    """128 random bits, as 32 hexadecimal digits."""
-    return secrets.token_hex(16)
+class House(Protocol):
+    """What sessions share: the pump, the registry, and tasks that outlive the connection they were begun for."""
+
+    pump: Pump
+    registry: SessionRegistry
+
+    def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Runs an async function without arguments as a task of the server's."""
 
 
 class Session:
-    """A live session; `relay` is its data path."""
+    """A live session, the host of its `relay`."""
 
-    __slots__ = ("_dialed", "_forget", "_ticket", "id", "metrics", "participants", "relay")
+    __slots__ = (
+        "_client_facts",
+        "_dialed",
+        "_house",
+        "_opening",
+        "_ticket",
+        "binding",
+        "epoch",
+        "id",
+        "is_parked",
+        "participants",
+        "relay",
+        "resumes",
+        "service",
+        "token",
+    )
 
     def __init__(
         self,
         *,
-        session_id: str,
-        participants: Participants,
-        metrics: RouteMetrics,
-        ticket: Ticket,
-        dialed: Dialed,
-        forget: Callable[["Session"], None],
-    ) -> None:
-        """Takes over the ticket and the dialed connection's place; `forget` is called when the session has ended."""
-        self.id = session_id
-        self.participants = participants
-        self.metrics = metrics
-        self.relay: Relay
-        self._ticket = ticket
-        self._dialed = dialed
-        self._forget = forget
-
-    def begin(
-        self,
-        pump: Pump,
+        house: House,
         service: RouteService,
-        client: Channel,
-        ws: WebSocketConnection,
-        opened: OpenedBackend | None,
-        *,
-        early: bytes,
+        session_id: str,
+        token: str | None,
+        binding: Binding,
+        participants: Participants,
+        client_facts: ClientFacts,
+        opening: OpenToBackend | None,
+        dialed: Dialed,
+        ticket: Ticket,
     ) -> None:
-        """Hands both sockets to the pump; `early` is what the client sent behind its handshake. Counts the connection.
+        """Takes over the ticket and the dialled connection's place; `opening` is what a records backend was told."""
+        self.id = session_id
+        self.token = token
+        self.binding = binding
+        self.service = service
+        self.participants = participants
+        self.epoch = 0 if opening is None else opening.epoch
+        self.is_parked = False
+        self.resumes = 0
+        self.relay: Relay
+        self._house = house
+        self._client_facts = client_facts
+        self._opening = opening
+        self._dialed = dialed
+        self._ticket: Ticket | None = ticket
+        service.metrics.connections += 1
+        service.metrics.sessions[SessionState.ATTACHED] += 1
 
-        `opened` is what a records backend answered, None for the other framings. Not to be interrupted: from here on
-        the sockets are the relay's.
+    # --- the client comes back ------------------------------------------------------------------------------------
+
+    def attach(
+        self,
+        channel: Channel,
+        ws: WebSocketConnection,
+        greeting: Greeting,
+        *,
+        resumed: bool,
+        report: EndedSession | None = None,
+        ticket: Ticket | None = None,
+    ) -> None:
+        """Gives the session the connection behind `channel`, and answers its OPEN. Not to be interrupted.
+
+        A connection that claims to have consumed what was never sent is closed with 1002, and the session stays as it
+        was.
         """
-        backend_sock = self._dialed.channel.release()
-        client_sock = client.release()
-        delivery, metrics = service.config.delivery, service.metrics
-        windows = {"window_messages": delivery.window_messages, "window_bytes": delivery.window_bytes}
-        down = Direction(metrics.downstream, Ledger(Rung.REACHED, overhead_bytes=None, **windows))
-
-        def new_relay(up: Direction) -> Relay:
-            if not delivery.track:
-                up.ledger = down.ledger = None
-            return Relay(pump=pump, settings=service.settings, up=up, down=down, on_end=self.ended)
-
-        backend: BackendLink
-        if opened is None:
-            evidence, framing = Evidence(backend_sock), service.new_framing()
-            ledger = Ledger(evidence.settles_at, overhead_bytes=framing.overhead_bytes, **windows)
-            self.relay = new_relay(Direction(metrics.upstream, ledger))
-            backend = FramedBackend(backend_sock, self.relay, framing, evidence)
-        else:
-            ledger = Ledger(
-                Rung.CONSUMED,
-                overhead_bytes=None,
-                window_messages=min(delivery.window_messages, opened.body.window_messages),
-                window_bytes=min(delivery.window_bytes, opened.body.window_bytes),
-            )
-            self.relay = new_relay(Direction(metrics.upstream, ledger))
-            backend = RecordsBackend(
-                backend_sock, self.relay, opened, message_bytes=service.config.limits.message_bytes
-            )
-        metrics.connections += 1
-        self.relay.start(PlainClient(client_sock, self.relay, ws), backend, early=early, now=pump.clock())
-
-    def ended(self, relay: Relay, ending: Ending) -> None:
-        """The relay's last word: counts, tells, and gives back."""
-        now = relay.pump.now
-        self._ticket.release()
-        self._dialed.close()
-        metrics = self.metrics
-        metrics.connections -= 1
-        metrics.count_close(ending.by, ending.code)
-        log.info(
-            "session_ended",
-            session=self.id,
-            route=self.participants.route,
-            by=ending.by,
-            code=ending.code,
-            reason=ending.reason,
-            seconds=round(now - relay.opened_at, 3),
-            upstream=_account(relay.up, ending),
-            downstream=_account(relay.down, ending),
+        relay = self.relay
+        now = relay.pump.clock()
+        parked = relay.client
+        assert isinstance(parked, ParkedClient | RecordsClient)
+        numbering = parked.numbering
+        client = RecordsClient(channel.release(), relay, ws, numbering, greeting.reader)
+        up, down = relay.up.ledger, relay.down.ledger
+        assert up is not None
+        assert down is not None
+        if greeting.consumed > down.accepted:
+            if ticket is not None:
+                ticket.release()
+            problem = f"OPEN has consumed message {greeting.consumed}, but the last one sent is {down.accepted}"
+            client.leave(ProtocolViolation.close_code, problem, now)
+            return
+        if resumed:
+            self.resumes += 1
+        if ticket is not None and ticket is not self._ticket:
+            self._release_ticket()
+            self._ticket = ticket
+        if self.is_parked:
+            self.is_parked = False
+            self._house.registry.unpark(self)
+            self._count(SessionState.PARKED, -1)
+            self._count(SessionState.ATTACHED, +1)
+            self.service.metrics.connections += 1
+        numbering.receipts = frozenset(rung for rung in greeting.body.receipts if rung < up.settles_at)
+        delivery = self.service.config.delivery
+        down.window_messages = min(delivery.window_messages, greeting.body.window_messages)
+        down.window_bytes = min(delivery.window_bytes, greeting.body.window_bytes)
+        assert self.token is not None
+        body = OpenedByGateway(
+            session=self.token,
+            resumed=resumed,
+            settles_at=up.settles_at,
+            window_messages=up.window_messages,
+            window_bytes=up.window_bytes,
+            message_bytes=self.service.config.limits.message_bytes,
+            grace_seconds=delivery.grace or 0.0,
+            report=None if report is None else report.report,
         )
-        self._forget(self)
+        relay.attach(client, body, greeting.consumed, now)
+        client.start(b"", now)
+
+    # --- what the relay tells -------------------------------------------------------------------------------------
+
+    def relay_detached(self, relay: Relay, now: float) -> None:
+        client = relay.client
+        assert isinstance(client, RecordsClient)
+        relay.client = ParkedClient(relay, client.numbering)
+        self.is_parked = True
+        self._release_ticket()
+        self.service.metrics.connections -= 1
+        self._count(SessionState.ATTACHED, -1)
+        self._count(SessionState.PARKED, +1)
+        self._house.registry.park(self, now)
+
+    def relay_lost_backend(self, relay: Relay, now: float) -> AbsentBackend | None:
+        if self.service.settings.grace_seconds is None:
+            return None
+        backend = relay.backend
+        assert isinstance(backend, RecordsBackend)
+        backend.receiver.interrupt()
+        log.info("backend_lost", session=self.id, route=self.participants.route, endpoint=self._dialed.state.name)
+        self._house.start_soon(partial(self._redial, backend.receiver))
+        return AbsentBackend()
+
+    def relay_ended(self, relay: Relay, ending: Ending) -> None:
+        now = relay.pump.clock()
+        self._release_ticket()
+        self._dialed.close()
+        metrics = self.service.metrics
+        if self.is_parked:
+            self._count(SessionState.PARKED, -1)
+        else:
+            self._count(SessionState.ATTACHED, -1)
+            metrics.connections -= 1
+        metrics.count_close(ending.by, ending.code)
+        summary = {
+            "session": self.id,
+            "route": self.participants.route,
+            "by": ending.by.value,
+            "code": ending.code,
+            "reason": ending.reason,
+            "seconds": round(now - relay.opened_at, 3),
+            "resumes": self.resumes,
+            "upstream": _account(relay.up, ending),
+            "downstream": _account(relay.down, ending),
+        }
+        log.info("session_ended", **summary)
+        ended = EndedSession(token=self.token, binding=self.binding, report=relay.report(), summary=summary)
+        self._house.registry.end(self, ended)
+
+    def _release_ticket(self) -> None:
+        if self._ticket is not None:
+            self._ticket.release()
+            self._ticket = None
+
+    def _count(self, state: SessionState, change: int) -> None:
+        self.service.metrics.sessions[state] += change
+
+    # --- the backend comes back -----------------------------------------------------------------------------------
+
+    async def _redial(self, receiver: DataReceiver) -> None:
+        """Dials the backend until it is back, the session has ended, or `grace` is over."""
+        relay = self.relay
+        grace = self.service.settings.grace_seconds or 0.0
+        deadline = trio.current_time() + grace
+        pause = FIRST_REDIAL_SECONDS
+        while relay.phase is Phase.OPEN and trio.current_time() < deadline:
+            try:
+                dialed, opened = await self._open_again()
+            except BackendRefused as refusal:
+                code = refusal.code if is_legal_close_code(refusal.code) else BackendFault.close_code
+                if relay.phase is Phase.OPEN:
+                    relay.backend_ended(relay.pump.clock(), code=code, reason=refusal.close_reason)
+                return
+            except BackendUnreachable as error:
+                log.info("redial_failed", session=self.id, route=self.participants.route, problem=str(error))
+                await trio.sleep(pause * random.uniform(0.5, 1.0))
+                pause = min(2 * pause, LAST_REDIAL_SECONDS)
+            else:
+                await self._take_backend(dialed, opened, receiver)
+                return
+        if relay.phase is Phase.OPEN:
+            fault = BackendFault(f"the backend was not back within {grace:g} s")
+            relay.backend_ended(relay.pump.clock(), fault=fault)
+
+    async def _open_again(self) -> tuple[Dialed, OpenedBackend]:
+        assert self._opening is not None
+        assert self.service.connector is not None
+        down = self.relay.down.ledger
+        assert down is not None
+        dialed = await self.service.connector.dial(key=self.id.encode(), client=self._client_facts)
+        try:
+            self.epoch = next_epoch(self.epoch)
+            opened = await open_backend(
+                dialed.channel,
+                replace(self._opening, epoch=self.epoch),
+                consumed=down.settled,
+                timeout_seconds=self.service.backend.connect_timeout,
+            )
+        except BaseException:
+            dialed.close()
+            raise
+        return dialed, opened
+
+    async def _take_backend(self, dialed: Dialed, opened: OpenedBackend, receiver: DataReceiver) -> None:
+        relay = self.relay
+        ledger = relay.up.ledger
+        assert ledger is not None
+        if relay.phase is not Phase.OPEN:
+            assert relay.ending is not None
+            await dismiss_backend(dialed, code=relay.ending.code, reason=relay.ending.reason, report=relay.report())
+            return
+        now = relay.pump.clock()
+        if not opened.body.resumed and (ledger.settled or receiver.accepted):
+            dialed.close()
+            relay.backend_ended(now, fault=BackendFault("the backend does not know the session any more"))
+            return
+        self._dialed.close()
+        self._dialed = dialed
+        sock = dialed.channel.release()
+        backend = RecordsBackend(sock, relay, opened, receiver, Evidence(sock))
+        try:
+            relay.backend_restored(backend, opened.consumed, now)
+        except ProtocolViolation as violation:
+            backend.close()
+            relay.backend_ended(now, fault=BackendFault(f"the backend broke the record protocol: {violation}"))
+
+    # --- what others are told -------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """`attached` or `parked`."""
+        return (SessionState.PARKED if self.is_parked else SessionState.ATTACHED).value
+
+    @property
+    def held_bytes(self) -> int:
+        """What the session keeps in memory beyond its own few kilobytes."""
+        directions = (self.relay.up, self.relay.down)
+        return SESSION_BYTES + sum(
+            direction.held_bytes + (0 if direction.outbox is None else direction.outbox.bytes)
+            for direction in directions
+        )
+
+    def describe(self) -> Mapping[str, object]:
+        """For the admin API: who, since when, and how far messages got in each direction."""
+        now = self.relay.pump.clock()
+        who = self.participants
+        return {
+            "session": self.id,
+            "state": self.state,
+            "route": who.route,
+            "client": who.address,
+            "path": who.path,
+            "origin": who.origin,
+            "subprotocol": who.subprotocol,
+            "endpoint": self._dialed.state.name,
+            "seconds": round(now - self.relay.opened_at, 3),
+            "resumes": self.resumes,
+            "upstream": _ladder(self.relay.up, now),
+            "downstream": _ladder(self.relay.down, now),
+        }
+
+
+def _ladder(direction: Direction, now: float) -> dict[str, object]:
+    ladder: dict[str, object] = {
+        "messages": direction.messages,
+        "bytes": direction.bytes,
+        "held_bytes": direction.held_bytes,
+    }
+    ledger = direction.ledger
+    if ledger is not None:
+        oldest = ledger.oldest_accepted_at
+        ladder |= {
+            "settles_at": ledger.settles_at.name.lower(),
+            "positions": {rung.name.lower(): ledger.position(rung) for rung in Rung if rung <= ledger.settles_at},
+            "in_flight_messages": ledger.in_flight_messages,
+            "in_flight_bytes": ledger.in_flight_bytes,
+            "oldest_in_flight_seconds": None if oldest is None else round(now - oldest, 3),
+        }
+    return ladder
 
 
 def _account(direction: Direction, ending: Ending) -> dict[str, object]:
@@ -148,16 +372,8 @@ def _account(direction: Direction, ending: Ending) -> dict[str, object]:
         report = direction.ledger.report()
         direction.metrics.unknown[ending.unknown] += _width(report.unknown)
         direction.metrics.never_forwarded += _width(report.never_forwarded)
-        account |= _told(report)
+        account |= {"settled": report.settled, "unknown": report.unknown, "never_forwarded": report.never_forwarded}
     return account
-
-
-def _told(report: LossReport) -> dict[str, object]:
-    return {
-        "settled": report.settled,
-        "unknown": report.unknown,
-        "never_forwarded": report.never_forwarded,
-    }
 
 
 def _width(span: tuple[int, int] | None) -> int:

@@ -9,13 +9,14 @@ from gateway.protocol.framings import Framing, StreamFraming
 from gateway.protocol.ledger import Ledger
 from gateway.protocol.messages import State, WebSocketConnection
 from gateway.protocol.records import Rung
-from gateway.relay.backend_links import FramedBackend
-from gateway.relay.client_links import PlainClient
 from gateway.relay.direction import Direction
 from gateway.relay.ending import Ending
+from gateway.relay.absent import AbsentBackend
 from gateway.relay.evidence import Evidence
+from gateway.relay.framed_backend import FramedBackend
 from gateway.relay.pump import Pump
 from gateway.relay.relay import Relay, RelaySettings
+from gateway.relay.websocket_client import PlainClient
 from gateway.telemetry.metrics import RouteMetrics
 from tests.relay.sockets import tcp_pair
 
@@ -146,12 +147,21 @@ class Scene:
             settings=self.settings,
             up=self.up,
             down=self.down,
-            on_end=lambda relay, ending: self.endings.append(ending),
+            host=self,
         )
         ws = WebSocketConnection(client=False, message_bytes=self.message_bytes)
         self.client = PlainClient(client_sock, self.relay, ws)
         self.backend = FramedBackend(backend_sock, self.relay, self.framing, Evidence(backend_sock))
-        self.relay.start(self.client, self.backend, from_client=b"", from_backend=b"", now=self.now)
+        self.relay.start(self.client, self.backend, early=b"", now=self.now)
+
+    def relay_detached(self, relay: Relay, now: float) -> None:
+        raise AssertionError("a plain client cannot be away")
+
+    def relay_lost_backend(self, relay: Relay, now: float) -> AbsentBackend | None:
+        return None
+
+    def relay_ended(self, relay: Relay, ending: Ending) -> None:
+        self.endings.append(ending)
 
     def until(self, condition: Callable[[], bool]) -> None:
         for _ in range(20_000):

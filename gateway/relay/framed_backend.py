@@ -1,58 +1,22 @@
-"""The backend's side of a relay: a TCP or Unix socket in the pump, under one of the framings.
+"""The backend's side of a relay where the service knows nothing of us: `stream`, `lines` or `length_prefixed`.
 
 Invariant: what the backend sent is passed on before its end is; evidence that can still be had is taken before a
 socket is closed, because the kernel forgets with it.
 """
 
 import socket
-from typing import Protocol
 
 from gateway.errors import BackendFault
 from gateway.protocol.frames import Piece
 from gateway.protocol.framings import Framing, MessageNotCarried
-from gateway.protocol.records import Rung
+from gateway.protocol.records import RejectBody, Rung
 from gateway.relay.endpoint import Endpoint, Output, endpoint_for
 from gateway.relay.evidence import Evidence
 from gateway.relay.relay import Relay
 
 
-class BackendLink(Protocol):
-    """What a relay wants of its backend's side."""
-
-    endpoint: Endpoint
-
-    @property
-    def is_full(self) -> bool:
-        """No more should be sent until `Relay.flush_upstream`."""
-
-    @property
-    def is_gone(self) -> bool:
-        """The socket is closed."""
-
-    def start(self, now: float) -> None:
-        """Begins reading."""
-
-    def send(self, pieces: list[Piece], now: float) -> None:
-        """Sends data. Raises ConnectionFault for a message that the framing cannot carry."""
-
-    def finish(self, code: int, reason: str) -> None:
-        """No more will be sent: the client closed with `code`, or is gone (1006). Calling it again does nothing."""
-
-    def hold_back(self) -> None:
-        """What comes cannot be passed on at present."""
-
-    def sample(self, now: float) -> None:
-        """Looks for evidence of what was sent, and tells the relay what it finds."""
-
-    def take_stock(self, now: float) -> None:
-        """The last look before the socket is closed, for the loss report: also at what was only written."""
-
-    def downstream_settled(self, now: float) -> None:
-        """Messages of the backend's were settled."""
-
-
 class FramedBackend:
-    """A service that knows nothing of us: `stream`, `lines` or `length_prefixed`; its host's acknowledgements tell."""
+    """A TCP or Unix socket in the pump; its host's acknowledgements tell how far messages got."""
 
     __slots__ = ("_evidence", "endpoint", "framing", "relay")
 
@@ -71,6 +35,10 @@ class FramedBackend:
     def is_gone(self) -> bool:
         return self.endpoint.is_closed
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        return self.endpoint.bytes_taken, self.endpoint.buffered
+
     def start(self, now: float) -> None:
         self.endpoint.resume()
 
@@ -87,11 +55,29 @@ class FramedBackend:
     def finish(self, code: int, reason: str) -> None:
         self.endpoint.finish()
 
+    def leave(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self.endpoint.close()
+
+    def reset(self) -> None:
+        self.endpoint.reset()
+
     def hold_back(self) -> None:
         self.endpoint.pause()
 
+    def pause(self) -> None:
+        self.endpoint.pause()
+
+    def resume(self) -> None:
+        self.endpoint.resume()
+
     def downstream_settled(self, now: float) -> None:
         pass  # it has no ears for it
+
+    def downstream_rejected(self, seq: int, body: RejectBody, now: float) -> None:
+        pass
 
     def sample(self, now: float) -> None:
         endpoint = self.endpoint

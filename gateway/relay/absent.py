@@ -1,0 +1,126 @@
+"""What stands for a side that is away while its session goes on: a parked client, a backend that is dialled again.
+
+Invariant: nothing is lost by it: what is delivered to a parked client is recorded and kept in the outbox, and nothing
+is sent to an absent backend, because it is always full.
+"""
+
+from gateway.protocol.pieces import Piece
+from gateway.protocol.records import RejectBody, Rung
+from gateway.relay.records_client import Numbering
+from gateway.relay.relay import Relay
+from gateway.relay.timers import NEVER
+
+
+class ParkedClient:
+    """A records client whose connection is gone and may come back."""
+
+    __slots__ = ("close_sent", "is_gone", "numbering", "relay")
+
+    is_full = False
+    is_resumable = True
+    close_received = True
+    receipts: frozenset[Rung] = frozenset()
+    progress = (0, 0)
+
+    def __init__(self, relay: Relay, numbering: Numbering) -> None:
+        self.relay = relay
+        self.numbering = numbering
+        self.is_gone = False
+        self.close_sent = False
+
+    @property
+    def is_closing(self) -> bool:
+        """Ended: nobody will come back."""
+        return self.is_gone
+
+    def start(self, early: bytes, now: float) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def deliver(self, pieces: list[Piece], now: float) -> None:
+        """Kept by the direction's outbox; the hop it will go out on does not exist yet."""
+        self.relay.down.enter(pieces, 0, now)
+
+    def send_close(self, code: int | None, reason: str) -> None:
+        """It learns of the end when it asks for its session."""
+        self.is_gone = self.close_sent = True
+
+    def finish(self) -> None: ...
+
+    def leave(self, code: int, reason: str, now: float) -> None: ...
+
+    def close(self) -> None:
+        """The session ends without it."""
+        self.is_gone = True
+
+    def take_stock(self, now: float) -> None: ...
+
+    def fence(self, now: float) -> bool:
+        """No evidence is to be had."""
+        return False
+
+    def hurry(self, now: float) -> None: ...
+
+    def upstream_advanced(self, now: float) -> None: ...
+
+    def upstream_rejected(self, seq: int, body: RejectBody, now: float) -> None:
+        """It is told when it comes back."""
+        self.numbering.keep_reject(seq, body)
+
+    def next_deadline(self, now: float) -> float:
+        """The grace is the relay's to watch."""
+        return NEVER
+
+    def tick(self, now: float) -> None: ...
+
+
+class AbsentBackend:
+    """A records backend whose connection broke and is being made anew."""
+
+    __slots__ = ("is_gone",)
+
+    is_full = True
+    progress = (0, 0)
+
+    def __init__(self) -> None:
+        self.is_gone = False
+
+    def start(self, now: float) -> None: ...
+
+    def send(self, pieces: list[Piece], now: float) -> None:
+        """Never called: an absent backend is full."""
+        raise RuntimeError("an absent backend cannot be sent to")
+
+    def finish(self, code: int, reason: str) -> None:
+        """The session ends without it; it will find out when its own patience ends."""
+        self.is_gone = True
+
+    def leave(self) -> bool:
+        """It can be resumed from elsewhere."""
+        self.is_gone = True
+        return True
+
+    def close(self) -> None:
+        """The session ends without it."""
+        self.is_gone = True
+
+    def reset(self) -> None:
+        """The session ends without it."""
+        self.is_gone = True
+
+    def hold_back(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def sample(self, now: float) -> None: ...
+
+    def take_stock(self, now: float) -> None: ...
+
+    def downstream_settled(self, now: float) -> None: ...
+
+    def downstream_rejected(self, seq: int, body: RejectBody, now: float) -> None:
+        """Lost with the connection; the message counts as settled when it is acknowledged by the resume."""

@@ -1,0 +1,68 @@
+"""The messages of one direction that are not settled, kept to be sent again when the next hop is made anew.
+
+Invariant: `pieces` begins with the first piece of message `settled` + 1 and leaves nothing out, unless `is_cut`.
+"""
+
+from collections.abc import Sequence
+
+from gateway.protocol.pieces import FIRST, LAST, Piece
+
+
+class Outbox:
+    """Bounded by the window: what is settled leaves it, and a message that exceeds it while it comes in is not kept."""
+
+    __slots__ = ("_cut_seq", "_limit_bytes", "_newest", "_unfinished_bytes", "bytes", "pieces", "settled")
+
+    def __init__(self, *, limit_bytes: int, start: int = 0) -> None:
+        self.pieces: list[Piece] = []
+        self.bytes = 0
+        self.settled = start
+        self._newest = start
+        self._cut_seq = 0
+        self._limit_bytes = limit_bytes
+        self._unfinished_bytes = 0
+
+    @property
+    def is_cut(self) -> bool:
+        """A message that is not settled was too large to be kept: from here it cannot be sent again."""
+        return self._cut_seq > self.settled
+
+    def add(self, pieces: Sequence[Piece]) -> None:
+        """Keeps what is being sent."""
+        for opcode, payload, flags in pieces:
+            if self._cut_seq > self._newest:  # its end is kept, so that messages can be counted
+                if flags & LAST:
+                    self._newest += 1
+                    self.pieces.append((opcode, b"", FIRST | LAST))
+                continue
+            self.pieces.append((opcode, payload, flags))
+            self.bytes += len(payload)
+            if flags & LAST:
+                self._newest += 1
+                self._unfinished_bytes = 0
+                continue
+            self._unfinished_bytes += len(payload)
+            if self._unfinished_bytes > self._limit_bytes:
+                self._cut()
+
+    def settle(self, seq: int) -> None:
+        """Messages up to `seq` need not be kept any more."""
+        count = seq - self.settled
+        if count <= 0:
+            return
+        self.settled = seq
+        pieces = self.pieces
+        for index, (_, payload, flags) in enumerate(pieces):
+            if not count:
+                del pieces[:index]
+                return
+            self.bytes -= len(payload)
+            count -= flags >> 1 & 1
+        pieces.clear()
+
+    def _cut(self) -> None:
+        """Gives the unfinished message up: its memory must not grow with it."""
+        self._cut_seq = self._newest + 1
+        self._unfinished_bytes = 0
+        while self.pieces and not self.pieces[-1][2] & LAST:
+            self.bytes -= len(self.pieces.pop()[1])

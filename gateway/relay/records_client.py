@@ -1,0 +1,266 @@
+"""The client's side of a relay under `kakitome.v1`: one binary message, one record; the session outlives the socket.
+
+Invariant: what this connection carries is numbered by `Numbering`, which the session keeps from one connection to the
+next; so whatever is sent again is known again. ACKs are coalesced: at most one for each rung a turn.
+"""
+
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from gateway.errors import ConnectionFault, KeepaliveTimeout, MessageTooBig, PolicyViolation, ProtocolViolation
+from gateway.protocol.messages import WebSocketConnection
+from gateway.protocol.pieces import LAST, Opcode, Piece
+from gateway.protocol.records import (
+    HEADER,
+    MAX_BODY_BYTES,
+    CloseBody,
+    OpenedByGateway,
+    Record,
+    RecordType,
+    RejectBody,
+    Rung,
+    encode_record,
+    parse_record,
+)
+from gateway.protocol.sequencing import DataReceiver, DataSender
+from gateway.relay.relay import Relay
+from gateway.relay.websocket_client import WHOLE, WebSocketClient
+from gateway.telemetry.metrics import UnknownReason
+
+SUPERSEDED = 4001
+"""A newer connection of the same session took over."""
+
+MAX_MESSAGE_BYTES = HEADER.size + MAX_BODY_BYTES
+
+_BINARY = int(Opcode.BINARY)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Numbering:
+    """Where the numbering of a session's messages stands, towards its client."""
+
+    receiver: DataReceiver
+    """Of the client's messages."""
+    sender: DataSender
+    """Of the messages for the client."""
+    receipts: frozenset[Rung] = frozenset()
+    """Rungs below the settling one that the client wants to hear of."""
+    rejects: dict[int, bytes] = field(default_factory=dict)
+    """REJECT records by message, kept until an ACK of ours covers them: the client may have missed them."""
+
+    def keep_reject(self, seq: int, body: RejectBody) -> bytes:
+        """The REJECT record for the client's message `seq`, remembered."""
+        record = self.rejects[seq] = encode_record(RecordType.REJECT, 0, seq, body.to_json())
+        return record
+
+
+class RecordReader:
+    """Gathers the records that a client's WebSocket messages carry. Invariant: holds at most one record's bytes."""
+
+    __slots__ = ("_held", "_held_bytes")
+
+    def __init__(self) -> None:
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+
+    def feed(self, pieces: Sequence[Piece]) -> list[Record]:
+        """The records that these pieces complete. Raises ProtocolViolation, MessageTooBig; those before are lost."""
+        records: list[Record] = []
+        for opcode, payload, flags in pieces:
+            if opcode != _BINARY:
+                raise ProtocolViolation("a text message, expected one record in each binary message")
+            if flags == WHOLE:
+                records.append(parse_record(payload))
+                continue
+            self._held.append(payload)
+            self._held_bytes += len(payload)
+            if self._held_bytes > MAX_MESSAGE_BYTES:
+                raise MessageTooBig(f"a record of more than {MAX_MESSAGE_BYTES} bytes")
+            if flags & LAST:
+                message = b"".join(self._held)
+                self._held.clear()
+                self._held_bytes = 0
+                records.append(parse_record(message))
+        return records
+
+
+class RecordsClient(WebSocketClient):
+    """One connection of a session whose client speaks records."""
+
+    __slots__ = ("_ack_due", "_reader", "_told", "numbering")
+
+    def __init__(
+        self, sock: socket.socket, relay: Relay, ws: WebSocketConnection, numbering: Numbering, reader: RecordReader
+    ) -> None:
+        """`reader` has read up to the OPEN."""
+        super().__init__(sock, relay, ws, fences=False)
+        self.numbering = numbering
+        self._reader = reader
+        self._ack_due = False
+        self._told: dict[Rung, int] = {}
+
+    @property
+    def is_resumable(self) -> bool:
+        return True
+
+    @property
+    def receipts(self) -> frozenset[Rung]:
+        return self.numbering.receipts
+
+    # --- beginning ------------------------------------------------------------------------------------------------
+
+    def open(self, body: OpenedByGateway, unsettled: Sequence[Piece], now: float) -> None:
+        """Answers the client's OPEN and sends again what it has not consumed."""
+        relay = self.relay
+        down, up = relay.down, relay.up
+        assert down.ledger is not None
+        assert up.ledger is not None
+        self._send_record(RecordType.OPENED, 0, up.ledger.settled, body.to_json())
+        for reject in self.numbering.rejects.values():
+            self.endpoint.write(self.ws.send([(_BINARY, reject, WHOLE)]))
+        self._told = dict.fromkeys(Rung, up.ledger.settled)
+        self.numbering.receiver.interrupt()
+        self.numbering.sender.rewind(down.ledger.settled)
+        data = self.ws.send(self.numbering.sender.encode_messages(unsettled)) if unsettled else b""
+        self._mid_message = False
+        hop_end = self.endpoint.bytes_taken + self.endpoint.buffered + len(data)
+        down.ledger.restart_hop(hop_bytes=hop_end)
+        down.metrics.replayed += sum(1 for piece in unsettled if piece[2] & LAST)
+        self._hop_end = hop_end
+        self.endpoint.write(data)
+
+    # --- what the relay asks and wants ----------------------------------------------------------------------------
+
+    def deliver(self, pieces: list[Piece], now: float) -> None:
+        endpoint = self.endpoint
+        data = self.ws.send(self.numbering.sender.encode_messages(pieces))
+        hop_end = endpoint.bytes_taken + endpoint.buffered + len(data)
+        self.relay.down.enter(pieces, hop_end - self._hop_end, now)
+        self._hop_end = hop_end
+        endpoint.write(data)
+
+    def fence(self, now: float) -> bool:
+        return False  # its ACKs come by themselves
+
+    def hurry(self, now: float) -> None:
+        pass
+
+    def upstream_advanced(self, now: float) -> None:
+        if not self._ack_due:
+            self._ack_due = True
+            self.relay.pump.at_turn_end(self._acknowledge)
+
+    def _acknowledge(self, now: float) -> None:
+        self._ack_due = False
+        ledger = self.relay.up.ledger
+        if ledger is None or self.is_closing or not self._told:
+            return
+        numbering = self.numbering
+        told_above = ledger.settled
+        if ledger.settled > self._told[ledger.settles_at]:
+            self._told[ledger.settles_at] = ledger.settled
+            self._send_record(RecordType.ACK, ledger.settles_at, ledger.settled)
+            for seq in [seq for seq in numbering.rejects if seq <= ledger.settled]:
+                del numbering.rejects[seq]
+        for rung in (Rung.REACHED, Rung.WRITTEN, Rung.ACCEPTED):
+            if rung in numbering.receipts and rung < ledger.settles_at:
+                position = numbering.receiver.accepted if rung is Rung.ACCEPTED else ledger.position(rung)
+                if position > max(told_above, self._told[rung]):
+                    self._told[rung] = position
+                    self._send_record(RecordType.ACK, rung, position)
+                told_above = max(told_above, position)
+
+    def upstream_rejected(self, seq: int, body: RejectBody, now: float) -> None:
+        record = self.numbering.keep_reject(seq, body)
+        if not self.is_closing:
+            self.endpoint.write(self.ws.send([(_BINARY, record, WHOLE)]))
+            self.upstream_advanced(now)
+
+    def send_close(self, code: int | None, reason: str) -> None:
+        if not self.is_closing and self.ws.error is None:
+            self._acknowledge(self.relay.pump.now)
+            body = CloseBody(code=1005 if code is None else code, reason=reason, report=self.relay.report())
+            self._send_record(RecordType.CLOSE, 0, 0, body.to_json())
+        super().send_close(code, reason)
+
+    def leave(self, code: int, reason: str, now: float) -> None:
+        if not self._left:
+            self._acknowledge(now)
+        super().leave(code, reason, now)
+
+    def _send_record(self, record_type: RecordType, flags: int, seq: int, body: bytes = b"") -> None:
+        self.endpoint.write(self.ws.send([(_BINARY, encode_record(record_type, flags, seq, body), WHOLE)]))
+
+    # --- the client's news ----------------------------------------------------------------------------------------
+
+    def _take(self, pieces: list[Piece], now: float) -> None:
+        relay = self.relay
+        try:
+            records = self._reader.feed(pieces)
+        except ConnectionFault as fault:
+            relay.fail(fault, now)
+            return
+        receiver = self.numbering.receiver
+        duplicates = receiver.duplicates
+        data, others = receiver.receive(records)
+        relay.up.metrics.duplicates += receiver.duplicates - duplicates
+        if data:
+            fault_found = self._overrun()
+            if fault_found is not None:
+                relay.fail(fault_found, now)
+                return
+            relay.from_client(data, now)
+            if Rung.ACCEPTED in self.numbering.receipts or Rung.WRITTEN in self.numbering.receipts:
+                self.upstream_advanced(now)
+        try:
+            for record in others:
+                if relay.client is self:
+                    self._take_other(record, now)
+        except ConnectionFault as fault:
+            relay.fail(fault, now)
+            return
+        if receiver.error is not None and relay.client is self:
+            relay.fail(receiver.error, now)
+
+    def _overrun(self) -> PolicyViolation | None:
+        """Whether the client has more unsettled than its window allows."""
+        up = self.relay.up
+        ledger = up.ledger
+        assert ledger is not None
+        unsettled = self.numbering.receiver.accepted - ledger.settled
+        if unsettled > ledger.window_messages:
+            return PolicyViolation(f"{unsettled} messages unsettled, expected at most {ledger.window_messages}")
+        unsettled_bytes = ledger.in_flight_bytes + up.held_bytes
+        if unsettled > 1 and unsettled_bytes > ledger.window_bytes + MAX_BODY_BYTES:
+            return PolicyViolation(f"{unsettled_bytes} bytes unsettled, expected at most {ledger.window_bytes}")
+        return None
+
+    def _take_other(self, record: Record, now: float) -> None:
+        record_type, flags, seq, body = record
+        relay = self.relay
+        if record_type == RecordType.ACK:
+            relay.settled_downstream(Rung(flags), seq=seq, now=now)
+        elif record_type == RecordType.REJECT:
+            relay.rejected_downstream(seq, RejectBody.from_json(body), now)
+        elif record_type == RecordType.CLOSE:
+            close = CloseBody.from_json(body)
+            relay.client_closed(close.code, close.reason, now)
+        else:
+            raise ProtocolViolation(f"{RecordType(record_type).name} in an open session")
+
+    def _closed(self, code: int, reason: str, now: float) -> None:
+        if self.close_sent or self.relay.ending is not None:
+            self.relay.client_closed(code, reason, now)
+        else:
+            # Without CLOSE it may come back: only the connection ends.
+            self.relay.client_detached(now, code=code, reason=reason)
+            self.leave(1000 if code == 1005 else code, "", now)
+
+    def _lost(self, unknown: UnknownReason, now: float) -> None:
+        self.close()
+        self.relay.client_detached(now)
+
+    def _timed_out(self, fault: KeepaliveTimeout, now: float) -> None:
+        self.relay.client_detached(now)
+        self.leave(fault.close_code, fault.close_reason, now)

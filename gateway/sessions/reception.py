@@ -1,0 +1,367 @@
+"""Receives an admitted request: dials, upgrades, and begins a session or takes one up again.
+
+Invariant: what was taken for a connection that does not come about (a place in the limits, a backend connection) is
+given back; from the moment a session is built to the moment its relay runs nothing waits.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from gateway.config import TcpAddress
+from gateway.errors import BackendFault, BackendRefused, BackendUnreachable
+from gateway.policy.admission import Ticket
+from gateway.policy.forwarded import ClientView
+from gateway.protocol.deflate import DeflateParameters, negotiate
+from gateway.protocol.handshake import ExtensionOffer, Request, Upgrade, accept_response
+from gateway.protocol.ledger import Ledger
+from gateway.protocol.messages import WebSocketConnection, is_legal_close_code
+from gateway.protocol.records import SUBPROTOCOL, ClientAddress, OpenToBackend, Rung
+from gateway.protocol.sequencing import DataReceiver, DataSender
+from gateway.relay.absent import ParkedClient
+from gateway.relay.direction import Direction
+from gateway.relay.evidence import Evidence
+from gateway.relay.framed_backend import FramedBackend
+from gateway.relay.links import BackendLink, ClientLink
+from gateway.relay.outbox import Outbox
+from gateway.relay.records_backend import OpenedBackend, RecordsBackend
+from gateway.relay.records_client import Numbering
+from gateway.relay.relay import Phase, Relay
+from gateway.relay.websocket_client import PlainClient
+from gateway.sessions.greeting import Greeting, close_politely, read_open
+from gateway.sessions.identity import Binding, new_session_id, new_token, next_epoch, session_id
+from gateway.sessions.opening import dismiss_backend, open_backend
+from gateway.sessions.registry import EndedSession
+from gateway.sessions.routes import RouteService
+from gateway.sessions.session import House, Participants, Session
+from gateway.telemetry.metrics import ResumeOutcome
+from gateway.transport.connector import ClientFacts, Dialed
+from gateway.transport.listener import Established
+
+SESSION_LOST: Final = 4004
+"""The code with which a backend refuses to resume a session that it does not know."""
+
+MAX_INFLATED_RECORD_BYTES: Final = 2 * 1024 * 1024
+"""Twice the largest record, so that the record's own limit is the one that is told."""
+
+log = structlog.get_logger("reception")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """A request that has been checked and admitted."""
+
+    service: RouteService
+    established: Established
+    request: Request
+    upgrade: Upgrade
+    leftover: bytes
+    """What the client sent behind its request."""
+    view: ClientView
+    origin: str | None
+    ticket: Ticket
+    handshake_seconds: float
+    """For a records client: how long it may take to send OPEN."""
+
+    @property
+    def speaks_records(self) -> bool:
+        """The client offers `kakitome.v1`, and delivery is tracked on this route."""
+        return SUBPROTOCOL in self.upgrade.subprotocols and self.service.config.delivery.track
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Backend:
+    """A connection to the backend that is ready for messages."""
+
+    dialed: Dialed
+    facts: ClientFacts
+    opening: OpenToBackend | None
+    opened: OpenedBackend | None
+    """Both None where the framing knows no OPEN."""
+
+
+async def receive(arrival: Arrival, house: House) -> None:
+    """Makes the request a session's connection. Takes the ticket over, also when it fails.
+
+    Raises BackendUnreachable and BackendRefused while the client can still be answered over HTTP, and OSError.
+    """
+    with ExitStack() as undo:
+        undo.callback(arrival.ticket.release)
+        if arrival.speaks_records:
+            await _receive_records(arrival, house, undo)
+        else:
+            await _receive_plain(arrival, house, undo)
+
+
+async def _receive_plain(arrival: Arrival, house: House, undo: ExitStack) -> None:
+    """A plain client: the backend is dialled before the 101, so that it being away is an HTTP answer."""
+    identity = new_session_id()
+    subprotocol = arrival.service.choose_subprotocol(arrival.upgrade)
+    backend = await _dial(arrival, identity, subprotocol, consumed=0)
+    undo.callback(backend.dialed.close)
+    ws = await _upgrade(arrival, subprotocol)
+    undo.pop_all()
+    session = _session(arrival, house, backend, identity=identity, token=None, subprotocol=subprotocol)
+    relay = session.relay
+    client = PlainClient(arrival.established.channel.release(), relay, ws)
+    relay.start(client, _backend_link(arrival, session, backend, start=0), early=arrival.leftover, now=relay.opened_at)
+
+
+async def _receive_records(arrival: Arrival, house: House, undo: ExitStack) -> None:
+    """A records client: upgraded first, because only its OPEN says which session it wants."""
+    channel = arrival.established.channel
+    ws = await _upgrade(arrival, SUBPROTOCOL)
+    greeting = await read_open(channel, ws, arrival.leftover, timeout_seconds=arrival.handshake_seconds)
+    if greeting is None:
+        return
+    try:
+        found = await _find(arrival, house, greeting)
+    except BackendRefused as refusal:
+        code = refusal.code if is_legal_close_code(refusal.code) else BackendFault.close_code
+        await close_politely(channel, ws, code, refusal.close_reason)
+        return
+    except BackendUnreachable as error:
+        log.warning("backend_unreachable", route=arrival.service.config.name, problem=str(error))
+        await close_politely(channel, ws, BackendFault.close_code, "the service behind this gateway cannot be reached")
+        return
+    undo.pop_all()
+    session, outcome, report = found
+    session.attach(
+        channel,
+        ws,
+        greeting,
+        resumed=outcome in (ResumeOutcome.RESUMED, ResumeOutcome.ADOPTED),
+        report=report,
+        ticket=arrival.ticket,
+    )
+
+
+async def _find(
+    arrival: Arrival, house: House, greeting: Greeting
+) -> tuple[Session, ResumeOutcome | None, EndedSession | None]:
+    """The session that the client's OPEN asks for, or a fresh one: never silence."""
+    binding = Binding(route=arrival.service.config.name, origin=arrival.origin)
+    token = greeting.body.session
+    outcome: ResumeOutcome | None = None
+    report: EndedSession | None = None
+    session: Session | None = None
+    if token is not None:
+        outcome, session, report = await _look_up(arrival, house, greeting, token, binding)
+        arrival.service.metrics.resumes[outcome] += 1
+    if session is None:
+        token = new_token()
+        session = await _begin(arrival, house, token, binding, consumed=0)
+        assert session is not None
+    return session, outcome, report
+
+
+async def _look_up(
+    arrival: Arrival, house: House, greeting: Greeting, token: str, binding: Binding
+) -> tuple[ResumeOutcome, Session | None, EndedSession | None]:
+    live = house.registry.by_token(token)
+    if live is not None:
+        if live.binding != binding:
+            return ResumeOutcome.REFUSED, None, None
+        if live.relay.phase is Phase.OPEN:
+            return ResumeOutcome.RESUMED, live, None
+    ended = house.registry.ended_by_token(token, binding)
+    if ended is not None:
+        return ResumeOutcome.EXPIRED, None, ended
+    if arrival.service.backend.framing == "records":
+        # Begun at another gateway, or before a restart: its backend knows.
+        adopted = await _begin(arrival, house, token, binding, consumed=greeting.consumed, must_exist=True)
+        if adopted is not None:
+            return ResumeOutcome.ADOPTED, adopted, None
+    return ResumeOutcome.UNKNOWN, None, None
+
+
+async def _begin(
+    arrival: Arrival, house: House, token: str, binding: Binding, *, consumed: int, must_exist: bool = False
+) -> Session | None:
+    """A session with its backend, waiting for `attach`; None if it must exist at the backend and does not."""
+    identity = session_id(token, binding)
+    subprotocol = arrival.service.choose_subprotocol(arrival.upgrade)
+    try:
+        backend = await _dial(arrival, identity, subprotocol, consumed=consumed)
+    except BackendRefused as refusal:
+        if must_exist and refusal.code == SESSION_LOST:
+            return None
+        raise
+    if must_exist and not (backend.opened is not None and backend.opened.body.resumed):
+        await dismiss_backend(backend.dialed, code=SESSION_LOST, reason="this session was to be resumed")
+        return None
+    taken = house.registry.by_token(token)
+    if taken is not None:
+        # Another connection with the same token was faster: its session is the one.
+        backend.dialed.close()
+        return taken
+    session = _session(arrival, house, backend, identity=identity, token=token, subprotocol=SUBPROTOCOL, start=consumed)
+    relay = session.relay
+    limit = arrival.service.config.limits.message_bytes
+    upstream_start = 0 if backend.opened is None else backend.opened.consumed
+    numbering = Numbering(
+        receiver=DataReceiver(start=upstream_start, message_bytes=limit), sender=DataSender(start=consumed)
+    )
+    client: ClientLink = ParkedClient(relay, numbering)
+    link = _backend_link(arrival, session, backend, start=consumed)
+    relay.start(client, link, early=b"", now=relay.opened_at)
+    return session
+
+
+# --- parts --------------------------------------------------------------------------------------------------------
+
+
+async def _dial(arrival: Arrival, identity: str, subprotocol: str | None, *, consumed: int) -> _Backend:
+    """Raises BackendUnreachable, BackendTimeout, BackendRefused."""
+    service, view, established = arrival.service, arrival.view, arrival.established
+    assert service.connector is not None
+    facts = ClientFacts(
+        address=established.peer if view.address is None else TcpAddress(host=view.address, port=view.port or 0),
+        local=established.local,
+        tls=established.tls,
+        authority=arrival.request.host or None,
+    )
+    # A session that can be resumed is found again by its ID, a plain client by where it comes from.
+    key = identity if arrival.speaks_records else view.address or identity
+    dialed = await service.connector.dial(key=key.encode(), client=facts)
+    if service.backend.framing != "records":
+        return _Backend(dialed=dialed, facts=facts, opening=None, opened=None)
+    opening = _open_body(arrival, identity, subprotocol)
+    try:
+        opened = await open_backend(
+            dialed.channel, opening, consumed=consumed, timeout_seconds=service.backend.connect_timeout
+        )
+    except BaseException:
+        dialed.close()
+        raise
+    return _Backend(dialed=dialed, facts=facts, opening=opening, opened=opened)
+
+
+def _open_body(arrival: Arrival, identity: str, subprotocol: str | None) -> OpenToBackend:
+    service, view, request = arrival.service, arrival.view, arrival.request
+    headers = {name.lower(): request.get(name.lower()) for name in service.backend.headers}
+    return OpenToBackend(
+        session=identity,
+        epoch=next_epoch(),
+        route=service.config.name,
+        path=request.path,
+        query=request.query,
+        host=view.host,
+        origin=arrival.origin,
+        subprotocol=subprotocol,
+        client=ClientAddress(address=view.address or "unix", port=view.port),
+        headers={name: value for name, value in headers.items() if value is not None},
+        window_messages=service.config.delivery.window_messages,
+        window_bytes=service.config.delivery.window_bytes,
+    )
+
+
+async def _upgrade(arrival: Arrival, subprotocol: str | None) -> WebSocketConnection:
+    """Answers 101. Raises OSError."""
+    limits = arrival.service.config.limits
+    deflate, extensions = _negotiate_deflate(arrival.service, arrival.upgrade)
+    response = accept_response(arrival.upgrade, subprotocol=subprotocol, extensions=extensions)
+    await arrival.established.channel.send_all(response)
+    # A record adds its header to a message, and is bounded by its own limit.
+    message_bytes = None if subprotocol == SUBPROTOCOL else limits.message_bytes
+    if deflate is not None and message_bytes is None:
+        message_bytes = MAX_INFLATED_RECORD_BYTES
+    return WebSocketConnection(client=False, message_bytes=message_bytes, deflate=deflate)
+
+
+def _negotiate_deflate(
+    service: RouteService, upgrade: Upgrade
+) -> tuple[DeflateParameters | None, tuple[ExtensionOffer, ...]]:
+    if service.config.compression.enabled:
+        agreed = negotiate(upgrade.extensions)
+        if agreed is not None:
+            return agreed[0], (agreed[1],)
+    return None, ()
+
+
+def _session(
+    arrival: Arrival,
+    house: House,
+    backend: _Backend,
+    *,
+    identity: str,
+    token: str | None,
+    subprotocol: str | None,
+    start: int = 0,
+) -> Session:
+    """The session and its relay, whose links are still to be made; `start`: messages that its client has consumed."""
+    service = arrival.service
+    delivery, metrics = service.config.delivery, service.metrics
+    session = Session(
+        house=house,
+        service=service,
+        session_id=identity,
+        token=token,
+        binding=Binding(route=service.config.name, origin=arrival.origin),
+        participants=Participants(
+            route=service.config.name,
+            address=arrival.view.address,
+            path=arrival.request.path,
+            origin=arrival.origin,
+            subprotocol=subprotocol,
+        ),
+        client_facts=backend.facts,
+        opening=backend.opening,
+        dialed=backend.dialed,
+        ticket=arrival.ticket,
+    )
+    up_ledger, up_outbox = _upstream(arrival, backend)
+    if token is not None:
+        settles_at = Rung.CONSUMED
+    else:
+        settles_at = Rung.REACHED if delivery.fence else Rung.WRITTEN
+    down_ledger = Ledger(
+        settles_at,
+        window_messages=delivery.window_messages,
+        window_bytes=delivery.window_bytes,
+        overhead_bytes=None,
+        start=start,
+    )
+    down_outbox = None if token is None else Outbox(limit_bytes=delivery.window_bytes, start=start)
+    track = delivery.track
+    session.relay = Relay(
+        pump=house.pump,
+        settings=service.settings,
+        up=Direction(metrics.upstream, up_ledger if track else None, up_outbox if track else None),
+        down=Direction(metrics.downstream, down_ledger if track else None, down_outbox),
+        host=session,
+    )
+    house.registry.add(session)
+    return session
+
+
+def _upstream(arrival: Arrival, backend: _Backend) -> tuple[Ledger, Outbox | None]:
+    delivery = arrival.service.config.delivery
+    if backend.opened is None:
+        ledger = Ledger(
+            Evidence(backend.dialed.channel.sock).settles_at,
+            window_messages=delivery.window_messages,
+            window_bytes=delivery.window_bytes,
+            overhead_bytes=arrival.service.framing_overhead_bytes,
+        )
+        return ledger, None
+    body, start = backend.opened.body, backend.opened.consumed
+    ledger = Ledger(
+        Rung.CONSUMED,
+        window_messages=min(delivery.window_messages, body.window_messages),
+        window_bytes=min(delivery.window_bytes, body.window_bytes),
+        overhead_bytes=None,
+        start=start,
+    )
+    return ledger, Outbox(limit_bytes=delivery.window_bytes, start=start)
+
+
+def _backend_link(arrival: Arrival, session: Session, backend: _Backend, *, start: int) -> BackendLink:
+    sock = backend.dialed.channel.release()
+    evidence = Evidence(sock)
+    if backend.opened is None:
+        return FramedBackend(sock, session.relay, arrival.service.new_framing(), evidence)
+    receiver = DataReceiver(start=start, message_bytes=arrival.service.config.limits.message_bytes)
+    return RecordsBackend(sock, session.relay, backend.opened, receiver, evidence)

@@ -1,0 +1,129 @@
+"""All sessions of this process: the live ones, the parked ones in order, and how the last ones ended.
+
+Invariant: parked sessions are bounded in number and in memory; the one that has been parked longest goes first, and
+its end is reported like any other.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from gateway.protocol.records import SessionReport
+from gateway.sessions.identity import Binding
+
+if TYPE_CHECKING:
+    from gateway.sessions.session import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedSession:
+    """What is remembered of a session that is over."""
+
+    token: str | None
+    binding: Binding
+    report: SessionReport | None
+    summary: Mapping[str, object]
+    """As in the log line."""
+
+
+class SessionRegistry:
+    """Finds sessions by token and by ID; an `admin.sessions.SessionDirectory`."""
+
+    def __init__(self, *, parked_sessions: int, parked_bytes: int, ended_sessions: int) -> None:
+        self.parked_sessions = parked_sessions
+        self.parked_bytes = parked_bytes
+        self.on_empty: Callable[[], None] = lambda: None
+        """Called when the last session has ended."""
+        self._live: Final[dict[str, Session]] = {}
+        self._tokens: Final[dict[str, Session]] = {}
+        self._parked: Final[OrderedDict[str, Session]] = OrderedDict()
+        self._ended: Final[deque[EndedSession]] = deque(maxlen=ended_sessions)
+        self._ended_tokens: Final[dict[str, EndedSession]] = {}
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> "Iterator[Session]":
+        return iter(tuple(self._live.values()))
+
+    def add(self, session: "Session") -> None:
+        """A session has begun."""
+        self._live[session.id] = session
+        if session.token is not None:
+            self._tokens[session.token] = session
+
+    def by_token(self, token: str) -> "Session | None":
+        """The live session of that token."""
+        return self._tokens.get(token)
+
+    def ended_by_token(self, token: str, binding: Binding) -> EndedSession | None:
+        """What is remembered of that token's session, if it was given to `binding`."""
+        ended = self._ended_tokens.get(token)
+        return ended if ended is not None and ended.binding == binding else None
+
+    def end(self, session: "Session", ended: EndedSession) -> None:
+        """A session is over."""
+        self._live.pop(session.id, None)
+        self._parked.pop(session.id, None)
+        if session.token is not None:
+            self._tokens.pop(session.token, None)
+        if len(self._ended) == self._ended.maxlen and self._ended:
+            oldest = self._ended[0]
+            if oldest.token is not None:
+                self._ended_tokens.pop(oldest.token, None)
+        if self._ended.maxlen:
+            self._ended.append(ended)
+            if ended.token is not None:
+                self._ended_tokens[ended.token] = ended
+        if not self._live:
+            self.on_empty()
+
+    # --- parking --------------------------------------------------------------------------------------------------
+
+    def park(self, session: "Session", now: float) -> None:
+        """A session's client is away. May end others that have been away for longer."""
+        self._parked[session.id] = session
+        while len(self._parked) > self.parked_sessions:
+            self._evict(now)
+
+    def unpark(self, session: "Session") -> None:
+        """Its client is back."""
+        self._parked.pop(session.id, None)
+
+    def enforce_memory(self, now: float) -> None:
+        """Ends parked sessions until the rest is within `parked_bytes`; to be called now and then."""
+        held = sum(session.held_bytes for session in self._parked.values())
+        while held > self.parked_bytes and self._parked:
+            held -= self._evict(now)
+
+    def _evict(self, now: float) -> int:
+        _, session = self._parked.popitem(last=False)
+        held = session.held_bytes
+        session.relay.evict(now)
+        return held
+
+    # --- what the admin API shows ---------------------------------------------------------------------------------
+
+    def live(
+        self, *, route: str | None, state: str | None, after: str | None, limit: int
+    ) -> Sequence[Mapping[str, object]]:
+        """Up to `limit` sessions in the order of their IDs, from behind `after`."""
+        chosen = sorted(
+            session.id
+            for session in self._live.values()
+            if (route is None or session.participants.route == route)
+            and (state is None or session.state == state)
+            and (after is None or session.id > after)
+        )
+        return [self._live[session_id].describe() for session_id in islice(chosen, limit)]
+
+    def describe(self, session_id: str) -> Mapping[str, object] | None:
+        """One live session."""
+        session = self._live.get(session_id)
+        return None if session is None else session.describe()
+
+    def ended(self, *, limit: int) -> Sequence[Mapping[str, object]]:
+        """The last ended sessions, the latest first."""
+        return [ended.summary for ended in islice(reversed(self._ended), limit)]

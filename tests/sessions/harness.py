@@ -1,0 +1,162 @@
+"""A gateway in this very process, backends on the kit, and records clients that a test drives record by record."""
+
+import json
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+
+from gateway.backend import MemoryStore, Session, Store, serve
+from gateway.config import Config
+from gateway.protocol.handshake import ClientHandshake
+from gateway.protocol.messages import WebSocketConnection
+from gateway.protocol.pieces import FIRST, LAST, Opcode
+from gateway.protocol.records import SUBPROTOCOL, Record, RecordType, encode_record, parse_record
+from gateway.server import Server
+
+WHOLE = FIRST | LAST
+PATIENCE_SECONDS = 10.0
+"""How long a test waits for what must come."""
+
+Handler = Callable[[Session], Awaitable[None]]
+
+
+async def echo(session: Session) -> None:
+    """Sends every message back."""
+    async for message in session:
+        await session.send(message)
+
+
+def config_of(route: dict[str, Any], **rest: Any) -> Config:
+    """A configuration with one listener on a free port and one route named `test`."""
+    document = {
+        "listeners": [{"bind": "127.0.0.1:0"}],
+        "admin": None,
+        "routes": [{"name": "test", "origins": ["*"], **route}],
+    }
+    return Config.model_validate(document | rest)
+
+
+@asynccontextmanager
+async def running(config: Config) -> AsyncIterator[Server]:
+    """A server that serves until the block ends."""
+    async with trio.open_nursery() as nursery:
+        server: Server = await nursery.start(Server(config).serve)
+        try:
+            yield server
+        finally:
+            while _clients:
+                await _clients.pop().stream.aclose()
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def backend(handler: Handler = echo, *, store: Store | None = None, port: int = 0) -> AsyncIterator[int]:
+    """A backend on the kit; its port."""
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(
+            lambda task_status: serve(handler, port=port, store=store or MemoryStore(), task_status=task_status)
+        )
+        yield address[1]
+        nursery.cancel_scope.cancel()
+
+
+_clients: "list[Client]" = []
+"""Those that the test has connected, to be closed with the server."""
+
+
+class Client:
+    """A WebSocket client that acts only when told to."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.ws = WebSocketConnection(client=True)
+        self.records: list[Record] = []
+        self.messages: list[bytes] = []
+        self.close_code: int | None = None
+        self.close_reason = ""
+        self.ended = False
+        self.answers_pings = True
+
+    @classmethod
+    async def connect(
+        cls, server: Server, path: str = "/", *, records: bool = True, origin: str | None = None
+    ) -> "Client":
+        address = server.addresses[0]
+        stream = await trio.open_tcp_stream("127.0.0.1", address.port)  # type: ignore[union-attr]
+        headers = [] if origin is None else [("Origin", origin)]
+        handshake = ClientHandshake(
+            f"ws://{address}{path}", subprotocols=[SUBPROTOCOL] if records else [], headers=headers
+        )
+        await stream.send_all(handshake.request())
+        accepted = None
+        while accepted is None:
+            data = await stream.receive_some()
+            if not data:
+                handshake.receive_eof()
+            accepted = handshake.feed(data)
+        client = cls(stream)
+        _clients.append(client)
+        await client._take(handshake.leftover)
+        return client
+
+    async def open(self, token: str | None = None, *, consumed: int = 0, **body: Any) -> dict[str, Any]:
+        """Sends OPEN and waits for OPENED: its body, with its seq as `settled`."""
+        await self.send(RecordType.OPEN, 0, consumed, json.dumps({"session": token, **body}).encode())
+        record = await self.next(RecordType.OPENED)
+        answer: dict[str, Any] = json.loads(record[3])
+        return answer | {"settled": record[2]}
+
+    async def send(self, record_type: int, flags: int = 0, seq: int = 0, body: bytes = b"") -> None:
+        await self.stream.send_all(
+            self.ws.send([(int(Opcode.BINARY), encode_record(record_type, flags, seq, body), WHOLE)])
+        )
+
+    async def data(self, seq: int, text: str) -> None:
+        await self.send(RecordType.DATA, 1, seq, text.encode())
+
+    async def next(self, record_type: RecordType | None = None) -> Record:
+        """The next record, of that type; others stay for later calls."""
+        with trio.fail_after(PATIENCE_SECONDS):
+            while True:
+                for record in self.records:
+                    if record_type is None or record[0] == record_type:
+                        self.records.remove(record)
+                        return record
+                assert not self.ended, f"ended with {self.close_code} {self.close_reason}"
+                await self._receive()
+
+    async def closed(self) -> int | None:
+        """Waits for the end: the code of the Close frame, None without one."""
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not self.ended and self.close_code is None:
+                await self._receive()
+        return self.close_code
+
+    async def _receive(self) -> None:
+        try:
+            data = await self.stream.receive_some()
+        except trio.BrokenResourceError:
+            data = b""
+        if not data:
+            self.ended = True
+        await self._take(data)
+
+    async def _take(self, data: bytes) -> None:
+        for opcode, payload, flags in self.ws.receive_data(data):
+            if opcode == Opcode.PING:
+                if self.answers_pings:
+                    await self.stream.send_all(self.ws.send([(int(Opcode.PONG), payload, WHOLE)]))
+            elif opcode == Opcode.BINARY:
+                assert flags == WHOLE
+                self.messages.append(payload)
+                self.records.append(parse_record(payload))
+        if self.ws.close_received is not None:
+            self.close_code, self.close_reason = self.ws.close_received.code, self.ws.close_received.reason
+
+    async def cut(self) -> None:
+        """Resets the connection."""
+        self.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        await self.stream.aclose()
