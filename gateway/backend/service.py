@@ -245,9 +245,10 @@ class Service:
             tasks.start_soon(self._keep_alive, tenancy, connection, tasks.cancel_scope)
             with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
                 await self._write(tenancy, connection)
-                await _end_output(connection.stream)
-                with anyio.move_on_after(self._limits.close_timeout):
-                    await connection.input_ended.wait()
+                # Closing over unread bytes would reset what was sent last, so the peer goes first where it knows.
+                if await _end_output(connection.stream) or tenancy.live.conversation.is_over:
+                    with anyio.move_on_after(self._limits.close_timeout):
+                        await connection.input_ended.wait()
             tasks.cancel_scope.cancel()
 
     async def _read(self, tenancy: _Tenancy, connection: _Connection, carrying: anyio.CancelScope) -> None:
@@ -435,10 +436,13 @@ async def _receive_open(connection: _Connection) -> tuple[int, OpenToBackend]:
     return seq, OpenToBackend.from_json(body)
 
 
-async def _end_output(stream: ByteStream) -> None:
-    """Ends our direction where the stream can do so; TLS has no half-close."""
-    with suppress(NotImplementedError):
+async def _end_output(stream: ByteStream) -> bool:
+    """Ends our direction; False where that cannot be told, as TLS has no half-close."""
+    try:
         await stream.send_eof()
+    except NotImplementedError:
+        return False
+    return True
 
 
 def _is_only_session_ended(error: Exception) -> bool:

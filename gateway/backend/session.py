@@ -1,8 +1,8 @@
 """What a handler has in hand: the session, its messages, and receipts for what it sent.
 
     async def handler(session: Session) -> None:
-        async for message in session:
-            await session.send("Pong: " + message)
+        async for text in session.texts():
+            await session.send("Pong: " + text)
 
 Invariant: a message is acknowledged after the handler is done with it and never before: when its loop body has ended,
 or when the handler has returned. A message whose handler raised, or was cancelled, comes again after a resume.
@@ -10,7 +10,7 @@ or when the handler has returned. A message whose handler raised, or was cancell
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from pydantic import JsonValue
 
@@ -18,6 +18,10 @@ from gateway.backend.conversation import Conversation
 from gateway.backend.live import LiveSession
 from gateway.protocol.inbox import IncomingPiece, OversizeMessage
 from gateway.protocol.records import ClientAddress, OpenToBackend, Rung, SessionReport
+
+UNSUPPORTED: Final = 1003
+TOO_BIG: Final = 1009
+"""Codes of RFC 6455 section 7.4.1, here those of rejections."""
 
 
 class SessionEnded(Exception):
@@ -271,7 +275,7 @@ class Session:
                     break
                 await self._live.arrived.wait()
             elif isinstance(taken, OversizeMessage):
-                self.reject(taken.seq, 1009, f"message exceeds this backend's {self._message_bytes} bytes")
+                self.reject(taken.seq, TOO_BIG, f"message exceeds this backend's {self._message_bytes} bytes")
             else:
                 self._live.moved.wake()
                 self._current = taken.seq
@@ -283,6 +287,14 @@ class Session:
         message.seq = seq
         message._session = self
         return message
+
+    async def texts(self) -> AsyncIterator[TextMessage]:
+        """Iterates over text messages; binary ones are rejected with 1003."""
+        async for message in self:
+            if isinstance(message, TextMessage):
+                yield message
+            else:
+                message.reject(UNSUPPORTED, "this backend takes text only")
 
     def pieces(self) -> AsyncIterator[IncomingPiece]:
         """Iterates over the parts of messages as they come, so that a message of any size passes in bounded memory.

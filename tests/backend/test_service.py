@@ -1,0 +1,781 @@
+"""Sessions over real loopback sockets: resumes, epochs, kills, ends of every kind, and what must not hold others up."""
+
+import logging
+import sqlite3
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import trio
+import trustme
+from anyio.streams.tls import TLSStream
+
+from gateway.backend import (
+    Address,
+    BinaryMessage,
+    Changes,
+    Handler,
+    Limits,
+    MemoryStore,
+    Message,
+    MessageRejected,
+    Receipt,
+    Session,
+    SessionEnded,
+    SqliteStore,
+    TextMessage,
+    serve,
+)
+from gateway.backend import service as service_module
+from gateway.protocol.records import RecordType, Rung, encode_prefixed_record
+from tests.backend.initiator import Link, open_body
+
+
+@asynccontextmanager
+async def serving(handler: Handler, **options: Any) -> AsyncIterator[Callable[[], Awaitable[Link]]]:
+    """A service of `handler`; what it gives dials it."""
+    async with trio.open_nursery() as nursery:
+        address: tuple[str, int] = await nursery.start(partial(serve, handler, **options))
+        yield partial(Link.connect, address)
+        nursery.cancel_scope.cancel()
+
+
+async def pong(session: Session) -> None:
+    async for text in session.texts():
+        await session.send("Pong: " + text)
+
+
+# --- the handler's view -------------------------------------------------------------------------------------------
+
+
+async def test_a_handler_sees_who_is_there() -> None:
+    seen: dict[str, Any] = {}
+
+    async def handler(session: Session) -> None:
+        names = (
+            "id",
+            "epoch",
+            "route",
+            "path",
+            "query",
+            "host",
+            "origin",
+            "subprotocol",
+            "client",
+            "headers",
+            "claims",
+        )
+        seen.update({name: getattr(session, name) for name in names})
+        await session.send("seen")
+
+    more: dict[str, Any] = {
+        "query": "a=1",
+        "host": "example.com",
+        "origin": "https://example.com",
+        "subprotocol": "kakitome.v1",
+        "headers": {"accept-language": "ja"},
+        "claims": {"sub": "hana"},
+    }
+    async with serving(handler) as dial, await dial() as link:
+        await link.open(epoch=3, **more)
+        await link.receive_message()
+    assert (seen.pop("client").address, seen.pop("id"), seen.pop("epoch")) == ("192.0.2.7", "s1", 3)
+    assert seen == {"route": "test", "path": "/test", **more}
+
+
+async def test_messages_are_str_and_bytes_that_know_their_number() -> None:
+    seen: list[Message] = []
+
+    async def handler(session: Session) -> None:
+        async for message in session:
+            seen.append(message)  # noqa: PERF401 - the session never ends here
+
+    async with serving(handler) as dial, await dial() as link:
+        await link.open()
+        await link.data(1, "書留")
+        await link.data(2, b"\x00")
+        await link.receive_ack(2)
+    assert seen == ["書留", b"\x00"]
+    assert [(type(message), message.seq) for message in seen] == [(TextMessage, 1), (BinaryMessage, 2)]
+
+
+async def test_a_message_is_acknowledged_when_its_loop_body_ends_and_not_before() -> None:
+    may_go_on = trio.Event()
+
+    async def handler(session: Session) -> None:
+        async for _ in session:
+            await session.send("before the acknowledgement")
+            await may_go_on.wait()
+
+    async with serving(handler) as dial, await dial() as link:
+        await link.open()
+        await link.data(1, "x")
+        await link.receive_message()
+        assert link.acks == []
+        may_go_on.set()
+        await link.receive_ack(1)
+
+
+async def test_manual_acknowledgement_waits_for_the_handler() -> None:
+    async def acknowledge_the_last_first(session: Session) -> None:
+        session.manual_ack = True
+        messages = []
+        async for message in session:
+            messages.append(message)
+            if message == "last":
+                break
+        for message in reversed(messages):
+            message.ack()
+            await session.send(f"{message!r} done, consumed {session.consumed_messages}")
+
+    async with serving(acknowledge_the_last_first) as dial, await dial() as link:
+        await link.open()
+        for seq, text in enumerate(("first", "last"), 1):
+            await link.data(seq, text)
+        assert await link.receive_message() == (1, "'last' done, consumed 0")
+        assert await link.receive_message() == (2, "'first' done, consumed 2")
+        await link.receive_ack(2)
+        assert link.acks == [2]
+
+
+async def test_a_rejected_message_is_told_with_its_reason() -> None:
+    async def handler(session: Session) -> None:
+        async for message in session:
+            message.reject(4001, "not today")
+
+    async with serving(handler) as dial, await dial() as link:
+        await link.open()
+        await link.data(1, "x")
+        _, _, seq, body = await link.receive_only(RecordType.REJECT)
+        assert (seq, body) == (1, b'{"code":4001,"reason":"not today"}')
+        await link.receive_ack(1)
+
+
+async def test_a_handler_that_takes_texts_has_binary_messages_rejected() -> None:
+    async with serving(pong) as dial, await dial() as link:
+        await link.open()
+        await link.data(1, b"binary")
+        assert b"1003" in (await link.receive_only(RecordType.REJECT))[3]
+        await link.data(2, "text")
+        assert await link.receive_message() == (1, "Pong: text")
+
+
+async def test_a_message_larger_than_may_be_gathered_is_rejected_and_the_next_one_taken() -> None:
+    async with serving(pong, limits=Limits(message_bytes=10)) as dial, await dial() as link:
+        await link.open()
+        for _ in range(3):
+            await link.data(1, "12345", more=True)
+        _, _, seq, body = await link.receive_only(RecordType.REJECT)
+        assert seq == 1
+        assert b"1009" in body
+        await link.data(1, "the rest")
+        await link.data(2, "small")
+        assert await link.receive_message() == (1, "Pong: small")
+
+
+async def test_receipts_tell_what_became_of_a_message() -> None:
+    results: list[Rung | MessageRejected | SessionEnded | None] = []
+
+    async def handler(session: Session) -> None:
+        receipts = [await session.send(text) for text in ("settled", "rejected", "unknown")]
+        assert not receipts[0].is_settled
+        results.extend([await outcome(receipt) for receipt in receipts])
+
+    async def outcome(receipt: Receipt) -> Rung | MessageRejected | SessionEnded | None:
+        try:
+            return await receipt.settled()
+        except (MessageRejected, SessionEnded) as error:
+            return error
+
+    async with serving(handler) as dial, await dial() as link:
+        await link.open()
+        for _ in range(3):
+            await link.receive_message()
+        await link.ack(1, Rung.REACHED)
+        await link.send(RecordType.REJECT, 0, 2, b'{"code":4000,"reason":"no"}')
+        await link.send(RecordType.CLOSE, 0, 0, b'{"code":1001,"reason":"bye"}')
+        await link.receive_end()
+    settled, rejected, unknown = results
+    assert settled is Rung.REACHED
+    assert isinstance(rejected, MessageRejected)
+    assert (rejected.seq, rejected.code, rejected.reason) == (2, 4000, "no")
+    assert isinstance(unknown, SessionEnded)
+    assert (unknown.code, unknown.reason) == (1001, "bye")
+
+
+async def test_sending_waits_for_room_in_the_window() -> None:
+    progress: list[int] = []
+
+    async def handler(session: Session) -> None:
+        for number in range(3):
+            await session.send(b"x")
+            progress.append(number)
+        assert session.send_nowait(b"x") is None
+        await session.send(b"last")
+
+    async with serving(handler) as dial, await dial() as link:
+        await link.open(window_messages=2)
+        for seq in (1, 2):
+            assert await link.receive_message() == (seq, b"x")
+        assert progress == [0, 1]
+        await link.ack(1)
+        assert await link.receive_message() == (3, b"x")
+        await link.ack(3)
+        assert await link.receive_message() == (4, b"last")
+
+
+async def test_what_is_no_message_cannot_be_sent() -> None:
+    errors = []
+
+    async def handler(session: Session) -> None:
+        for wrong in (5, None):
+            with pytest.raises(TypeError, match="str or bytes"):
+                await session.send(wrong)  # type: ignore[arg-type]
+            errors.append(wrong)
+
+    async with serving(handler) as dial, await dial() as link:
+        await link.open()
+        assert await link.receive_close() == (1000, "")
+    assert errors == [5, None]
+
+
+# --- resuming -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_session_outlives_its_connections() -> None:
+    async with serving(pong) as dial:
+        async with await dial() as link:
+            assert not (await link.open())["resumed"]
+            await link.data(1, "one")
+            await link.data(2, "two")
+            assert await link.receive_message() == (1, "Pong: one")
+            assert await link.receive_message() == (2, "Pong: two")
+            await link.receive_ack(2)
+        for epoch in (2, 3, 4):
+            async with await dial() as link:
+                answer = await link.open(seq=1, epoch=epoch)
+                assert (answer["seq"], answer["resumed"]) == (2, True)
+                assert await link.receive_message() == (2, "Pong: two")
+        async with await dial() as link:
+            await link.open(seq=2, epoch=5)
+            await link.data(2, "two")
+            await link.data(3, "three")
+            assert await link.receive_message() == (3, "Pong: three")
+
+
+async def test_a_message_that_was_cut_is_taken_anew() -> None:
+    async with serving(pong) as dial:
+        async with await dial() as link:
+            await link.open()
+            await link.data(1, "first half", more=True)
+            await link.data(1, "", more=True)
+            await link.send(RecordType.PING, 0, 0, b"taken?")
+            await link.receive_only(RecordType.PONG)
+        async with await dial() as link:
+            assert (await link.open(epoch=2))["seq"] == 0
+            await link.data(1, "whole")
+            assert await link.receive_message() == (1, "Pong: whole")
+
+
+async def test_a_newer_connection_takes_the_session_from_one_that_still_seems_alive() -> None:
+    async with serving(pong) as dial, await dial() as old:
+        await old.open()
+        await old.data(1, "one")
+        await old.receive_message()
+        async with await dial() as new:
+            await new.open(epoch=2)
+            assert await new.receive_message() == (1, "Pong: one")
+            await old.receive_end()
+            await new.data(2, "two")
+            assert await new.receive_message() == (2, "Pong: two")
+
+
+async def test_an_older_epoch_is_refused_and_troubles_nobody() -> None:
+    async with serving(pong) as dial, await dial() as link:
+        await link.open(epoch=2)
+        async with await dial() as stale:
+            await stale.send(RecordType.OPEN, 0, 0, open_body(epoch=1))
+            assert await stale.receive_close() == (4001, "epoch 1 is older than 2")
+            await stale.stream.send_eof()
+            await stale.receive_end()
+        await link.data(1, "still here")
+        assert await link.receive_message() == (1, "Pong: still here")
+
+
+async def test_sessions_do_not_see_each_others_messages() -> None:
+    async with serving(pong) as dial, await dial() as one, await dial() as two:
+        await one.open(session="one")
+        await two.open(session="two")
+        await one.data(1, "for one")
+        await two.data(1, "for two")
+        assert await two.receive_message() == (1, "Pong: for two")
+        assert await one.receive_message() == (1, "Pong: for one")
+
+
+async def test_messages_sent_without_a_connection_arrive_with_the_next_one() -> None:
+    detached, attached = trio.Event(), trio.Event()
+
+    async def handler(session: Session) -> None:
+        await detached.wait()
+        await session.send("while you were out")
+        attached.set()
+        await session.wait_ended()
+
+    async with serving(handler) as dial:
+        async with await dial() as link:
+            await link.open()
+        detached.set()
+        await attached.wait()
+        async with await dial() as link:
+            await link.open(epoch=2)
+            assert await link.receive_message() == (1, "while you were out")
+
+
+async def test_a_session_that_nobody_resumes_ends_after_the_grace() -> None:
+    ended: list[tuple[int | None, Any]] = []
+    over = trio.Event()
+
+    async def handler(session: Session) -> None:
+        async for _ in session:
+            pass
+        ended.append((session.close_code, session.close_reason))
+        over.set()
+
+    async with serving(handler, limits=Limits(grace=0.02)) as dial:
+        async with await dial() as link:
+            await link.open()
+        await over.wait()
+        async with await dial() as link:
+            await link.open(epoch=2)
+            assert (await link.receive_close())[0] == 1006
+    assert ended == [(1006, "not resumed within the grace")]
+
+
+# --- being killed -------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def killable(
+    handler: Handler, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Callable[[], Awaitable[Link]]]:
+    """A service on a store of its own that is never told of its end, as after SIGKILL."""
+    store = SqliteStore(path)
+    async with serving(handler, store=store) as dial:
+        yield dial
+        monkeypatch.setattr(store, "save", lambda *_: None)
+        monkeypatch.setattr(service_module, "GOODBYE_SECONDS", 0.0)
+    store.close()
+
+
+async def test_a_killed_backend_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "sessions.db"
+    runs: list[tuple[int, int]] = []
+
+    async def handler(session: Session) -> None:
+        runs.append((session.consumed_messages, session.sent_messages))
+        async for order in session.texts():
+            async with order.transaction() as transaction:
+                transaction.effects.execute("CREATE TABLE IF NOT EXISTS effects (what TEXT)")
+                transaction.effects.execute("INSERT INTO effects VALUES (?)", (order,))
+                transaction.send(f"{order} is done")
+
+    for run in range(3):
+        async with killable(handler, path, monkeypatch) as dial, await dial() as link:
+            answer = await link.open(seq=run, epoch=run + 1)
+            assert (answer["seq"], answer["resumed"]) == (run, run > 0)
+            await link.data(run + 1, f"order {run}")
+            assert await link.receive_message() == (run + 1, f"order {run} is done")
+            await link.receive_ack(run + 1)
+    assert runs == [(0, 0), (1, 1), (2, 2)]
+    with sqlite3.connect(path) as database:
+        assert [what for (what,) in database.execute("SELECT what FROM effects")] == ["order 0", "order 1", "order 2"]
+    database.close()
+
+
+async def test_a_transaction_that_the_kill_interrupts_is_done_again_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "sessions.db"
+    reached = trio.Event()
+    hang = True
+
+    async def handler(session: Session) -> None:
+        async for message in session:
+            async with message.transaction() as transaction:
+                transaction.effects.execute("CREATE TABLE IF NOT EXISTS effects (what TEXT)")
+                transaction.effects.execute("INSERT INTO effects VALUES (?)", (message,))
+                transaction.send("done")
+                reached.set()
+                if hang:
+                    await trio.sleep_forever()
+
+    async with killable(handler, path, monkeypatch) as dial, await dial() as link:
+        await link.open()
+        await link.data(1, "order")
+        await reached.wait()
+    hang = False
+    async with killable(handler, path, monkeypatch) as dial, await dial() as link:
+        assert (await link.open(epoch=2))["seq"] == 0
+        await link.data(1, "order")
+        assert await link.receive_message() == (1, "done")
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT count(*) FROM effects").fetchone() == (1,)
+    database.close()
+
+
+async def test_a_session_that_did_not_survive_is_refused_by_name(tmp_path: Path) -> None:
+    async with serving(pong) as dial, await dial() as link:
+        await link.send(RecordType.OPEN, 0, 5, open_body())
+        assert await link.receive_close() == (4004, "this backend does not know the session")
+
+
+async def test_stored_sessions_that_nobody_resumes_end_after_the_grace() -> None:
+    store = MemoryStore()
+    store.save("s1", Changes(epoch=1))
+    saved = trio.Event()
+
+    class Watched(MemoryStore):
+        def open_sessions(self) -> list[str]:
+            return ["s1"]
+
+        def save(self, session_id: str, changes: Changes) -> None:
+            store.save(session_id, changes)
+            saved.set()
+
+    async with serving(pong, store=Watched(), limits=Limits(grace=0.01)):
+        await saved.wait()
+    stored = store.load("s1")
+    assert stored is not None
+    assert stored.end is not None
+    assert stored.end.code == 1006
+
+
+async def test_a_stopping_service_leaves_the_sessions_of_a_durable_store(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "s.db")
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(partial(serve, pong, store=store))
+        async with await Link.connect(address) as link:
+            await link.open()
+            await link.data(1, "x")
+            await link.receive_message()
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await link.receive_end()
+                assert not [record for record in link.records if record[0] == RecordType.CLOSE]
+    assert list(store.open_sessions()) == ["s1"]
+    store.close()
+
+
+async def test_a_stopping_service_closes_the_sessions_of_its_memory() -> None:
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(partial(serve, pong))
+        async with await Link.connect(address) as link:
+            await link.open()
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                assert await link.receive_close() == (1012, "service restart")
+
+
+# --- ends ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_handler_that_returns_ends_its_session() -> None:
+    async def handler(session: Session) -> None:
+        await session.send("farewell")
+
+    async with serving(handler) as dial, await dial() as link:
+        await link.open()
+        assert await link.receive_message() == (1, "farewell")
+        assert await link.receive_close() == (1000, "")
+        await link.receive_end()
+
+
+async def test_a_handler_closes_with_a_code_and_takes_no_more_messages() -> None:
+    taken: list[Message] = []
+
+    async def handler(session: Session) -> None:
+        async for message in session:
+            taken.append(message)
+            session.close(4000, "enough")
+            with pytest.raises(SessionEnded):
+                await session.send("too late")
+
+    async with serving(handler) as dial, await dial() as link:
+        await link.open()
+        await link.data(1, "one")
+        await link.data(2, "two")
+        assert await link.receive_close() == (4000, "enough")
+    assert taken == ["one"]
+
+
+async def test_a_handler_that_fails_ends_its_session_only(caplog: pytest.LogCaptureFixture) -> None:
+    async def handler(session: Session) -> None:
+        async for message in session:
+            if message == "fail":
+                raise LookupError("secret detail")
+            await session.send("fine")
+
+    async with serving(handler) as dial, await dial() as one, await dial() as two:
+        await one.open(session="one")
+        await two.open(session="two")
+        await one.data(1, "fail")
+        assert await one.receive_close() == (1011, "")
+        assert one.acks == []
+        await two.data(1, "x")
+        assert await two.receive_message() == (1, "fine")
+    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.exc_info is not None
+    assert "one" in record.getMessage()
+
+
+async def test_the_peers_close_ends_the_iteration_behind_what_came_before(caplog: pytest.LogCaptureFixture) -> None:
+    taken: list[Message] = []
+    may_go_on = trio.Event()
+    ends: list[tuple[Any, ...]] = []
+
+    async def handler(session: Session) -> None:
+        await may_go_on.wait()
+        taken.extend([message async for message in session])
+        ends.append((session.ended, session.close_code, session.close_reason))
+        await session.send("nobody is there")
+
+    async with serving(handler) as dial, await dial() as link:
+        await link.open()
+        await link.data(1, "one")
+        await link.data(2, "two")
+        await link.send(RecordType.CLOSE, 0, 0, b'{"code":1001,"reason":"bye"}')
+        await link.stream.send_eof()
+        may_go_on.set()
+        await link.receive_end()
+        assert link.acks[-1] == 2
+    assert taken == ["one", "two"]
+    assert ends == [(True, 1001, "bye")]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_session_that_ended_is_not_begun_again() -> None:
+    async with serving(pong) as dial:
+        async with await dial() as link:
+            await link.open()
+            await link.send(RecordType.CLOSE, 0, 0, b'{"code":1001,"reason":"bye"}')
+            await link.receive_end()
+        async with await dial() as link:
+            await link.send(RecordType.OPEN, 0, 0, open_body(epoch=2))
+            assert await link.receive_close() == (1001, "bye")
+
+
+async def test_an_answer_and_a_close_that_were_lost_are_told_again() -> None:
+    async def handler(session: Session) -> None:
+        async for text in session.texts():
+            await session.send(f"{text}, and good-bye")
+            session.close(4000, "done")
+
+    async with serving(handler) as dial:
+        async with await dial() as link:
+            await link.open()
+            await link.data(1, "x")
+            await link.receive_close()  # and the gateway is killed with it
+        async with await dial() as link:
+            assert (await link.open(epoch=2))["seq"] == 1
+            assert await link.receive_message() == (1, "x, and good-bye")
+            assert await link.receive_close() == (4000, "done")
+
+
+# --- faults of the peer, and of the world -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sent", "problem"),
+    [
+        ((RecordType.DATA, 0, 1, b"x"), "DATA before OPEN"),
+        ((RecordType.OPEN, 0, 0, b"{}"), "OPEN body: session"),
+        ((RecordType.OPEN, 0, 0, open_body(epoch=0)), "OPEN body: epoch"),
+        ((9, 0, 0, b""), "record type 0x09"),
+    ],
+)
+async def test_a_connection_that_does_not_begin_with_open_is_closed(
+    sent: tuple[int, int, int, bytes], problem: str
+) -> None:
+    async with serving(pong) as dial, await dial() as link:
+        await link.send(*sent)
+        code, reason = await link.receive_close()
+        assert code == 1002
+        assert problem in reason
+
+
+async def test_nothing_may_follow_open_before_opened() -> None:
+    async with serving(pong) as dial, await dial() as link:
+        opening = encode_prefixed_record(RecordType.OPEN, 0, 0, open_body())
+        await link.stream.send(opening + encode_prefixed_record(RecordType.PING, 0, 0, b"x"))
+        assert (await link.receive_close())[0] == 1002
+
+
+async def test_a_connection_without_open_is_dropped_at_the_deadline() -> None:
+    async with serving(pong, limits=Limits(open_timeout=0.01)) as dial, await dial() as link:
+        await link.receive_end()
+
+
+async def test_a_health_check_that_only_connects_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(pong) as dial:
+        async with await dial():
+            pass
+        async with await dial() as link:
+            await link.open()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_broken_record_ends_the_session_with_the_reason() -> None:
+    async with serving(pong) as dial, await dial() as link:
+        await link.open()
+        await link.stream.send(b"\xff" * 20)
+        code, reason = await link.receive_close()
+        assert (code, "4294967295 bytes" in reason) == (1002, True)
+
+
+async def test_exceeding_the_window_is_a_fault() -> None:
+    async def handler(session: Session) -> None:
+        await session.wait_ended()
+
+    async with serving(handler, limits=Limits(window_messages=2)) as dial, await dial() as link:
+        assert (await link.open())["window_messages"] == 2
+        for seq in (1, 2, 3):
+            await link.data(seq, "x")
+        assert await link.receive_close() == (1008, "DATA 3 exceeds the window of 2 messages")
+
+
+async def test_more_sessions_than_the_service_takes_are_turned_away() -> None:
+    async with serving(pong, limits=Limits(sessions=1)) as dial, await dial() as one, await dial() as two:
+        await one.open(session="one")
+        await two.send(RecordType.OPEN, 0, 0, open_body("two"))
+        assert (await two.receive_close())[0] == 1013
+        await one.data(1, "x")
+        assert await one.receive_message() == (1, "Pong: x")
+
+
+async def test_a_silent_connection_is_asked_and_then_dropped() -> None:
+    async with serving(pong, limits=Limits(keepalive=0.02)) as dial:
+        async with await dial() as link:
+            await link.open()
+            for _ in range(3):
+                _, _, seq, body = await link.receive_only(RecordType.PING)
+                await link.send(RecordType.PONG, 0, seq, body)
+            await link.receive_only(RecordType.PING)
+            await link.receive_end()
+        async with await dial() as link:
+            assert (await link.open(epoch=2))["resumed"]
+
+
+async def test_a_handler_that_is_behind_pauses_only_its_own_connection() -> None:
+    go_on = trio.Event()
+
+    async def handler(session: Session) -> None:
+        if session.id == "slow":
+            await go_on.wait()
+        async for piece in session.pieces():
+            if piece.last:
+                await session.send("all of it")
+
+    limits = Limits(window_bytes=1 << 16, message_bytes=1 << 16, keepalive=0.02)
+    async with serving(handler, limits=limits) as dial, await dial() as slow, await dial() as quick:
+        await slow.open(session="slow")
+        await quick.open(session="quick")
+        sent = 0
+
+        async def flood() -> None:
+            nonlocal sent
+            for _ in range(512):
+                await slow.data(1, bytes(1 << 16), more=True)
+                sent += 1
+            await slow.data(1, b"")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flood)
+            for _ in range(5):  # asked several times for a sign of life, while the other one cannot give any
+                _, _, seq, body = await quick.receive_only(RecordType.PING)
+                await quick.send(RecordType.PONG, 0, seq, body)
+            assert sent < 512, "32 MiB fit nowhere, so the backend stopped reading"
+            await quick.data(1, "x")
+            assert await quick.receive_message() == (1, "all of it")
+            go_on.set()
+        assert await slow.receive_message() == (1, "all of it")
+
+
+async def test_a_store_that_fails_drops_the_connection_and_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(MemoryStore):
+        failing = False
+
+        def save(self, session_id: str, changes: Changes) -> None:
+            if self.failing:
+                raise sqlite3.OperationalError("disk full")
+            super().save(session_id, changes)
+
+    store = Failing()
+    async with serving(pong, store=store) as dial:
+        async with await dial() as link:
+            await link.open()
+            store.failing = True
+            await link.data(1, "x")
+            await link.receive_end()
+            assert (link.acks, list(link.records)) == ([], [])
+        store.failing = False
+        async with await dial() as link:
+            await link.open(epoch=2)
+            assert await link.receive_message() == (1, "Pong: x")
+            await link.receive_ack(1)
+    assert "connection dropped" in caplog.text
+
+
+# --- other ways in ------------------------------------------------------------------------------------------------
+
+
+async def test_a_unix_socket_serves_too(tmp_path: Path) -> None:
+    path = str(tmp_path / "backend.sock")
+    async with trio.open_nursery() as nursery:
+        address: Address = await nursery.start(partial(serve, pong, path=path))
+        assert address == path
+        async with Link(await anyio.connect_unix(path)) as link:
+            await link.open()
+            await link.data(1, "x")
+            assert await link.receive_message() == (1, "Pong: x")
+        nursery.cancel_scope.cancel()
+
+
+async def test_tls_serves_too() -> None:
+    authority = trustme.CA()
+    server, client = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    authority.configure_trust(client)
+    async with trio.open_nursery() as nursery:
+        address: tuple[str, int] = await nursery.start(partial(serve, pong, tls=server))
+        stream = await anyio.connect_tcp(*address)
+        wrapped = await TLSStream.wrap(stream, hostname="127.0.0.1", ssl_context=client, standard_compatible=False)
+        async with Link(wrapped) as link:
+            await link.open()
+            await link.data(1, "x")
+            assert await link.receive_message() == (1, "Pong: x")
+            await link.send(RecordType.CLOSE, 0, 0, b'{"code":1000}')
+            await link.receive_end()
+        nursery.cancel_scope.cancel()
+
+
+def test_the_kit_runs_under_asyncio() -> None:
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            address: tuple[str, int] = await tasks.start(partial(serve, pong))
+            async with await Link.connect(address) as link:
+                await link.open()
+                await link.data(1, "x")
+                assert await link.receive_message() == (1, "Pong: x")
+                await link.receive_ack(1)
+            async with await Link.connect(address) as link:
+                assert (await link.open(seq=1, epoch=2))["seq"] == 1
+                tasks.cancel_scope.cancel()
+                with anyio.CancelScope(shield=True):
+                    assert await link.receive_close() == (1012, "service restart")
+
+    anyio.run(main, backend="asyncio")
