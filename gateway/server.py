@@ -11,6 +11,7 @@ its place in `sessions`; so a drain ends the listeners, lets handshakes under wa
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -54,13 +55,18 @@ from gateway.telemetry.metrics import (
     RouteMetrics,
     ServiceRefusal,
 )
-from gateway.transport.files import serve_file
+from gateway.transport.files import Folder, serve_file
 from gateway.transport.health import HealthChecks
 from gateway.transport.listener import Accepted, Established, Listener, establish
 from gateway.transport.upgrade import read_request, refuse
 
 DRAIN_SPREAD: Final = 0.7
 """The part of the drain window over which Close 1012 is spread; the rest is for the last ones to finish in."""
+
+BROWSER_CLIENT: Final = frozenset({"/kakitome.js", "/kakitome.d.ts"})
+"""Served to everybody on every host, whatever the routes are: a page loads its client from where it connects to."""
+
+WEB: Final = Folder(Path(__file__).parent / "web", cross_origin=True)
 
 PARKED_CHECK_SECONDS: Final = 1.0
 """How often the memory of parked sessions is looked at: their backends may go on talking to them."""
@@ -261,54 +267,58 @@ class Server:
     async def _serve_connection(self, accepted: Accepted) -> None:
         """From the accepted socket to a session, or to an answer that says why not."""
         self._handshakes += 1
-        began = trio.current_time()
-        metrics = self.metrics.unrouted
+        attempt = _Attempt(began=trio.current_time(), metrics=self.metrics.unrouted)
         timeout = self.config.timeouts.handshake
         try:
             established = await establish(accepted, timeout_seconds=timeout)
             reader = RequestReader()
             request = await read_request(established.channel, reader, first=True, timeout_seconds=timeout)
-            while request is not None:
-                metrics = self.metrics.unrouted
-                table = self._table
-                view = _client_view(table, established, request)
-                service = table.find(view.host, request.path)
-                metrics = service.metrics
-                if service.folder is None:
-                    await self._open(established, request, reader.leftover, service, view)
-                    metrics.handshakes[HandshakeOutcome.UPGRADED] += 1
-                    metrics.handshake_seconds.observe(trio.current_time() - began)
-                    return
-                if not await _serve_file(service, established, request):
-                    return
+            if request is None:
+                attempt.metrics.handshakes[HandshakeOutcome.ABANDONED] += 1
+            while request is not None and await self._answer(established, request, reader.leftover, attempt):
                 request = await read_request(established.channel, reader, first=False, timeout_seconds=timeout)
-            if metrics is self.metrics.unrouted:
-                metrics.handshakes[HandshakeOutcome.ABANDONED] += 1
         except HandshakeRefused as refusal:
-            await self._refuse(accepted, refusal, metrics)
+            await self._refuse(accepted, refusal, attempt.metrics)
         except BackendRefused as error:
-            await self._refuse(accepted, _refused_by_backend(error), metrics)
+            await self._refuse(accepted, _refused_by_backend(error), attempt.metrics)
         except BackendUnreachable as error:
-            await self._unreachable(accepted, error, metrics)
+            await self._unreachable(accepted, error, attempt.metrics)
         except HandshakeTimeout:
-            metrics.handshakes[HandshakeOutcome.TIMED_OUT] += 1
+            attempt.metrics.handshakes[HandshakeOutcome.TIMED_OUT] += 1
         except TlsFailure as error:
-            metrics.handshakes[HandshakeOutcome.TLS_FAILED] += 1
+            attempt.metrics.handshakes[HandshakeOutcome.TLS_FAILED] += 1
             log.info("tls_failed", address=_peer(accepted), problem=str(error))
         except ProxyHeaderInvalid as error:
             # No answer: what speaks to a port for proxies without a proxy's header is none of our clients.
-            metrics.handshakes[HandshakeOutcome.FAILED] += 1
+            attempt.metrics.handshakes[HandshakeOutcome.FAILED] += 1
             log.warning("proxy_header_invalid", address=_peer(accepted), problem=str(error))
         except OSError:
-            metrics.handshakes[HandshakeOutcome.ABANDONED] += 1
+            attempt.metrics.handshakes[HandshakeOutcome.ABANDONED] += 1
         except Exception:
-            metrics.handshakes[HandshakeOutcome.FAILED] += 1
+            attempt.metrics.handshakes[HandshakeOutcome.FAILED] += 1
             log.exception("handshake_failed")
             fault = HandshakeRefused("internal error", status=500, reason="other", blame=Blame.GATEWAY)
             await refuse(accepted.channel, fault, timeout_seconds=timeout)
         finally:
             self._handshakes -= 1
             self._note_gone()
+
+    async def _answer(self, established: Established, request: Request, leftover: bytes, attempt: "_Attempt") -> bool:
+        """One request of a connection; whether another may follow. Raises what `_serve_connection` tells the client."""
+        attempt.metrics = self.metrics.unrouted
+        if request.path in BROWSER_CLIENT and not request.asks_for_websocket:
+            return await serve_file(WEB, request, established.channel)
+        table = self._table
+        view = _client_view(table, established, request)
+        service = table.find(view.host, request.path)
+        attempt.metrics = metrics = service.metrics
+        if service.folder is not None:
+            count = metrics.count_file_response
+            return await serve_file(service.folder, request, established.channel, on_response=count)
+        await self._open(established, request, leftover, service, view)
+        metrics.handshakes[HandshakeOutcome.UPGRADED] += 1
+        metrics.handshake_seconds.observe(trio.current_time() - attempt.began)
+        return False
 
     async def _open(
         self, established: Established, request: Request, leftover: bytes, service: RouteService, view: ClientView
@@ -372,6 +382,15 @@ class Server:
         await refuse(accepted.channel, refusal, timeout_seconds=self.config.timeouts.handshake)
 
 
+@dataclass(slots=True, kw_only=True)
+class _Attempt:
+    """A connection on its way to be established."""
+
+    began: float
+    metrics: RouteMetrics
+    """Of the route, once there is one."""
+
+
 async def _guarded(task: Callable[[], Awaitable[None]]) -> None:
     try:
         await task()
@@ -383,14 +402,6 @@ async def _watch(
     watcher: ConfigWatcher, server: Server, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     await watcher.run(on_config=server.apply, on_fault=server.reject, task_status=task_status)
-
-
-async def _serve_file(service: RouteService, established: Established, request: Request) -> bool:
-    """Answers from the route's folder; whether the connection may carry another request."""
-    assert service.folder is not None
-    return await serve_file(
-        service.folder, request, established.channel, on_response=service.metrics.count_file_response
-    )
 
 
 def _client_view(table: RouteTable, established: Established, request: Request) -> ClientView:

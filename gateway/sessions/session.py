@@ -21,12 +21,12 @@ from gateway.protocol.records import (
     OpenToBackend,
     Rung,
 )
+from gateway.protocol.sequencing import DataReceiver
 from gateway.relay.absent import AbsentBackend, ParkedClient
 from gateway.relay.direction import Direction
 from gateway.relay.ending import Ending
 from gateway.relay.evidence import Evidence
 from gateway.relay.pump import Pump
-from gateway.protocol.sequencing import DataReceiver
 from gateway.relay.records_backend import OpenedBackend, RecordsBackend
 from gateway.relay.records_client import RecordsClient
 from gateway.relay.relay import Phase, Relay

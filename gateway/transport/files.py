@@ -28,6 +28,11 @@ DEFAULT_CSP: Final = (
 )
 """Scripts, styles and connections, WebSockets too, only of the page's own origin (CSP Level 3 section 6.7.2.8)."""
 
+CROSS_ORIGIN: Final[Headers] = (
+    ("Access-Control-Allow-Origin", "*"),
+    ("Cross-Origin-Resource-Policy", "cross-origin"),
+)
+
 CHUNK_BYTES: Final = 256 * 1024
 """Read and sent at once: a thread's hand-over (some 100 µs) is small beside it, and so is the memory."""
 
@@ -44,10 +49,13 @@ _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("files")
 class Folder:
     """A folder and the part of the URL space that it stands for."""
 
-    def __init__(self, root: Path, *, match_path: str = "/*", csp: str | None = None) -> None:
+    def __init__(
+        self, root: Path, *, match_path: str = "/*", csp: str | None = None, cross_origin: bool = False
+    ) -> None:
         """`match_path` is the route's: below `/docs/*`, `/docs/a/b.js` is the file `a/b.js`; `/a/b.js` alone is `b.js`.
 
-        `csp` replaces `DEFAULT_CSP`; it may be folded over several lines.
+        `csp` replaces `DEFAULT_CSP`; it may be folded over several lines. `cross_origin` lets pages of other origins
+        load the files, modules too: for what is no secret.
         """
         self.root: Final = root
         self._prefix: Final = match_path[: match_path.rindex("/") + 1]
@@ -55,6 +63,7 @@ class Folder:
             ("Content-Security-Policy", DEFAULT_CSP if csp is None else " ".join(csp.split())),
             ("X-Content-Type-Options", "nosniff"),
             ("Referrer-Policy", "same-origin"),
+            *(CROSS_ORIGIN if cross_origin else ()),
         )
 
     def headers(self) -> Headers:
