@@ -7,28 +7,19 @@ subcommand needs is imported when it runs, so that `--help` answers at once.
 import json
 import platform
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from enum import IntEnum
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
 from gateway import __version__
-from gateway.errors import ConfigError, ConfigUnreadable, KakitomeError, StartupError
+from gateway.command import ExitStatus, fail, run_until_done
+from gateway.errors import ConfigError, ConfigUnreadable
 
 if TYPE_CHECKING:
     from gateway.config import Config, Route
-
-
-class ExitStatus(IntEnum):
-    """What the command's exit status tells; click itself uses 2 for a wrong command line."""
-
-    OK = 0
-    FAILED = 1
-    CONFIG_FAULTY = 2
-    INTERRUPTED = 130
 
 
 _EPILOG = """\b
@@ -167,39 +158,6 @@ def schema(markdown: bool) -> None:
 
 
 # --- what the commands share --------------------------------------------------------------------------------------
-
-
-def run_until_done(work: Callable[[], Awaitable[None]]) -> None:
-    """Runs `work` under trio; faults of the operator's and of the machine's end in one line each and exit status 1."""
-    import trio
-
-    try:
-        trio.run(work)
-    except KeyboardInterrupt:
-        sys.exit(ExitStatus.INTERRUPTED)
-    except StartupError as fault:
-        fail(fault)
-    except BaseExceptionGroup as group:
-        # trio's nurseries wrap what goes through them. Beside a fault of ours, only interrupts may be dropped.
-        faults, others = group.split(StartupError)
-        if faults is None or (others is not None and others.split(KeyboardInterrupt)[1] is not None):
-            raise
-        fail(*_leaves(faults))
-
-
-def fail(*faults: KakitomeError) -> NoReturn:
-    """One line for each fault on standard error, and exit status 1."""
-    for fault in faults:
-        click.echo(f"{click.style('kakitome:', fg='red')} {' '.join(str(fault).split())}", err=True)
-    sys.exit(ExitStatus.FAILED)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[KakitomeError]:
-    for fault in group.exceptions:
-        if isinstance(fault, BaseExceptionGroup):
-            yield from _leaves(fault)
-        elif isinstance(fault, KakitomeError):
-            yield fault
 
 
 def _load(path: Path, *, read_files: bool = True, faults_to: TextIO | None = None) -> "Config":

@@ -18,6 +18,7 @@ from gateway.config.model import (
     Match,
     Route,
     RouteTimeouts,
+    Sessions,
     Timeouts,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "Match",
     "Route",
     "RouteTimeouts",
+    "Sessions",
     "TcpAddress",
     "Timeouts",
     "UnixAddress",

@@ -235,7 +235,7 @@ class Timeouts(Section):
 class Sessions(Section):
     """Memory for sessions whose client is away, and for what is told of those that ended."""
 
-    parked: Annotated[int, Field(ge=1)] = 10_000
+    parked: Count = 10_000
     """Sessions that wait for their client at the same time; beyond it the one that waits longest is ended."""
     parked_bytes: Size = 256 * 2**20
     """What all of them may hold together; some 16 kB each, and the messages that they keep."""

@@ -6,7 +6,7 @@ from functools import partial
 import click
 import trio
 
-from gateway.cli import run_until_done
+from gateway.command import run_until_done
 from gateway.demo.backends import run_backends
 
 

@@ -1,0 +1,66 @@
+"""The command as a process: faults of the start that only the kernel can tell, and the demonstration."""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.process import START_SECONDS, STOP_SECONDS, ServiceProcess
+
+KAKITOME = [sys.executable, "-m", "gateway"]
+
+
+def run(*arguments: str) -> tuple[int, list[str]]:
+    """Exit status, and the lines of standard error that are not the log's."""
+    result = subprocess.run([*KAKITOME, *arguments], capture_output=True, text=True, timeout=START_SECONDS, check=False)
+    return result.returncode, [line for line in result.stderr.splitlines() if not line.startswith("{")]
+
+
+def config_at(folder: Path, *, bind: str = "127.0.0.1:0", admin: str = "127.0.0.1:0") -> str:
+    path = folder / "kakitome.yaml"
+    path.write_text(
+        f"listeners:\n  - bind: {bind}\nadmin: {{bind: '{admin}'}}\nroutes:\n  - {{name: pages, files: .}}\n"
+    )
+    return str(path)
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """An address that somebody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("key", ["bind", "admin"])
+def test_an_address_in_use_is_one_line_and_status_1(tmp_path: Path, taken: str, key: str) -> None:
+    status, lines = run("serve", "--config", config_at(tmp_path, **{key: taken}))
+    assert (status, len(lines)) == (1, 1)
+    assert re.match(rf"kakitome: .*{re.escape(taken)}.* in use", lines[0])
+
+
+def test_a_socket_in_a_folder_that_is_not_there_is_one_line_and_status_1(tmp_path: Path) -> None:
+    status, lines = run("serve", "--config", config_at(tmp_path, bind="unix:none/k.sock"))
+    assert (status, len(lines)) == (1, 1)
+    assert re.match(rf"kakitome: .*{re.escape(str(tmp_path))}/none/k\.sock", lines[0])
+
+
+def test_the_demo_prints_the_url_of_its_page_serves_it_and_ends_at_ctrl_c() -> None:
+    started = r"Kakitome's demonstration: (http://127\.0\.0\.1:[0-9]+) \(Ctrl-C ends it\)"
+    with ServiceProcess([*KAKITOME, "demo", "--bind", "127.0.0.1:0"], name="demo", started=started) as demo:
+        assert demo.started_match is not None
+        with urllib.request.urlopen(demo.started_match[1], timeout=START_SECONDS) as response:
+            assert response.headers["Content-Type"].startswith("text/html")
+        demo.process.send_signal(signal.SIGINT)
+        assert demo.process.wait(STOP_SECONDS) == 0
+
+
+def test_a_demo_whose_address_is_in_use_says_so(taken: str) -> None:
+    status, lines = run("demo", "--bind", taken)
+    assert (status, len(lines)) == (1, 1)
+    assert re.match(rf"kakitome: .*{re.escape(taken)}.* in use", lines[0])
