@@ -1,1 +1,85 @@
-"""The Python client."""
+"""The Python client: plain WebSocket connections, and sessions that outlive them; under trio or asyncio.
+
+    async with connect("wss://example.com/chat") as connection:
+        await connection.send("hello")
+        async for message in connection:
+            print(message)
+
+    async with open_session("wss://example.com/chat") as session:
+        await session.send("hello")         # returns when the far side has it
+        async for message in session:
+            print(message)                  # acknowledged when the loop comes back
+"""
+
+from gateway.client.connection import Connection, Data, Timeouts, connect
+from gateway.client.events import (
+    Acknowledged,
+    Event,
+    MessageRejected,
+    MessagesLost,
+    Opened,
+    SessionState,
+    StateChanged,
+)
+from gateway.client.faults import (
+    ConnectionClosed,
+    ConnectionFailed,
+    ConnectionTimeout,
+    Fate,
+    HandshakeFailed,
+    HandshakeRejected,
+    Lost,
+    NotRecords,
+    Rejected,
+    SessionEnded,
+    Untrusted,
+    WindowFull,
+)
+from gateway.client.receipts import Receipt
+from gateway.client.session import BinaryMessage, Message, Session, Settings, TextMessage, open_session
+from gateway.client.store import Changes, SqliteStore, Store, StoredSession
+from gateway.errors import MessageTooBig
+from gateway.protocol.outbox import OutgoingMessage
+from gateway.protocol.records import LossReport, Rung, SessionReport
+
+__all__ = [
+    "Acknowledged",
+    "BinaryMessage",
+    "Changes",
+    "Connection",
+    "ConnectionClosed",
+    "ConnectionFailed",
+    "ConnectionTimeout",
+    "Data",
+    "Event",
+    "Fate",
+    "HandshakeFailed",
+    "HandshakeRejected",
+    "LossReport",
+    "Lost",
+    "Message",
+    "MessageRejected",
+    "MessageTooBig",
+    "MessagesLost",
+    "NotRecords",
+    "Opened",
+    "OutgoingMessage",
+    "Receipt",
+    "Rejected",
+    "Rung",
+    "Session",
+    "SessionEnded",
+    "SessionReport",
+    "SessionState",
+    "Settings",
+    "SqliteStore",
+    "StateChanged",
+    "Store",
+    "StoredSession",
+    "TextMessage",
+    "Timeouts",
+    "Untrusted",
+    "WindowFull",
+    "connect",
+    "open_session",
+]

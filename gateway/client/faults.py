@@ -1,0 +1,149 @@
+"""What can go wrong for a client, by name: no connection, an end, a message that was not taken or not delivered.
+
+Invariant: a text tells a person what happened; what a program decides by stands in attributes.
+"""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import ClassVar
+
+from gateway.errors import Blame, KakitomeError
+from gateway.protocol.handshake import HandshakeFailed, HandshakeRejected
+from gateway.protocol.records import SessionReport
+
+__all__ = [
+    "ConnectionClosed",
+    "ConnectionFailed",
+    "ConnectionTimeout",
+    "Fate",
+    "HandshakeFailed",
+    "HandshakeRejected",
+    "Lost",
+    "NotRecords",
+    "Rejected",
+    "SessionEnded",
+    "Untrusted",
+    "WindowFull",
+]
+
+
+class ConnectionFailed(KakitomeError):
+    """No connection came about: the name is not known, nobody listens, TLS failed."""
+
+    blame: ClassVar[Blame] = Blame.OPERATOR
+    reason: ClassVar[str] = "connection_failed"
+
+
+class ConnectionTimeout(ConnectionFailed):
+    """The server did not answer in time."""
+
+    reason = "connection_timeout"
+
+
+class Untrusted(ConnectionFailed):
+    """The server's certificate does not verify: trying again does not help."""
+
+    reason = "untrusted"
+
+
+class NotRecords(HandshakeFailed):
+    """The server accepted the connection, but does not speak `kakitome.v1` there."""
+
+    reason = "not_records"
+
+
+class ConnectionClosed(KakitomeError):
+    """The WebSocket connection has ended."""
+
+    reason: ClassVar[str] = "connection_closed"
+
+    def __init__(self, code: int, close_reason: str) -> None:
+        super().__init__(ending_text("the connection", code, close_reason))
+        self.code = code
+        """The Close frame's code; 1005 if it had none, 1006 if the connection ended without one."""
+        self.close_reason = close_reason
+
+
+class SessionEnded(KakitomeError):
+    """The session has ended for good."""
+
+    reason: ClassVar[str] = "session_ended"
+
+    def __init__(self, code: int, close_reason: str) -> None:
+        super().__init__(ending_text("the session", code, close_reason))
+        self.code = code
+        self.close_reason = close_reason
+
+
+class WindowFull(KakitomeError):
+    """The gateway's window has no room for the message now: wait for older ones to be settled."""
+
+    reason: ClassVar[str] = "window_full"
+
+
+class Rejected(KakitomeError):
+    """The far side refused this one message."""
+
+    reason: ClassVar[str] = "rejected"
+
+    def __init__(self, seq: int, code: int, reject_reason: str) -> None:
+        super().__init__(f"message {seq} was rejected with {code} {reject_reason}".rstrip())
+        self.seq = seq
+        self.code = code
+        self.reject_reason = reject_reason
+
+    def again(self) -> "Rejected":
+        """The same, to be raised once more."""
+        return Rejected(self.seq, self.code, self.reject_reason)
+
+
+class Fate(StrEnum):
+    """What is known of a message that was not settled."""
+
+    UNKNOWN = "unknown"
+    """It was sent on, at least in part; whether it arrived nobody can say."""
+    NEVER_FORWARDED = "never_forwarded"
+    """Not a byte of it was sent on: it can be sent again without a danger of arriving twice."""
+
+
+class Lost(KakitomeError):
+    """The session ended, and there is no evidence that this message arrived."""
+
+    reason: ClassVar[str] = "lost"
+
+    def __init__(self, seq: int, fate: Fate, report: SessionReport | None) -> None:
+        words = "it is unknown whether it arrived" if fate is Fate.UNKNOWN else "it was never forwarded"
+        super().__init__(f"message {seq} was not settled before the session ended: {words}")
+        self.seq = seq
+        self.fate = fate
+        self.report = report
+        """What the gateway knew of both directions, None if it did not tell."""
+
+    def again(self) -> "Lost":
+        """The same, to be raised once more."""
+        return Lost(self.seq, self.fate, self.report)
+
+
+def ending_text(what: str, code: int, reason: str) -> str:
+    """An ending in words: `the connection was closed with 1008 too many messages`."""
+    if code == 1006:
+        return f"{what} was lost" + (f": {reason}" if reason else "")
+    return f"{what} was closed with {code} {reason}".rstrip()
+
+
+def system_text(error: BaseException) -> str:
+    """The operating system's own words for a failed connection, each once."""
+    texts = dict.fromkeys(_texts(error))
+    return "; ".join(texts) or type(error).__name__
+
+
+def _texts(error: BaseException) -> Iterator[str]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _texts(inner)
+    elif isinstance(error, OSError) and error.errno is None and error.__cause__ is not None:
+        yield from _texts(error.__cause__)  # anyio sums up several attempts
+    elif isinstance(error, OSError) and error.strerror:
+        yield error.strerror
+    elif str(error):
+        yield str(error)

@@ -1,0 +1,134 @@
+"""What a client remembers of its session beyond its process: the token, positions, and the messages not settled.
+
+Invariant: whatever is told to the gateway was saved before. A message and its number are saved before its bytes leave,
+and a consumed position before it is acknowledged; so a client that is killed at any point takes up where the gateway
+believes it to be.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Final, Protocol
+
+from gateway.protocol.outbox import OutgoingMessage
+
+BUSY_TIMEOUT_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSession:
+    """All that is needed to take a session up again."""
+
+    token: str | None = None
+    """None while the gateway has not given one; the messages then wait for their first session."""
+    consumed: int = 0
+    """Highest message of the gateway's that was consumed."""
+    sent: int = 0
+    """Highest number that was given to a message."""
+    settled: int = 0
+    """Highest message that was settled; the outbox holds those after it."""
+    outbox: tuple[OutgoingMessage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What one turn changed; None means unchanged."""
+
+    begins_anew: bool = False
+    """A session begins: all that was stored before is forgotten, and the rest of this is where the new one stands."""
+    token: str | None = None
+    consumed: int | None = None
+    sent: int | None = None
+    settled: int | None = None
+    appended: Sequence[OutgoingMessage] = ()
+    """New messages, up to number `sent`."""
+    ended: bool = False
+    """The session has ended for good: all is forgotten."""
+
+    def __bool__(self) -> bool:
+        return (
+            self.begins_anew
+            or self.ended
+            or bool(self.appended)
+            or any(value is not None for value in (self.token, self.consumed, self.sent, self.settled))
+        )
+
+
+class Store(Protocol):
+    """Where one session is kept. Called on the event loop's thread: be brief."""
+
+    def load(self) -> StoredSession | None:
+        """The session, None if there is none."""
+
+    def save(self, changes: Changes) -> None:
+        """Makes all of `changes` last, or none."""
+
+
+class SqliteStore:
+    """One session in an SQLite file. For one process at a time."""
+
+    _SCHEMA: Final = """
+        CREATE TABLE IF NOT EXISTS session (
+            id INTEGER PRIMARY KEY CHECK (id = 1),
+            token TEXT, consumed INTEGER NOT NULL, sent INTEGER NOT NULL, settled INTEGER NOT NULL
+        );
+        CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY, text INTEGER NOT NULL, payload BLOB NOT NULL);
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        """Opens the file, or makes it. Raises sqlite3.Error for one that is no database, or in use."""
+        self._database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+        # Every save is on the disk when it returns: what it says is then told to the gateway.
+        self._database.execute("PRAGMA synchronous = FULL")
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.executescript(self._SCHEMA)
+
+    def load(self) -> StoredSession | None:
+        row = self._database.execute("SELECT token, consumed, sent, settled FROM session").fetchone()
+        if row is None:
+            return None
+        messages = self._database.execute("SELECT seq, text, payload FROM outbox ORDER BY seq")
+        return StoredSession(
+            token=row[0],
+            consumed=row[1],
+            sent=row[2],
+            settled=row[3],
+            outbox=tuple(
+                OutgoingMessage(seq=seq, text=bool(text), chunks=(payload,)) for seq, text, payload in messages
+            ),
+        )
+
+    def save(self, changes: Changes) -> None:
+        execute = self._database.execute
+        execute("BEGIN IMMEDIATE")
+        try:
+            self._apply(changes)
+        except BaseException:
+            execute("ROLLBACK")
+            raise
+        execute("COMMIT")
+
+    def _apply(self, changes: Changes) -> None:
+        execute = self._database.execute
+        if changes.begins_anew or changes.ended:
+            execute("DELETE FROM session")
+            execute("DELETE FROM outbox")
+        if changes.ended:
+            return
+        execute("INSERT OR IGNORE INTO session VALUES (1, NULL, 0, 0, 0)")
+        execute(
+            "UPDATE session SET token = coalesce(?, token), consumed = coalesce(?, consumed), sent = coalesce(?, sent),"
+            " settled = coalesce(?, settled)",
+            (changes.token, changes.consumed, changes.sent, changes.settled),
+        )
+        self._database.executemany(
+            "INSERT INTO outbox VALUES (?, ?, ?)",
+            [(message.seq, message.text, b"".join(message.chunks)) for message in changes.appended],
+        )
+        if changes.settled is not None:
+            execute("DELETE FROM outbox WHERE seq <= ?", (changes.settled,))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._database.close()
