@@ -328,8 +328,6 @@ class Ledger:
             if last > seq:
                 break
             ended += 1
-            if last == seq:
-                break
         del runs[:ended]
         if rejected is not None:
             self._rejected = {number: size for number, size in rejected.items() if number > seq} or None

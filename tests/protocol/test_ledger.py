@@ -403,3 +403,15 @@ def test_ledger_with_nothing_under_way_is_tiny_and_stays_so() -> None:
     slots = [getattr(ledger, slot) for slot in Ledger.__slots__]
     lists = sum(sys.getsizeof(value) for value in slots if isinstance(value, list))
     assert sys.getsizeof(ledger) + lists < 400
+
+
+def test_message_rejected_before_its_end_settles_when_its_end_comes() -> None:
+    ledger = open_ledger(Rung.CONSUMED, overhead_bytes=None)
+    ledger.accept_pieces([message(1), (Opcode.BINARY, bytes(9), FIRST)], now=1.0, hop_bytes=38)
+    assert ledger.reject(2)
+    assert not ledger.reject(2)
+    ledger.accept_pieces([(Opcode.BINARY, bytes(9), LAST), message(1)], now=2.0, hop_bytes=38)
+    assert (ledger.accepted, ledger.in_flight_messages, ledger.in_flight_bytes) == (3, 2, 2)
+    assert list(ledger.advance(Rung.CONSUMED, 3)) == [(1.0, 1), (2.0, 1)]
+    with pytest.raises(ProtocolViolation, match="rejects message 4, but the last one sent is 3"):
+        ledger.reject(4)
