@@ -77,7 +77,8 @@ class Room:
         except ValueError:
             seconds = 0.0
         await session.send(_event({"type": "stalled", "seconds": seconds}))
-        await anyio.sleep(seconds)
+        with anyio.move_on_after(seconds):
+            await session.wait_ended()
 
 
 def _name_in(query: str) -> str:

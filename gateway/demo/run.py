@@ -13,6 +13,12 @@ from gateway.server import Server
 
 PAGE: Final = Path(__file__).parent / "page"
 
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""The page's Content-Security-Policy: nothing inline, nothing from elsewhere, in nobody's frame."""
+
 DEFAULT_BIND: Final = "127.0.0.1:8080"
 
 
@@ -26,7 +32,7 @@ def demo_config(addresses: Mapping[str, Address], *, bind: str = DEFAULT_BIND) -
         }
         for name, address in addresses.items()
     ]
-    page = {"name": "page", "files": str(PAGE)}
+    page = {"name": "page", "files": str(PAGE), "csp": POLICY}
     return Config.model_validate({"listeners": [{"bind": bind}], "routes": [page, *routes], "admin": None})
 
 
