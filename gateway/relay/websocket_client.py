@@ -15,7 +15,7 @@ from gateway.protocol.fence import Fence
 from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
 from gateway.protocol.records import RejectBody, Rung
-from gateway.relay.endpoint import Endpoint, endpoint_for
+from gateway.relay.endpoint import Endpoint, Output, endpoint_for
 from gateway.relay.relay import Relay
 from gateway.relay.timers import NEVER, Entry
 from gateway.telemetry.metrics import UnknownReason
@@ -120,6 +120,20 @@ class WebSocketClient(ABC):
 
     def finish(self) -> None:
         self.endpoint.finish()
+        self.relay.pump.at_turn_end(self._end_if_flushed)
+
+    def _end_if_flushed(self, now: float) -> None:
+        """Both have sent Close and ours is out: the server closes TCP first (RFC 6455 section 7.1.1).
+
+        After a fault the client may still be sending, and closing over unread bytes would reset the connection and
+        overtake our Close: then its end is awaited.
+        """
+        if self.is_gone or self.endpoint.output is not Output.FINISHED or self.ws.close_received is None:
+            return
+        if self._left:
+            self.close()
+        else:
+            self.relay.client_lost(now)
 
     def close(self) -> None:
         self.endpoint.close()
@@ -136,7 +150,7 @@ class WebSocketClient(ABC):
             self.close_sent = True
             self.endpoint.write(self.ws.close(code, reason))
         if self.close_received:
-            self.endpoint.finish()
+            self.finish()
         self.resume()
         self.relay.pump.wake_at(self, now + self.relay.settings.close_seconds)
 
@@ -226,7 +240,7 @@ class WebSocketClient(ABC):
 
     def _end_left(self) -> None:
         if self.close_received:
-            self.endpoint.finish()
+            self.finish()
 
     def _take_control(self, pieces: list[Piece], now: float) -> list[Piece]:
         data: list[Piece] = []
@@ -258,6 +272,7 @@ class WebSocketClient(ABC):
             endpoint.write(self.ws.send([(_PONG, pong, WHOLE)]))
         if not self._left:
             self.relay.flush_downstream(now)
+        self._end_if_flushed(now)
 
     def on_broken(self, endpoint: Endpoint, error: OSError, now: float) -> None:
         if self._left:
