@@ -142,7 +142,7 @@ class Service:
             for tenancy in self._sessions.values():
                 if not self._shelf.store.durable:
                     tenancy.live.conversation.close(SERVICE_RESTART, "service restart")
-                tenancy.live.save_locked()  # all tasks have ended, so nobody holds the lock
+                await self._save_last(tenancy.live)
 
     # --- connections ------------------------------------------------------------------------------------------------
 
@@ -345,17 +345,23 @@ class Service:
         """Lets go of a session that has no handler and no connection any more."""
         if not tenancy.handled or tenancy.connection is not None:
             return
-        try:
-            await tenancy.live.save()
-        except Exception:
-            # What the store has is older, so after a resume some messages come again: the best that can be done.
-            logger.exception("session %s: its end was not saved", tenancy.live.id)
+        await self._save_last(tenancy.live)
         if tenancy.connection is None and self._sessions.get(tenancy.live.id) is tenancy:
             del self._sessions[tenancy.live.id]
             self._deadlines.pop(tenancy.live.id, None)
             tenancy.live.retired = True
             tenancy.live.wake()
             _log_end(tenancy.live)
+
+    @staticmethod
+    async def _save_last(live: LiveSession) -> None:
+        """Saves a session that leaves memory; a store that fails must not hold the others up."""
+        try:
+            with anyio.CancelScope(shield=True):
+                await live.save()
+        except Exception:
+            # What the store has is older, so after a resume some messages come again: the best that can be done.
+            logger.exception("session %s: its last state was not saved", live.id)
 
     def _await_resume(self, session_id: str) -> None:
         self._deadlines[session_id] = anyio.current_time() + self._limits.grace

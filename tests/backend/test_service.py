@@ -1,5 +1,6 @@
 """Sessions over real loopback sockets: resumes, epochs, kills, ends of every kind, and what must not hold others up."""
 
+import errno
 import logging
 import sqlite3
 import ssl
@@ -12,237 +13,27 @@ from typing import Any
 import anyio
 import pytest
 import trio
+import trio.lowlevel
+import trio.testing
 import trustme
 from anyio.streams.tls import TLSStream
 
 from gateway.backend import (
     Address,
-    BinaryMessage,
     Changes,
     Handler,
     Limits,
     MemoryStore,
     Message,
-    MessageRejected,
-    Receipt,
     Session,
     SessionEnded,
     SqliteStore,
-    TextMessage,
     serve,
 )
 from gateway.backend import service as service_module
-from gateway.protocol.records import RecordType, Rung, encode_prefixed_record
+from gateway.protocol.records import RecordType, encode_prefixed_record
 from tests.backend.initiator import Link, open_body
-
-
-@asynccontextmanager
-async def serving(handler: Handler, **options: Any) -> AsyncIterator[Callable[[], Awaitable[Link]]]:
-    """A service of `handler`; what it gives dials it."""
-    async with trio.open_nursery() as nursery:
-        address: tuple[str, int] = await nursery.start(partial(serve, handler, **options))
-        yield partial(Link.connect, address)
-        nursery.cancel_scope.cancel()
-
-
-async def pong(session: Session) -> None:
-    async for text in session.texts():
-        await session.send("Pong: " + text)
-
-
-# --- the handler's view -------------------------------------------------------------------------------------------
-
-
-async def test_a_handler_sees_who_is_there() -> None:
-    seen: dict[str, Any] = {}
-
-    async def handler(session: Session) -> None:
-        names = (
-            "id",
-            "epoch",
-            "route",
-            "path",
-            "query",
-            "host",
-            "origin",
-            "subprotocol",
-            "client",
-            "headers",
-            "claims",
-        )
-        seen.update({name: getattr(session, name) for name in names})
-        await session.send("seen")
-
-    more: dict[str, Any] = {
-        "query": "a=1",
-        "host": "example.com",
-        "origin": "https://example.com",
-        "subprotocol": "kakitome.v1",
-        "headers": {"accept-language": "ja"},
-        "claims": {"sub": "hana"},
-    }
-    async with serving(handler) as dial, await dial() as link:
-        await link.open(epoch=3, **more)
-        await link.receive_message()
-    assert (seen.pop("client").address, seen.pop("id"), seen.pop("epoch")) == ("192.0.2.7", "s1", 3)
-    assert seen == {"route": "test", "path": "/test", **more}
-
-
-async def test_messages_are_str_and_bytes_that_know_their_number() -> None:
-    seen: list[Message] = []
-
-    async def handler(session: Session) -> None:
-        async for message in session:
-            seen.append(message)  # noqa: PERF401 - the session never ends here
-
-    async with serving(handler) as dial, await dial() as link:
-        await link.open()
-        await link.data(1, "書留")
-        await link.data(2, b"\x00")
-        await link.receive_ack(2)
-    assert seen == ["書留", b"\x00"]
-    assert [(type(message), message.seq) for message in seen] == [(TextMessage, 1), (BinaryMessage, 2)]
-
-
-async def test_a_message_is_acknowledged_when_its_loop_body_ends_and_not_before() -> None:
-    may_go_on = trio.Event()
-
-    async def handler(session: Session) -> None:
-        async for _ in session:
-            await session.send("before the acknowledgement")
-            await may_go_on.wait()
-
-    async with serving(handler) as dial, await dial() as link:
-        await link.open()
-        await link.data(1, "x")
-        await link.receive_message()
-        assert link.acks == []
-        may_go_on.set()
-        await link.receive_ack(1)
-
-
-async def test_manual_acknowledgement_waits_for_the_handler() -> None:
-    async def acknowledge_the_last_first(session: Session) -> None:
-        session.manual_ack = True
-        messages = []
-        async for message in session:
-            messages.append(message)
-            if message == "last":
-                break
-        for message in reversed(messages):
-            message.ack()
-            await session.send(f"{message!r} done, consumed {session.consumed_messages}")
-
-    async with serving(acknowledge_the_last_first) as dial, await dial() as link:
-        await link.open()
-        for seq, text in enumerate(("first", "last"), 1):
-            await link.data(seq, text)
-        assert await link.receive_message() == (1, "'last' done, consumed 0")
-        assert await link.receive_message() == (2, "'first' done, consumed 2")
-        await link.receive_ack(2)
-        assert link.acks == [2]
-
-
-async def test_a_rejected_message_is_told_with_its_reason() -> None:
-    async def handler(session: Session) -> None:
-        async for message in session:
-            message.reject(4001, "not today")
-
-    async with serving(handler) as dial, await dial() as link:
-        await link.open()
-        await link.data(1, "x")
-        _, _, seq, body = await link.receive_only(RecordType.REJECT)
-        assert (seq, body) == (1, b'{"code":4001,"reason":"not today"}')
-        await link.receive_ack(1)
-
-
-async def test_a_handler_that_takes_texts_has_binary_messages_rejected() -> None:
-    async with serving(pong) as dial, await dial() as link:
-        await link.open()
-        await link.data(1, b"binary")
-        assert b"1003" in (await link.receive_only(RecordType.REJECT))[3]
-        await link.data(2, "text")
-        assert await link.receive_message() == (1, "Pong: text")
-
-
-async def test_a_message_larger_than_may_be_gathered_is_rejected_and_the_next_one_taken() -> None:
-    async with serving(pong, limits=Limits(message_bytes=10)) as dial, await dial() as link:
-        await link.open()
-        for _ in range(3):
-            await link.data(1, "12345", more=True)
-        _, _, seq, body = await link.receive_only(RecordType.REJECT)
-        assert seq == 1
-        assert b"1009" in body
-        await link.data(1, "the rest")
-        await link.data(2, "small")
-        assert await link.receive_message() == (1, "Pong: small")
-
-
-async def test_receipts_tell_what_became_of_a_message() -> None:
-    results: list[Rung | MessageRejected | SessionEnded | None] = []
-
-    async def handler(session: Session) -> None:
-        receipts = [await session.send(text) for text in ("settled", "rejected", "unknown")]
-        assert not receipts[0].is_settled
-        results.extend([await outcome(receipt) for receipt in receipts])
-
-    async def outcome(receipt: Receipt) -> Rung | MessageRejected | SessionEnded | None:
-        try:
-            return await receipt.settled()
-        except (MessageRejected, SessionEnded) as error:
-            return error
-
-    async with serving(handler) as dial, await dial() as link:
-        await link.open()
-        for _ in range(3):
-            await link.receive_message()
-        await link.ack(1, Rung.REACHED)
-        await link.send(RecordType.REJECT, 0, 2, b'{"code":4000,"reason":"no"}')
-        await link.send(RecordType.CLOSE, 0, 0, b'{"code":1001,"reason":"bye"}')
-        await link.receive_end()
-    settled, rejected, unknown = results
-    assert settled is Rung.REACHED
-    assert isinstance(rejected, MessageRejected)
-    assert (rejected.seq, rejected.code, rejected.reason) == (2, 4000, "no")
-    assert isinstance(unknown, SessionEnded)
-    assert (unknown.code, unknown.reason) == (1001, "bye")
-
-
-async def test_sending_waits_for_room_in_the_window() -> None:
-    progress: list[int] = []
-
-    async def handler(session: Session) -> None:
-        for number in range(3):
-            await session.send(b"x")
-            progress.append(number)
-        assert session.send_nowait(b"x") is None
-        await session.send(b"last")
-
-    async with serving(handler) as dial, await dial() as link:
-        await link.open(window_messages=2)
-        for seq in (1, 2):
-            assert await link.receive_message() == (seq, b"x")
-        assert progress == [0, 1]
-        await link.ack(1)
-        assert await link.receive_message() == (3, b"x")
-        await link.ack(3)
-        assert await link.receive_message() == (4, b"last")
-
-
-async def test_what_is_no_message_cannot_be_sent() -> None:
-    errors = []
-
-    async def handler(session: Session) -> None:
-        for wrong in (5, None):
-            with pytest.raises(TypeError, match="str or bytes"):
-                await session.send(wrong)  # type: ignore[arg-type]
-            errors.append(wrong)
-
-    async with serving(handler) as dial, await dial() as link:
-        await link.open()
-        assert await link.receive_close() == (1000, "")
-    assert errors == [5, None]
-
+from tests.backend.serving import pong, serving
 
 # --- resuming -----------------------------------------------------------------------------------------------------
 
@@ -728,6 +519,83 @@ async def test_a_store_that_fails_drops_the_connection_and_tells_nothing(caplog:
             assert await link.receive_message() == (1, "Pong: x")
             await link.receive_ack(1)
     assert "connection dropped" in caplog.text
+
+
+async def test_the_last_save_of_a_session_may_fail_without_harm_to_others(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(MemoryStore):
+        def open_sessions(self) -> list[str]:
+            return ["forgotten"]
+
+        def save(self, session_id: str, changes: Changes) -> None:
+            if changes.end is not None and session_id != "fine":
+                raise sqlite3.OperationalError("disk full")
+            super().save(session_id, changes)
+
+    async with serving(pong, store=Failing(), limits=Limits(grace=0.01)) as dial:
+        async with await dial() as link:
+            await link.open(session="ends")
+            await link.send(RecordType.CLOSE, 0, 0, b'{"code":1000}')
+            await link.receive_end()
+        while "session forgotten" not in caplog.text:
+            await trio.lowlevel.checkpoint()
+        async with await dial() as link:
+            await link.open(session="fine")
+            await link.data(1, "x")
+            assert await link.receive_message() == (1, "Pong: x")
+    assert "session ends: its last state was not saved" in caplog.text
+
+
+async def test_a_lack_of_descriptors_is_survived(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as sample:
+        listener_type = type(sample.listeners[0])
+    accept, failures = listener_type.accept, [errno.EMFILE, errno.ENFILE]  # type: ignore[attr-defined]
+
+    async def accept_or_fail(self: object) -> object:
+        if failures:
+            raise anyio.BrokenResourceError from OSError(failures.pop(), "too many open files")
+        return await accept(self)
+
+    monkeypatch.setattr(listener_type, "accept", accept_or_fail)
+    monkeypatch.setattr(service_module, "ACCEPT_BACK_OFF_SECONDS", 0.001)
+    async with serving(pong) as dial, await dial() as link:
+        await link.open()
+    assert failures == []
+    assert caplog.text.count("cannot accept connections") == 2
+
+
+async def test_a_session_that_was_resumed_in_time_lives_on() -> None:
+    async with serving(pong, limits=Limits(grace=0.05, keepalive=0.02)) as dial:
+        async with await dial() as link:
+            await link.open()
+        async with await dial() as link:
+            await link.open(epoch=2)
+            for _ in range(5):  # longer than the grace
+                _, _, seq, body = await link.receive_only(RecordType.PING)
+                await link.send(RecordType.PONG, 0, seq, body)
+            await link.data(1, "x")
+            assert await link.receive_message() == (1, "Pong: x")
+
+
+async def test_a_service_stops_at_once_though_a_peer_reads_nothing() -> None:
+    sent = trio.Event()
+
+    async def handler(session: Session) -> None:
+        await session.send(bytes(32 << 20))
+        sent.set()
+        await session.wait_ended()
+
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(partial(serve, handler))
+        async with await Link.connect(address) as link:
+            await link.open(window_bytes=1 << 30)
+            await sent.wait()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await link.receive_end()
+                assert not [record for record in link.records if record[0] == RecordType.CLOSE]
 
 
 # --- other ways in ------------------------------------------------------------------------------------------------
