@@ -8,20 +8,19 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gateway.errors import ConnectionFault, KeepaliveTimeout, MessageTooBig, PolicyViolation, ProtocolViolation
+from gateway.errors import ConnectionFault, KeepaliveTimeout, PolicyViolation, ProtocolViolation
 from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import LAST, Opcode, Piece
 from gateway.protocol.records import (
-    HEADER,
     MAX_BODY_BYTES,
     CloseBody,
     OpenedByGateway,
     Record,
+    RecordAssembler,
     RecordType,
     RejectBody,
     Rung,
     encode_record,
-    parse_record,
 )
 from gateway.protocol.sequencing import DataReceiver, DataSender
 from gateway.relay.relay import Relay
@@ -30,8 +29,6 @@ from gateway.telemetry.metrics import UnknownReason
 
 SUPERSEDED = 4001
 """A newer connection of the same session took over."""
-
-MAX_MESSAGE_BYTES = HEADER.size + MAX_BODY_BYTES
 
 _BINARY = int(Opcode.BINARY)
 
@@ -55,43 +52,13 @@ class Numbering:
         return record
 
 
-class RecordReader:
-    """Gathers the records that a client's WebSocket messages carry. Invariant: holds at most one record's bytes."""
-
-    __slots__ = ("_held", "_held_bytes")
-
-    def __init__(self) -> None:
-        self._held: list[bytes] = []
-        self._held_bytes = 0
-
-    def feed(self, pieces: Sequence[Piece]) -> list[Record]:
-        """The records that these pieces complete. Raises ProtocolViolation, MessageTooBig; those before are lost."""
-        records: list[Record] = []
-        for opcode, payload, flags in pieces:
-            if opcode != _BINARY:
-                raise ProtocolViolation("a text message, expected one record in each binary message")
-            if flags == WHOLE:
-                records.append(parse_record(payload))
-                continue
-            self._held.append(payload)
-            self._held_bytes += len(payload)
-            if self._held_bytes > MAX_MESSAGE_BYTES:
-                raise MessageTooBig(f"a record of more than {MAX_MESSAGE_BYTES} bytes")
-            if flags & LAST:
-                message = b"".join(self._held)
-                self._held.clear()
-                self._held_bytes = 0
-                records.append(parse_record(message))
-        return records
-
-
 class RecordsClient(WebSocketClient):
     """One connection of a session whose client speaks records."""
 
     __slots__ = ("_ack_due", "_reader", "_told", "numbering")
 
     def __init__(
-        self, sock: socket.socket, relay: Relay, ws: WebSocketConnection, numbering: Numbering, reader: RecordReader
+        self, sock: socket.socket, relay: Relay, ws: WebSocketConnection, numbering: Numbering, reader: RecordAssembler
     ) -> None:
         """`reader` has read up to the OPEN."""
         super().__init__(sock, relay, ws, fences=False)
@@ -196,11 +163,7 @@ class RecordsClient(WebSocketClient):
 
     def _take(self, pieces: list[Piece], now: float) -> None:
         relay = self.relay
-        try:
-            records = self._reader.feed(pieces)
-        except ConnectionFault as fault:
-            relay.fail(fault, now)
-            return
+        records = self._reader.feed(pieces)
         receiver = self.numbering.receiver
         duplicates = receiver.duplicates
         data, others = receiver.receive(records)
@@ -220,8 +183,9 @@ class RecordsClient(WebSocketClient):
         except ConnectionFault as fault:
             relay.fail(fault, now)
             return
-        if receiver.error is not None and relay.client is self:
-            relay.fail(receiver.error, now)
+        error = receiver.error or self._reader.error
+        if error is not None and relay.client is self:
+            relay.fail(error, now)
 
     def _overrun(self) -> PolicyViolation | None:
         """Whether the client has more unsettled than its window allows."""

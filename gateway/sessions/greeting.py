@@ -8,8 +8,7 @@ import trio
 from gateway.errors import ConnectionFault, PolicyViolation, ProtocolViolation
 from gateway.protocol.messages import NO_CODE, WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Opcode
-from gateway.protocol.records import OpenFromClient, Record, RecordType
-from gateway.relay.records_client import RecordReader
+from gateway.protocol.records import OpenFromClient, Record, RecordAssembler, RecordType
 from gateway.transport.channel import Channel
 
 RECEIVE_BYTES: Final = 65536
@@ -25,7 +24,7 @@ class Greeting:
     body: OpenFromClient
     consumed: int
     """The highest message of ours that it has consumed; 0 for none."""
-    reader: RecordReader
+    reader: RecordAssembler
     """Has read up to the OPEN."""
 
 
@@ -36,7 +35,7 @@ async def read_open(
 
     `early` is what it sent behind its handshake. Raises OSError.
     """
-    reader = RecordReader()
+    reader = RecordAssembler()
     try:
         with trio.fail_after(timeout_seconds):
             data = early or await channel.receive_some(RECEIVE_BYTES)
@@ -56,20 +55,23 @@ async def read_open(
     return None
 
 
-async def _next_record(channel: Channel, ws: WebSocketConnection, reader: RecordReader, data: bytes) -> Record | None:
+async def _next_record(
+    channel: Channel, ws: WebSocketConnection, reader: RecordAssembler, data: bytes
+) -> Record | None:
     pieces = ws.receive_data(data)
     for opcode, payload, _ in pieces:
         if opcode == Opcode.PING:
             await channel.send_all(ws.send([(int(Opcode.PONG), payload, FIRST | LAST)]))
     records = reader.feed([piece for piece in pieces if piece[0] < Opcode.CLOSE])
-    if ws.error is not None:
-        raise ws.error
+    error = reader.error or ws.error
+    if error is not None:
+        raise error
     if len(records) > 1:
         raise ProtocolViolation(f"{RecordType(records[1][0]).name} before OPENED, expected to wait for it")
     return records[0] if records else None
 
 
-def _check(record: Record, reader: RecordReader) -> Greeting:
+def _check(record: Record, reader: RecordAssembler) -> Greeting:
     record_type, _, seq, body = record
     if record_type != RecordType.OPEN:
         raise ProtocolViolation(f"{RecordType(record_type).name} as the first record, expected OPEN")
