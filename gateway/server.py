@@ -155,7 +155,7 @@ class Server:
         self.metrics.accept_errors[error] += 1
 
     def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Runs a session's task, which may outlive the connection that it was begun for; a fault of ours ends it only."""
+        """Runs a session's task, which may outlive the connection it was begun for; a fault of ours ends only it."""
         self._nursery.start_soon(_guarded, task)
 
     async def _watch_parked(self) -> None:

@@ -313,12 +313,9 @@ def _session(
         ticket=arrival.ticket,
     )
     up_ledger, up_outbox = _upstream(arrival, backend)
-    if token is not None:
-        settles_at = Rung.CONSUMED
-    else:
-        settles_at = Rung.REACHED if delivery.fence else Rung.WRITTEN
+    fenced = Rung.REACHED if delivery.fence else Rung.WRITTEN
     down_ledger = Ledger(
-        settles_at,
+        fenced if token is None else Rung.CONSUMED,
         window_messages=delivery.window_messages,
         window_bytes=delivery.window_bytes,
         overhead_bytes=None,
