@@ -67,6 +67,20 @@ class Session:
             result: dict[str, Any] = message["result"]
             return result
 
+    @contextmanager
+    def open_tab(self) -> Iterator["Tab"]:
+        """A tab that shares no cookies and no storage with others; adds the console to a failure."""
+        person = self.call("browser.createUserContext", acceptInsecureCerts=True)["userContext"]
+        self.console.clear()
+        try:
+            created = self.call("browsingContext.create", type="tab", userContext=person)
+            yield Tab(self, created["context"])
+        except BaseException as error:
+            error.add_note(self.report())
+            raise
+        finally:
+            self.call("browser.removeUserContext", userContext=person)
+
     def report(self) -> str:
         """The console, for the message of a failed test."""
         return "console:\n" + "\n".join(f"  {line}" for line in self.console[-30:])
@@ -80,8 +94,9 @@ class Tab:
         self._context = context
 
     def open_another(self) -> "Tab":
-        """A second tab of the same browser, with the same cookies and storage."""
-        return Tab(self.session, self.session.call("browsingContext.create", type="tab")["context"])
+        """A second tab, with the same cookies and storage."""
+        created = self.session.call("browsingContext.create", type="tab", referenceContext=self._context)
+        return Tab(self.session, created["context"])
 
     def navigate(self, url: str) -> None:
         """Loads the page, its modules and images included."""
@@ -156,22 +171,18 @@ def python_value(remote: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def drive(url: str, capabilities: dict[str, Any] | None) -> Iterator[Tab]:
-    """Connects to a BiDi server, begins a session where `capabilities` are given, and gives the browser's tab."""
+def drive(url: str, capabilities: dict[str, Any] | None) -> Iterator[Session]:
+    """Connects to a BiDi server, and begins a session where `capabilities` are given."""
     with connect_websocket(url, max_size=None, proxy=None) as connection:
         session = Session(connection)
         if capabilities is not None:
             session.call("session.new", capabilities={"alwaysMatch": capabilities})
         session.call("session.subscribe", events=["log.entryAdded"])
-        try:
-            yield Tab(session, session.call("browsingContext.getTree")["contexts"][0]["context"])
-        except BaseException as error:
-            error.add_note(session.report())
-            raise
+        yield session
 
 
 @contextmanager
-def firefox(folder: Path) -> Iterator[Tab]:
+def firefox(folder: Path) -> Iterator[Session]:
     """Runs Firefox without a window and with a fresh profile."""
     argv = [need("firefox-esr", "apt-get install firefox-esr"), "--headless", "--no-remote"]
     argv += ["--profile", str(folder), "--remote-debugging-port", "0", "about:blank"]
@@ -179,12 +190,12 @@ def firefox(folder: Path) -> Iterator[Tab]:
         argv, started=r"WebDriver BiDi listening on (ws://\S+)", environment={"HOME": str(folder)}
     ) as it:
         assert it.started_match is not None
-        with drive(f"{it.started_match[1]}/session", CAPABILITIES) as tab:
-            yield tab
+        with drive(f"{it.started_match[1]}/session", CAPABILITIES) as session:
+            yield session
 
 
 @contextmanager
-def chromium(folder: Path) -> Iterator[Tab]:
+def chromium(folder: Path) -> Iterator[Session]:
     """Runs Chromium without a window and with a fresh profile, through chromedriver."""
     browser = need("chromium", "apt-get install chromium")
     driver = need("chromedriver", "apt-get install chromium-driver")
@@ -195,14 +206,14 @@ def chromium(folder: Path) -> Iterator[Tab]:
     capabilities = {**CAPABILITIES, "webSocketUrl": True, "browserName": "chrome", "goog:chromeOptions": options}
     with ServiceProcess([driver, "--port=0"], started=r"started successfully on port (\d+)") as service:
         assert service.started_match is not None
-        base = f"http://127.0.0.1:{service.started_match[1]}"
+        base = f"http://127.0.0.1:{service.started_match[1]}/session"
         body = json.dumps({"capabilities": {"alwaysMatch": capabilities}}).encode()
-        request = urllib.request.Request(f"{base}/session", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(base, body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS * 2) as answer:
-            session = json.load(answer)["value"]
+            created = json.load(answer)["value"]
         try:
-            with drive(session["capabilities"]["webSocketUrl"], None) as tab:
-                yield tab
+            with drive(created["capabilities"]["webSocketUrl"], None) as session:
+                yield session
         finally:
-            quit_request = urllib.request.Request(f"{base}/session/{session['sessionId']}", method="DELETE")
+            quit_request = urllib.request.Request(f"{base}/{created['sessionId']}", method="DELETE")
             urllib.request.urlopen(quit_request, timeout=PATIENCE_SECONDS).close()

@@ -1,20 +1,23 @@
-"""The browsers that each browser test runs in."""
+"""The browsers that each browser test runs in: one process each for all tests, a fresh person's tab for each test."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.browser import bidi
-from tests.browser.bidi import Tab
+from tests.browser.bidi import Session, Tab
 
 BROWSERS = {"chromium": bidi.chromium, "firefox": bidi.firefox}
 
 
-@pytest.fixture(params=list(BROWSERS))
-def tab(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tab]:
-    """A tab of a fresh browser; the test runs once in each."""
-    profile = tmp_path / "profile"
-    profile.mkdir()
-    with BROWSERS[request.param](profile) as tab:
+@pytest.fixture(scope="session", params=list(BROWSERS))
+def browser(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    with BROWSERS[request.param](tmp_path_factory.mktemp("profile")) as session:
+        yield session
+
+
+@pytest.fixture
+def tab(browser: Session) -> Iterator[Tab]:
+    """A tab without cookies and storage; the test runs once in each browser."""
+    with browser.open_tab() as tab:
         yield tab

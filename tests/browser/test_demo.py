@@ -16,7 +16,7 @@ CHAT_SAYS = "[...document.querySelectorAll('#chat .log .words')].map((entry) => 
 CHAT_EVENTS = "[...document.querySelectorAll('#chat .log .event')].map((entry) => entry.textContent)"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def demo() -> Iterator[str]:
     """The URL of a running demonstration."""
     argv = [sys.executable, "-m", "gateway", "demo", "--bind", "127.0.0.1:0"]

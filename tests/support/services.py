@@ -36,24 +36,27 @@ def mosquitto_broker(folder: Path) -> Iterator[int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VncServer:
-    """A VNC server whose desktop is one colour."""
+    """A VNC server with a desktop of 320 by 240 pixels."""
 
     port: int
-    colour: tuple[int, int, int]
+    display: str
+
+    def paint(self, red: int, green: int, blue: int) -> None:
+        """Gives the whole desktop one colour."""
+        xsetroot = need("xsetroot", "apt-get install x11-xserver-utils")
+        colour = f"#{red:02x}{green:02x}{blue:02x}"
+        with ServiceProcess([xsetroot, "-display", self.display, "-solid", colour]) as painter:
+            assert painter.wait() == 0, painter.report()
 
 
 @contextmanager
 def vnc_server() -> Iterator[VncServer]:
-    """Runs Xtigervnc, a VNC server with a desktop of its own, and paints the root window."""
+    """Runs Xtigervnc, a VNC server with a desktop of its own."""
     xtigervnc = need("Xtigervnc", "apt-get install tigervnc-standalone-server")
-    xsetroot = need("xsetroot", "apt-get install x11-xserver-utils")
     port = free_port()
     display = f":{port}"
     argv = [xtigervnc, display, "-rfbport", str(port), "-interface", "127.0.0.1", "-SecurityTypes", "None"]
     argv += ["-geometry", "320x240", "-depth", "24", "-ac"]
     with ServiceProcess(argv, name="Xtigervnc") as server:
         wait_for_port(port, server)
-        colour = (200, 16, 46)
-        with ServiceProcess([xsetroot, "-display", display, "-solid", "#c8102e"]) as painter:
-            assert painter.wait() == 0, painter.report()
-        yield VncServer(port=port, colour=colour)
+        yield VncServer(port=port, display=display)
