@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 FUZZ_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
@@ -25,12 +26,8 @@ $(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --editable . --group dev --group bench
 	@touch $@ $(VENV)/.installed
-
-$(VENV)/.bench: pyproject.toml $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --group bench
-	@touch $@
 
 $(VENV)/.fuzz: pyproject.toml $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --group fuzz
@@ -72,8 +69,8 @@ conformance: $(VENV)/.dev $(VENV)/.codec ## Autobahn: all 517 cases with both co
 	$(BIN)/python -m tests.conformance --codec pure
 	$(BIN)/python -m tests.conformance --codec compiled --tls --cases 1-10
 
-bench: $(VENV)/.bench $(VENV)/.codec ## Compare with websockify, websocat, nginx and picows; writes docs/benchmarks.md
-	$(BIN)/python -m tests.benchmarks $(BENCH_ARGS)
+bench: $(VENV)/.dev $(VENV)/.codec ## Compare with websockify, websocat, nginx and picows; writes docs/benchmarks.md
+	$(BIN)/python -m tests.benchmarks --document $(BENCH_ARGS)
 
 fuzz: $(VENV)/.fuzz $(VENV)/.codec ## Coverage-guided fuzzing of the cores for FUZZ_SECONDS (600)
 	$(BIN)/python -m tests.fuzz --atheris --seconds $(FUZZ_SECONDS)

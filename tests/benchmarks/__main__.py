@@ -105,9 +105,20 @@ def print_table(console: Console, medians: report.Medians, scenarios: list[Scena
 @click.option("--gateways", multiple=True, type=click.Choice([c.name for c in CONTENDERS]), help="Repeatable.")
 @click.option("--runs", default=3, show_default=True, help="Rounds over all gateways; medians are reported.")
 @click.option("--seconds", default=3.0, show_default=True, help="Length of one measurement.")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the JSON record goes, instead of reports/.",
+)
 @click.option("--document", is_flag=True, help="Write docs/benchmarks.md and docs/benchmarks.svg too.")
 def main(
-    quick: bool, only: tuple[str, ...], gateways: tuple[str, ...], runs: int, seconds: float, document: bool
+    quick: bool,
+    only: tuple[str, ...],
+    gateways: tuple[str, ...],
+    runs: int,
+    seconds: float,
+    output: Path | None,
+    document: bool,
 ) -> None:
     """Compare gateways on this machine: one core for the gateway, the other for load and echo."""
     console = Console()
@@ -145,11 +156,10 @@ def main(
         "measurements": [asdict(measurement) for measurement in measurements],
     }
     print_table(console, report.Medians(record), scenarios)
-    folder = REPOSITORY / "reports"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"benchmarks-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+    path = output or REPOSITORY / "reports" / f"benchmarks-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1))
-    console.print(f"Written: {path.relative_to(REPOSITORY)}")
+    console.print(f"Written: {path}")
     if document:
         for written in report.write_document(record):
             console.print(f"Written: {written.relative_to(REPOSITORY)}")

@@ -1,0 +1,72 @@
+"""The benchmark command measures, and its report says what the record says."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.benchmarks import report
+from tests.benchmarks.scenarios import SCENARIOS, Measurement
+from tests.support.tools import REPOSITORY, need
+
+
+def make_record(rates: dict[str, float]) -> dict[str, Any]:
+    """A record of three runs, in which each gateway has its rate in all scenarios; the outlier must not count."""
+    measurements = []
+    for gateway, rate in rates.items():
+        for scenario in SCENARIOS:
+            for run, factor in enumerate((1.0, 50.0, 0.5)):
+                numbers: dict[str, Any] = (
+                    {"messages_per_cpu_second": rate * factor, "messages_per_second": 1.0, "p50_microseconds": 2.0}
+                    if scenario.kind == "busy"
+                    else {"bytes_per_connection": 4000.0, "answered": scenario.connections}
+                )
+                measurement = Measurement(
+                    gateway=gateway, scenario=scenario.name, run=run, connections=scenario.connections, **numbers
+                )
+                measurements.append(asdict(measurement))
+    return {
+        "date": "2026-01-01T00:00:00+00:00",
+        "machine": {"processor": "a processor", "cores": "2", "kernel": "6", "python": "3"},
+        "runs": 3,
+        "seconds": 1.0,
+        "gateways": [{"name": name, "version": "1", "note": "a note"} for name in rates],
+        "scenarios": [asdict(scenario) for scenario in SCENARIOS],
+        "measurements": measurements,
+    }
+
+
+def test_the_report_gives_medians_ratios_and_whether_the_aims_are_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "DOCUMENT", tmp_path / "benchmarks.md")
+    monkeypatch.setattr(report, "PLOT", tmp_path / "benchmarks.svg")
+    rates = {"kakitome": 4000.0, "picows": 5000.0, "websockify": 1000.0, "websocat": 4000.0}
+    report.write_document(make_record(rates))
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert "| 100 connections, 64 B | 4,000 | 5,000 (0.8×) | 1,000 (4.0×) | 4,000 (1.0×) |" in text
+    assert "no fewer messages per CPU-second than picows | 0.80× | no |" in text
+    assert "4 times websockify | 4.00× | yes |" in text
+    assert "at most 12 kB | 4.0 kB | yes |" in text
+    assert "20,000 idle connections held | 20,000 | yes |" in text
+    assert (tmp_path / "benchmarks.svg").read_text().startswith("<?xml")
+
+
+def test_a_quick_run_measures_the_gateway(tmp_path: Path) -> None:
+    need("gcc", "apt-get install gcc libc6-dev")
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("two cores are needed: one for the gateway, one for the load")
+    argv = [sys.executable, "-m", "tests.benchmarks", "--quick", "--gateways", "kakitome"]
+    argv += ["--only", "hundred", "--only", "idle", "--output", str(tmp_path / "record.json")]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=REPOSITORY, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    measured = {row["scenario"]: row for row in json.loads((tmp_path / "record.json").read_text())["measurements"]}
+    assert measured["hundred"]["messages_per_cpu_second"] > 1000
+    assert 0 < measured["hundred"]["p50_microseconds"] <= measured["hundred"]["p99_microseconds"]
+    assert measured["idle"]["answered"] == 1000
+    assert measured["idle"]["bytes_per_connection"] < 20_000
