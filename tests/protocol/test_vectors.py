@@ -39,7 +39,7 @@ BODIES: dict[tuple[str, RecordType], type[Body]] = {
 }
 
 
-def named(kind: str) -> Any:
+def named(kind: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("vector", VECTORS[kind], ids=lambda vector: vector["name"])
 
 
