@@ -1,10 +1,11 @@
 """The `chat` backend: a room in which all get what one sends.
 
-A client joins with `?name=NAME` and sends plain texts. What it gets are JSON objects, each with a `type`:
+A client joins with `?name=NAME` and sends plain texts. What it gets are JSON objects, each with a `type`; `at` is the
+service's clock, in ms since 1970, so that a page can tell what was said while it was away:
 
-    {"type": "welcome", "id": "1", "name": "Hana", "members": [{"id": "1", "name": "Hana"}]}
+    {"type": "welcome", "id": "1", "name": "Hana", "members": [{"id": "1", "name": "Hana"}], "at": 1700000000000}
     {"type": "joined", "id": "2", "name": "Ken"}
-    {"type": "said", "id": "2", "name": "Ken", "text": "こんにちは"}
+    {"type": "said", "id": "2", "name": "Ken", "text": "こんにちは", "at": 1700000000000}
     {"type": "left", "id": "2", "name": "Ken"}
     {"type": "stalled", "seconds": 5}
 
@@ -13,6 +14,7 @@ service does to delivery.
 """
 
 import json
+import time
 import unicodedata
 from typing import Any, Final
 from urllib.parse import parse_qs
@@ -45,7 +47,9 @@ class Room:
         self._members[member] = (name, session)
         try:
             present = [{"id": other, "name": other_name} for other, (other_name, _) in self._members.items()]
-            await session.send(_event({"type": "welcome", "id": member, "name": name, "members": present}))
+            await session.send(
+                _event({"type": "welcome", "id": member, "name": name, "members": present, "at": _now_ms()})
+            )
             async for message in session:
                 if not isinstance(message, str):
                     message.reject(REFUSED, "this room takes text only")
@@ -54,7 +58,7 @@ class Room:
                 elif message.startswith("/stall"):
                     await self._stall(session, message)
                 else:
-                    self._tell_all({"type": "said", "id": member, "name": name, "text": message})
+                    self._tell_all({"type": "said", "id": member, "name": name, "text": message, "at": _now_ms()})
         finally:
             self._members.pop(member, None)
             self._tell_all({"type": "left", "id": member, "name": name})
@@ -86,6 +90,10 @@ def _name_in(query: str) -> str:
     given = parse_qs(query).get("name", [""])[0]
     visible = "".join(character for character in given if not unicodedata.category(character).startswith("C"))
     return " ".join(visible.split())[:NAME_CHARACTERS]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _event(event: dict[str, Any]) -> str:

@@ -19,6 +19,9 @@ POLICY: Final = (
 )
 """The page's Content-Security-Policy: nothing inline, nothing from elsewhere, in nobody's frame."""
 
+GRACE: Final = "30s"
+"""Long enough to cut a connection and write on, short enough to see in the chat that somebody is gone."""
+
 DEFAULT_BIND: Final = "127.0.0.1:8080"
 
 
@@ -29,6 +32,7 @@ def demo_config(addresses: Mapping[str, Address], *, bind: str = DEFAULT_BIND) -
             "name": name,
             "match": {"path": f"/{name}"},
             "backend": {"endpoints": [f"tcp://{address[0]}:{address[1]}"], "framing": "records"},
+            "delivery": {"grace": GRACE},
         }
         for name, address in addresses.items()
     ]

@@ -1,28 +1,15 @@
 """The demonstration's page in real browsers: its three services answer, and it keeps to its own security policy."""
 
-import sys
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.browser.bidi import Tab
-from tests.support.process import ServiceProcess
-from tests.support.tools import REPOSITORY
 
 HELLO_SAYS = "[...document.querySelectorAll('#hello .log .message')].map((entry) => entry.textContent)"
 CHAT_SAYS = "[...document.querySelectorAll('#chat .log .words')].map((entry) => entry.textContent)"
 CHAT_EVENTS = "[...document.querySelectorAll('#chat .log .event')].map((entry) => entry.textContent)"
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[str]:
-    """The URL of a running demonstration."""
-    argv = [sys.executable, "-m", "gateway", "demo", "--bind", "127.0.0.1:0"]
-    with ServiceProcess(argv, name="the demo", started=r"(http://127\.0\.0\.1:\d+)", folder=REPOSITORY) as service:
-        assert service.started_match is not None
-        yield service.started_match[1] + "/"
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """A demonstration backend and connections to it, for its tests."""
 
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -39,4 +40,6 @@ class Member:
     async def event(self) -> dict[str, Any]:
         _, text = await self.link.receive_message()
         event: dict[str, Any] = json.loads(text)
+        if event["type"] in ("welcome", "said"):
+            assert abs(event.pop("at") / 1000 - time.time()) < 60
         return event
