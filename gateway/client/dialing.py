@@ -13,7 +13,14 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSStream
 
-from gateway.client.faults import ConnectionFailed, ConnectionTimeout, HandshakeFailed, Untrusted, system_text
+from gateway.client.faults import (
+    ConnectionFailed,
+    ConnectionTimeout,
+    HandshakeFailed,
+    HandshakeRejected,
+    Untrusted,
+    system_text,
+)
 from gateway.protocol.deflate import DeflateParameters, check_answer, offer
 from gateway.protocol.handshake import Accepted, ClientHandshake, WebSocketUrl
 
@@ -141,8 +148,14 @@ async def _shake_hands(target: Target, stream: ByteStream) -> Dialed:
         while accepted is None:
             try:
                 data = await stream.receive(READ_BYTES)
-            except anyio.EndOfStream:
-                handshake.receive_eof()
+            except anyio.EndOfStream as end:
+                try:
+                    handshake.receive_eof()
+                except HandshakeRejected:
+                    raise
+                except HandshakeFailed as failure:
+                    # A connection that was cut, not an answer that is wrong: trying again may help.
+                    raise ConnectionFailed(str(failure)) from end
             accepted = handshake.feed(data)
     except anyio.BrokenResourceError as error:
         raise ConnectionFailed(f"the connection to {target.url.host_header} broke in the handshake") from error

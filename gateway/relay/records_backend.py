@@ -121,6 +121,7 @@ class RecordsBackend:
     def finish(self, code: int, reason: str) -> None:
         if not self._finished:
             self._finished = True
+            self._acknowledge(self.relay.pump.now)  # behind CLOSE nothing is heard
             body = CloseBody(code=code, reason=reason, report=self.relay.report())
             self.endpoint.write(encode_prefixed_record(RecordType.CLOSE, 0, 0, body.to_json()))
             self.endpoint.finish()

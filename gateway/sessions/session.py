@@ -221,6 +221,7 @@ class Session:
         summary = {
             "session": self.id,
             "route": self.participants.route,
+            "path": self.participants.path,
             "by": ending.by.value,
             "code": ending.code,
             "reason": ending.reason,

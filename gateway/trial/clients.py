@@ -1,0 +1,249 @@
+"""The trial's clients: each sends its numbered messages, takes its own, and enters what it was told of them.
+
+Invariant: a client does what a careful application would, and no more. One that speaks records leaves resuming to the
+session and sends nothing twice; a plain one connects again and goes on with the next message, for it knows no better.
+"""
+
+import random
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from gateway.client import (
+    Acknowledged,
+    Connection,
+    ConnectionClosed,
+    ConnectionFailed,
+    Event,
+    Fate,
+    HandshakeFailed,
+    Lost,
+    MessagesLost,
+    Opened,
+    Receipt,
+    Session,
+    SessionEnded,
+    Settings,
+    Timeouts,
+    connect,
+    open_session,
+)
+from gateway.trial.faults import Direction
+from gateway.trial.tally import Books, Told, Witness
+from gateway.trial.traffic import GREETING, LineReader, Traffic
+
+TIMEOUTS: Final = Timeouts(connect=5.0, keepalive=2.0, close=1.0, settle=5.0)
+"""Short, so that black holes are noticed within the trial."""
+
+FIRST_DELAY, LONGEST_DELAY = 0.05, 0.5
+"""Between attempts to connect, in seconds: the gateway is never gone for long."""
+
+QUIET_SECONDS: Final = 1.5
+"""Once all is sent, how long nothing has to come until nothing more is awaited. Only where losses are possible."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What one client has to do."""
+
+    url: str
+    """Ends in a slash; plain clients add to it which client and connection they are."""
+    client: int
+    books: Books
+    traffic: Traffic
+    framed: bool
+    """Downstream one WebSocket message is one message, else a part of a stream."""
+    lossless: bool
+    """Nothing may get lost, so all messages are waited for."""
+
+
+class RecordsParticipant:
+    """Speaks `kakitome.v1`."""
+
+    def __init__(self, task: Task) -> None:
+        self.resumes = 0
+        self.connections = 0
+        self.settled = 0
+        """Messages of which all is known that will be, those of greeting included."""
+        self.most_unknown = 0
+        """The most messages that were told unknown at once."""
+        self._task = task
+        self._up = task.books.up[task.client]
+        self._down = task.books.down[task.client]
+        self._receipts: list[tuple[int, Receipt]] = []
+        self._lines = LineReader()
+        self._must_greet = False
+        self._changed = trio.Event()
+
+    async def run(self) -> None:
+        try:
+            while True:
+                if await self._converse():
+                    return
+                await trio.sleep(random.uniform(0, LONGEST_DELAY))
+        finally:
+            self._enter_receipts()
+
+    async def _converse(self) -> bool:
+        """One session; whether all is done."""
+        settings = Settings(wait_open=False, first_delay=FIRST_DELAY, longest_delay=LONGEST_DELAY, timeouts=TIMEOUTS)
+        done = False
+        async with open_session(self._task.url, settings=settings, on_event=self._on_event) as session:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._receive, session, nursery.cancel_scope)
+                nursery.start_soon(self._send, session)
+                done = await self._wait_done(session)
+                nursery.cancel_scope.cancel()
+            self.resumes += session.resumes
+        return done
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, Opened):
+            self.connections += 1
+            self._must_greet = self._must_greet or not event.resumed
+        elif isinstance(event, Acknowledged) and event.settled:
+            self.settled += event.last - event.first + 1
+            self._up.progress(trio.current_time())
+        elif isinstance(event, MessagesLost):
+            lost = len(event.unknown) + len(event.never_forwarded)
+            self.settled += lost
+            self.most_unknown = max(self.most_unknown, len(event.unknown))
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _send(self, session: Session) -> None:
+        task, tally = self._task, self._up
+        with suppress(SessionEnded):
+            while True:
+                if self._must_greet:
+                    self._must_greet = False
+                    await session.post(task.traffic.message(Direction.UPSTREAM, task.client, GREETING))
+                elif tally.sent < tally.total:
+                    number = tally.sent + 1
+                    message = task.traffic.message(Direction.UPSTREAM, task.client, number)
+                    receipt = await session.post(message if number % 2 else message.decode())
+                    tally.sent = number
+                    self._receipts.append((number, receipt))
+                else:
+                    await self._changed.wait()
+
+    async def _receive(self, session: Session, conversation: trio.CancelScope) -> None:
+        task = self._task
+        with suppress(SessionEnded):
+            async for message in session:
+                data = message.encode() if isinstance(message, str) else bytes(message)
+                if task.framed:
+                    _enter(task, [data])
+                else:
+                    if message.seq == 1:
+                        self._lines = LineReader()  # a new session has a new connection of the backend's
+                    _enter(task, self._lines.feed(data))
+                self._wake()
+        conversation.cancel()
+
+    async def _wait_done(self, session: Session) -> bool:
+        up, down = self._up, self._down
+        while up.sent < up.total or not session.is_settled:
+            await self._changed.wait()
+        while down.arrived < down.total:
+            if self._task.lossless:
+                await self._changed.wait()
+                continue
+            moved = True
+            with trio.move_on_after(QUIET_SECONDS) as quiet:
+                await self._changed.wait()
+            moved = not quiet.cancelled_caught
+            if not moved and down.sent == down.total:
+                break
+        return True
+
+    def _enter_receipts(self) -> None:
+        fates = {Fate.UNKNOWN: Told.UNKNOWN, Fate.NEVER_FORWARDED: Told.NEVER_FORWARDED}
+        for number, receipt in self._receipts:
+            told = Told.SETTLED if receipt.is_settled else Told.NOTHING
+            if isinstance(receipt.failure, Lost):
+                told = fates[receipt.failure.fate]
+            self._task.books.tell(Direction.UPSTREAM, Witness.RECORDS, self._task.client, number, told)
+
+
+class PlainParticipant:
+    """Speaks nothing but RFC 6455; believes that a message has arrived when its own kernel has taken it."""
+
+    def __init__(self, task: Task) -> None:
+        self.connections = 0
+        self.numbers: list[Sequence[int]] = []
+        """For each connection that was open: the numbers of the messages sent on it, in order, the greeting first."""
+        self.received: list[int] = []
+        """For each connection that was open: how many WebSocket messages came."""
+        self._task = task
+        self._up = task.books.up[task.client]
+        self._down = task.books.down[task.client]
+
+    @property
+    def settled(self) -> int:
+        """Messages that it takes care of no more."""
+        return self._up.sent
+
+    async def run(self) -> None:
+        task = self._task
+        while True:
+            with suppress(ConnectionFailed, HandshakeFailed, ConnectionClosed):
+                async with connect(f"{task.url}{task.client}/{self.connections}", timeouts=TIMEOUTS) as connection:
+                    if await self._converse(connection):
+                        return
+            await trio.sleep(random.uniform(0, LONGEST_DELAY))
+
+    async def _converse(self, connection: Connection) -> bool:
+        """One connection; whether all is done."""
+        self.connections += 1
+        numbers: list[int] = []
+        self.numbers.append(numbers)
+        self.received.append(0)
+        done = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._receive, connection, nursery.cancel_scope)
+            await self._send(connection, numbers)
+            while connection.is_open and not done:
+                arrived = self._down.arrived
+                await trio.sleep(QUIET_SECONDS)
+                done = self._down.sent == self._down.total and arrived == self._down.arrived
+            nursery.cancel_scope.cancel()
+        return done
+
+    async def _send(self, connection: Connection, numbers: list[int]) -> None:
+        task, tally = self._task, self._up
+        with suppress(ConnectionClosed):
+            numbers.append(GREETING)
+            await connection.send(task.traffic.message(Direction.UPSTREAM, task.client, GREETING))
+            while tally.sent < tally.total:
+                tally.sent += 1
+                number = tally.sent
+                numbers.append(number)
+                await connection.send(task.traffic.message(Direction.UPSTREAM, task.client, number))
+                task.books.tell(Direction.UPSTREAM, Witness.SEND, task.client, number, Told.SETTLED)
+
+    async def _receive(self, connection: Connection, conversation: trio.CancelScope) -> None:
+        task, lines = self._task, LineReader()
+        with suppress(ConnectionClosed):
+            async for message in connection:
+                self.received[-1] += 1
+                _enter(task, lines.feed(message.encode() if isinstance(message, str) else message))
+        conversation.cancel()
+
+
+def _enter(task: Task, messages: Sequence[bytes]) -> None:
+    """Enters what came downstream."""
+    tally = task.books.down[task.client]
+    for message in messages:
+        numbered = task.traffic.read(message)
+        if numbered is None or numbered[:2] != (Direction.DOWNSTREAM, task.client):
+            tally.damaged += 1
+        else:
+            tally.progress(trio.current_time())
+            tally.arrive(numbered.number)

@@ -1,0 +1,148 @@
+"""The trial's backend that speaks records: a process of its own on the kit, to be killed at any moment.
+
+Invariant: that a message arrived is written down in the transaction that consumes it, so the database says exactly what
+a backend with lasting effects would have done, however often it was killed.
+
+    python -m gateway.trial.records_backend FILE PORT SEED MESSAGES
+"""
+
+import logging
+import signal
+import sqlite3
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import anyio
+import trio
+
+from gateway.backend import Limits, Session, SqliteStore, serve
+from gateway.trial.faults import Direction
+from gateway.trial.tally import Books, Told, Witness
+from gateway.trial.traffic import GREETING, Traffic
+
+KEEPALIVE_SECONDS: Final = 2.0
+"""Short, so that a black hole is noticed within the trial."""
+
+READY: Final = "ready"
+"""What the process prints once it takes connections."""
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS trial_sessions (
+    session TEXT PRIMARY KEY,
+    client INTEGER NOT NULL,
+    base INTEGER NOT NULL  -- messages that earlier sessions of this client were sent
+);
+CREATE TABLE IF NOT EXISTS trial_arrivals (
+    position INTEGER PRIMARY KEY,
+    session TEXT NOT NULL,
+    client INTEGER,  -- NULL: nobody's message
+    number INTEGER,
+    at REAL NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordsBackend:
+    """What all sessions share."""
+
+    store: SqliteStore
+    traffic: Traffic
+    messages: int
+    """How many each client is to be sent."""
+
+    async def handle(self, session: Session) -> None:
+        """Takes a client's messages down and sends it its own, from where an earlier run of this handler was."""
+        async with anyio.create_task_group() as tasks:
+            row = self.store.connection.execute(
+                "SELECT client, base FROM trial_sessions WHERE session = ?", (session.id,)
+            ).fetchone()
+            if row is not None:
+                tasks.start_soon(self._send, session, *row)
+            async for message in session:
+                data = message.encode() if isinstance(message, str) else bytes(message)
+                numbered = self.traffic.read(data)
+                if numbered is not None and numbered.direction is not Direction.UPSTREAM:
+                    numbered = None
+                async with message.transaction() as transaction:
+                    if numbered is not None and numbered.number == GREETING:
+                        base = _greet(transaction.effects, session.id, numbered.client)
+                    else:
+                        _write_down(transaction.effects, session.id, numbered and numbered[1:])
+                if numbered is not None and numbered.number == GREETING:
+                    tasks.start_soon(self._send, session, numbered.client, base)
+            tasks.cancel_scope.cancel()
+
+    async def _send(self, session: Session, client: int, base: int) -> None:
+        while (number := base + session.sent_messages + 1) <= self.messages:
+            message = self.traffic.message(Direction.DOWNSTREAM, client, number)
+            await session.send(message if number % 2 else message.decode())
+
+
+def _greet(effects: sqlite3.Connection, session: str, client: int) -> int:
+    (base,) = effects.execute(
+        "SELECT ifnull(sum(sent), 0) FROM kakitome_sessions JOIN trial_sessions ON session = id WHERE client = ?",
+        (client,),
+    ).fetchone()
+    effects.execute("INSERT INTO trial_sessions VALUES (?, ?, ?)", (session, client, base))
+    return int(base)
+
+
+def _write_down(effects: sqlite3.Connection, session: str, who: tuple[int, int] | None) -> None:
+    client, number = who or (None, None)
+    effects.execute(
+        "INSERT INTO trial_arrivals (session, client, number, at) VALUES (?, ?, ?, ?)",
+        (session, client, number, time.time()),
+    )
+
+
+def read_books(path: Path, books: Books) -> None:
+    """Enters what the backend's database says: arrivals upstream, and what it was told and sent downstream."""
+    with sqlite3.connect(path) as connection:
+        owners = dict(connection.execute("SELECT session, client FROM trial_sessions"))
+        for session, client, number in connection.execute(
+            "SELECT session, client, number FROM trial_arrivals ORDER BY position"
+        ):
+            owner = owners.get(session)
+            if owner is None:
+                continue  # a session that never greeted has no books
+            if client != owner:
+                books.up[owner].damaged += 1
+            else:
+                books.up[owner].arrive(number)
+        for client, base, sent, settled in connection.execute(
+            "SELECT client, base, sent, settled FROM kakitome_sessions JOIN trial_sessions ON session = id"
+        ):
+            tally = books.down[client]
+            tally.sent = max(tally.sent, base + sent)
+            for number in range(base + 1, base + settled + 1):
+                books.tell(Direction.DOWNSTREAM, Witness.RECORDS, client, number, Told.SETTLED)
+
+
+async def run(path: Path, port: int, seed: int, messages: int) -> None:
+    """Serves until SIGTERM."""
+    store = SqliteStore(path)
+    store.connection.executescript(SCHEMA)
+    backend = RecordsBackend(store=store, traffic=Traffic(seed), messages=messages)
+    limits = Limits(keepalive=KEEPALIVE_SECONDS)
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(_serve, backend, port, limits))
+            print(READY, flush=True)  # noqa: T201 -- the one word that its parent waits for
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+    store.close()
+
+
+async def _serve(backend: RecordsBackend, port: int, limits: Limits, *, task_status: trio.TaskStatus[object]) -> None:
+    await serve(backend.handle, port=port, store=backend.store, limits=limits, task_status=task_status)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING)
+    _, _file, _port, _seed, _messages = sys.argv
+    trio.run(run, Path(_file), int(_port), int(_seed), int(_messages))

@@ -1,0 +1,274 @@
+"""The trial's backend that knows nothing of records: a plain TCP service, or a WebSocket one, that keeps the books.
+
+Invariant: a message has arrived when the *host* has it, that is when its kernel has acknowledged its bytes, whether or
+not the service has read them. So a connection is ended in an order that leaves no doubt: first the kernel is kept from
+taking any more (after `shutdown` of both directions Linux answers further data with a reset), then what it had taken is
+read to its end, then the connection is closed. What a service's death does to its connections is done so too, for only
+from within can be counted what reached it.
+"""
+
+import math
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import trio
+
+from gateway.errors import KakitomeError
+from gateway.protocol.handshake import RequestReader, accept_response, check_upgrade
+from gateway.protocol.messages import WebSocketConnection
+from gateway.protocol.pieces import FIRST, LAST, Opcode
+from gateway.trial.faults import Direction, Fault, FaultKind, FaultSchedule, Hop
+from gateway.trial.proxy import RESET_AT_CLOSE
+from gateway.trial.tally import Books, Told, Witness
+from gateway.trial.traffic import GREETING, LineReader, Traffic
+
+READ_BYTES: Final = 16 * 1024
+
+TRICKLE_BYTES: Final = 7
+TRICKLE_SECONDS: Final = 0.004
+
+RESTART_SECONDS: Final = 0.3
+"""How long nothing listens after the service was killed."""
+
+_WHOLE: Final = FIRST | LAST
+
+
+class Codec(Protocol):
+    """How a connection's bytes carry the stream."""
+
+    def receive(self, data: bytes) -> tuple[bytes, bytes]:
+        """(bytes of the stream, answer to send) for what came."""
+
+    def encode(self, data: bytes) -> bytes:
+        """What to send for bytes of the stream."""
+
+
+class PlainCodec:
+    """The stream itself."""
+
+    def receive(self, data: bytes) -> tuple[bytes, bytes]:
+        """All that comes is the stream."""
+        return data, b""
+
+    def encode(self, data: bytes) -> bytes:
+        """All that goes is the stream."""
+        return data
+
+
+class WebSocketCodec:
+    """The server's end of a WebSocket, for gateways that only pass WebSockets on."""
+
+    def __init__(self) -> None:
+        self._reader = RequestReader()
+        self._ws: WebSocketConnection | None = None
+
+    def receive(self, data: bytes) -> tuple[bytes, bytes]:
+        """The handshake is answered, and so are pings and a Close."""
+        answer = b""
+        if self._ws is None:
+            try:
+                request = self._reader.feed(data)
+                if request is None:
+                    return b"", b""
+                answer = accept_response(check_upgrade(request), subprotocol=None, extensions=())
+            except KakitomeError:
+                return b"", b""  # half a handshake, which a fault has cut: the connection will end
+            data = self._reader.leftover
+            self._ws = WebSocketConnection(client=False)
+        stream = []
+        for opcode, payload, _ in self._ws.receive_data(data):
+            if opcode == Opcode.PING:
+                answer += self._ws.send([(int(Opcode.PONG), payload, _WHOLE)])
+            elif opcode < Opcode.CLOSE:
+                stream.append(payload)
+        if self._ws.close_received is not None:
+            answer += self._ws.close(1000)
+        return b"".join(stream), answer
+
+    def encode(self, data: bytes) -> bytes:
+        """One binary message."""
+        assert self._ws is not None, "nothing is sent before the client's first message"
+        return self._ws.send([(int(Opcode.BINARY), data, _WHOLE)])
+
+
+@dataclass(slots=True, eq=False)
+class _Connection:
+    """One connection of a gateway's."""
+
+    sock: trio.socket.SocketType
+    codec: Codec
+    lines: LineReader = field(default_factory=LineReader)
+    client: int | None = None
+    """Whose it is, once the first message has said so."""
+    reads_on_at: float = 0.0
+    trickles_until: float = 0.0
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    sends: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+class StreamBackend:
+    """Takes every client's numbered messages down and sends it its own, a new connection going on where one ended."""
+
+    def __init__(
+        self, schedule: FaultSchedule, traffic: Traffic, books: Books, *, codec: Callable[[], Codec] = PlainCodec
+    ) -> None:
+        self._schedule = schedule
+        self._traffic = traffic
+        self._books = books
+        self._codec = codec
+        self._connections: set[_Connection] = set()
+        self._by_client: dict[int, _Connection] = {}
+        self._bind = ("", 0)
+        self._listening = trio.CancelScope()
+        self._listens_on_at = -math.inf
+
+    async def serve(
+        self, bind: tuple[str, int], *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serves until cancelled; the port as started. Raises OSError if it cannot listen."""
+        async with trio.open_nursery() as nursery:
+            host, port = bind
+            while True:
+                (listener,) = await trio.open_tcp_listeners(port, host=host, backlog=1024)
+                port = listener.socket.getsockname()[1]
+                task_status.started(port)
+                task_status = trio.TASK_STATUS_IGNORED
+                with trio.CancelScope() as self._listening:
+                    async with listener:
+                        while True:
+                            stream = await listener.accept()
+                            nursery.start_soon(self._converse, stream.socket)
+                await trio.sleep_until(self._listens_on_at)
+
+    def kill(self) -> None:
+        """What SIGKILL does to the service: all its connections end at once, and for a moment nothing listens."""
+        self._listens_on_at = trio.current_time() + RESTART_SECONDS
+        self._listening.cancel()
+        for connection in tuple(self._connections):
+            self._end(connection, reset=False)
+
+    # --- one connection -------------------------------------------------------------------------------------------
+
+    async def _converse(self, sock: trio.socket.SocketType) -> None:
+        connection = _Connection(sock, self._codec())
+        self._connections.add(connection)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            with connection.scope:
+                async with trio.open_nursery() as nursery:
+                    await self._read(connection, nursery)
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._end(connection, reset=False)
+
+    async def _read(self, connection: _Connection, nursery: trio.Nursery) -> None:
+        """Reads to the end of the client's stream."""
+        with suppress(OSError, trio.ClosedResourceError):
+            while True:
+                size = READ_BYTES
+                now = trio.current_time()
+                if now < connection.reads_on_at:
+                    await trio.sleep_until(connection.reads_on_at)
+                elif now < connection.trickles_until:
+                    await trio.sleep(TRICKLE_SECONDS)
+                    size = TRICKLE_BYTES
+                data = await connection.sock.recv(size)
+                if not data:
+                    return
+                before = connection.client
+                answer = self._take(connection, data)
+                if answer:
+                    await connection.sock.send(answer)
+                if before is None and connection.client is not None:
+                    nursery.start_soon(self._send, connection, connection.client)
+                fault = self._schedule.strike(Hop.BACK, Direction.UPSTREAM)
+                fault = fault or self._schedule.strike(Hop.BACK, Direction.DOWNSTREAM)
+                if fault is not None:
+                    await self._apply(connection, fault)
+
+    def _take(self, connection: _Connection, data: bytes) -> bytes:
+        """Enters what came; what is to be answered."""
+        stream, answer = connection.codec.receive(data)
+        now = trio.current_time()
+        for line in connection.lines.feed(stream):
+            numbered = self._traffic.read(line)
+            if numbered is None or numbered.direction is not Direction.UPSTREAM:
+                if connection.client is not None:
+                    self._books.up[connection.client].damaged += 1
+                continue
+            if connection.client is None:
+                self._adopt(connection, numbered.client)
+            if numbered.client != connection.client:
+                self._books.up[numbered.client].damaged += 1
+            elif numbered.number != GREETING:
+                tally = self._books.up[numbered.client]
+                tally.progress(now)
+                tally.arrive(numbered.number)
+        return answer
+
+    def _adopt(self, connection: _Connection, client: int) -> None:
+        connection.client = client
+        former = self._by_client.get(client)
+        if former is not None:
+            former.sends.cancel()  # what it would still be sent nobody will read
+        self._by_client[client] = connection
+
+    async def _send(self, connection: _Connection, client: int) -> None:
+        tally = self._books.down[client]
+        with connection.sends, suppress(OSError, trio.ClosedResourceError):
+            while tally.sent < tally.total and self._by_client[client] is connection:
+                tally.sent += 1
+                number = tally.sent
+                data = connection.codec.encode(self._traffic.message(Direction.DOWNSTREAM, client, number))
+                while data:
+                    now = trio.current_time()
+                    if now < connection.reads_on_at:
+                        await trio.sleep_until(connection.reads_on_at)
+                    data = data[await connection.sock.send(data) :]
+                self._books.tell(Direction.DOWNSTREAM, Witness.SEND, client, number, Told.SETTLED)
+
+    async def _apply(self, connection: _Connection, fault: Fault) -> None:
+        now = trio.current_time()
+        match fault.kind:
+            case FaultKind.STALL | FaultKind.BLACK_HOLE:
+                connection.reads_on_at = now + fault.seconds
+            case FaultKind.TRICKLE:
+                connection.trickles_until = now + fault.seconds
+            case FaultKind.HALF_CLOSE:
+                connection.sends.cancel()
+                connection.sock.shutdown(socket.SHUT_WR)
+            case FaultKind.CUT:
+                self._end(connection, reset=False)
+            case FaultKind.RESET:
+                self._end(connection, reset=True)
+            case FaultKind.KILL_GATEWAY | FaultKind.KILL_BACKEND:
+                raise ValueError(f"{fault.kind} is nothing that a connection can do")
+
+    def _end(self, connection: _Connection, *, reset: bool) -> None:
+        """Ends a connection, having taken all that reached this host."""
+        if connection not in self._connections:
+            return
+        self._connections.discard(connection)
+        sock = connection.sock
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RDWR)
+        for data in _rest(sock):
+            self._take(connection, data)
+        if reset:
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+        sock.close()
+        connection.scope.cancel()
+
+
+def _rest(sock: trio.socket.SocketType) -> Iterable[bytes]:
+    """What the kernel has taken and nobody has read."""
+    # trio's socket is non-blocking; its own recv would let others run in between.
+    raw = socket.socket(fileno=socket.dup(sock.fileno()))
+    with raw, suppress(OSError):
+        raw.setblocking(False)
+        while data := raw.recv(READ_BYTES):
+            yield data
