@@ -21,7 +21,8 @@ class Fence:
 
     __slots__ = ("_covers", "_payload", "sent_at")
 
-    _nonces: ClassVar[bytes] = b""  # os.urandom costs a system call: drawn for 512 fences at a time, shared by all connections
+    _nonces: ClassVar[bytes] = b""
+    """Random bytes drawn for 512 fences at a time, shared by all connections: os.urandom costs a system call."""
 
     def __init__(self) -> None:
         self._payload: bytes | None = None

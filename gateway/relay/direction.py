@@ -20,7 +20,17 @@ LOOK_AHEAD_BYTES: Final = 64 * 1024
 class Direction:
     """Upstream or downstream of one session."""
 
-    __slots__ = ("_paused_for", "bytes", "held", "held_bytes", "ledger", "messages", "metrics", "outbox")
+    __slots__ = (
+        "_paused_for",
+        "bytes",
+        "held",
+        "held_bytes",
+        "ledger",
+        "messages",
+        "metrics",
+        "outbox",
+        "waives_window",
+    )
 
     def __init__(self, metrics: DirectionMetrics, ledger: Ledger | None, outbox: Outbox | None = None) -> None:
         """`ledger` None: delivery is not tracked. `outbox`: for a next hop that can be made anew."""
@@ -34,6 +44,8 @@ class Direction:
         """Messages handed on, whole."""
         self.bytes = 0
         """Payload bytes handed on."""
+        self.waives_window = False
+        """Evidence cannot come, because we do not read whoever would give it: only buffers hold this direction back."""
         self._paused_for: PauseCause | None = None
 
     # --- passing on -----------------------------------------------------------------------------------------------
@@ -50,7 +62,7 @@ class Direction:
         A message that has begun goes on to its end whatever its size, since its first byte is already out.
         """
         ledger = self.ledger
-        if ledger is None:
+        if ledger is None or self.waives_window:
             return pieces, []
         room = ledger.window_messages - ledger.in_flight_messages
         if room >= len(pieces) and ledger.in_flight_bytes + BUFFER_BYTES <= ledger.window_bytes:

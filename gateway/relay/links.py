@@ -69,7 +69,7 @@ class ClientLink(Link, Protocol):
     def finish(self) -> None:
         """Ends our direction once everything is out, and waits for the client's end."""
 
-    def leave(self, code: int, reason: str, now: float) -> None:
+    def leave(self, code: int | None, reason: str, now: float) -> None:
         """Closes this connection while the session goes on, here or elsewhere; the link looks after its own end."""
 
     def fence(self, now: float) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gateway.errors import ConnectionFault, KeepaliveTimeout, PolicyViolation, ProtocolViolation
-from gateway.protocol.messages import WebSocketConnection
+from gateway.protocol.messages import NO_CODE, WebSocketConnection
 from gateway.protocol.pieces import LAST, Opcode, Piece
 from gateway.protocol.records import (
     MAX_BODY_BYTES,
@@ -151,7 +151,7 @@ class RecordsClient(WebSocketClient):
             self._send_record(RecordType.CLOSE, 0, 0, body.to_json())
         super().send_close(code, reason)
 
-    def leave(self, code: int, reason: str, now: float) -> None:
+    def leave(self, code: int | None, reason: str, now: float) -> None:
         if not self._left:
             self._acknowledge(now)
         super().leave(code, reason, now)
@@ -219,7 +219,7 @@ class RecordsClient(WebSocketClient):
         else:
             # Without CLOSE it may come back: only the connection ends.
             self.relay.client_detached(now, code=code, reason=reason)
-            self.leave(1000 if code == 1005 else code, "", now)
+            self.leave(None if code == NO_CODE else code, "", now)
 
     def _lost(self, unknown: UnknownReason, now: float) -> None:
         self.close()

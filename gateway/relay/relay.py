@@ -322,10 +322,13 @@ class Relay:
                 up.paused_for(PauseCause.BUFFER if backend.is_full else PauseCause.WINDOW, now)
                 if up.held_bytes >= LOOK_AHEAD_BYTES:
                     client.pause()
+                    self._waive_window(now)
                 else:
+                    down.waives_window = False
                     client.resume()
             else:
                 up.paused_for(None, now)
+                down.waives_window = False
                 client.resume()
         if not backend.is_gone:
             if down.held or (client.is_full and self._downstream_open):
@@ -336,6 +339,17 @@ class Relay:
             elif self._drain_deadline is NEVER:
                 down.paused_for(None, now)
                 backend.resume()
+
+    def _waive_window(self, now: float) -> None:
+        """A client that is not read cannot answer fences. A backend that answers before it reads on would wait for ever.
+
+        Both would wait in a circle, the backend for its window, its window for a Pong, the Pong behind data that waits
+        for the backend. So the window holds the backend back only while the client is heard.
+        """
+        if not self.down.waives_window:
+            self.down.waives_window = True
+            if self.down.held:
+                self.flush_downstream(now)
 
     # --- absence --------------------------------------------------------------------------------------------------
 

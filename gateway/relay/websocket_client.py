@@ -144,7 +144,7 @@ class WebSocketClient(ABC):
         self._pong = None
         self.endpoint.write(self.ws.close(code, reason))
 
-    def leave(self, code: int, reason: str, now: float) -> None:
+    def leave(self, code: int | None, reason: str, now: float) -> None:
         self._left = True
         if not self.close_sent and not self.is_gone:
             self.close_sent = True

@@ -188,6 +188,8 @@ class Session:
 
     def relay_detached(self, relay: Relay, now: float) -> None:
         client = relay.client
+        if isinstance(client, ParkedClient):
+            return  # a drain finds it away already
         assert isinstance(client, RecordsClient)
         relay.client = ParkedClient(relay, client.numbering)
         self.is_parked = True

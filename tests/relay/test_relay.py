@@ -443,3 +443,26 @@ def test_a_fault_of_ours_is_1011_without_detail(new_scene: NewScene, monkeypatch
     scene.browser.text("x")
     scene.until(lambda: scene.browser.close_code is not None)
     assert (scene.browser.close_code, scene.browser.close_reason) == (1011, "")
+
+
+def test_a_service_that_answers_before_it_reads_on_does_not_end_in_a_circle_of_waiting(new_scene: NewScene) -> None:
+    scene = new_scene(window_messages=2, framing=LengthPrefixedFraming(100_000))
+    scene.service.reads = False
+    message = b"\x00\x00\xea\x60" + bytes(60_000)
+    scene.service.sock.sendall(message * 2)
+    scene.until(lambda: len(scene.browser.messages) == 2)
+    scene.browser.answers_pings = False
+    scene.flood(lambda: scene.browser.binary(bytes(60_000)))
+    assert not scene.client.endpoint.is_reading
+    answered = 0
+
+    def answer() -> bool:
+        nonlocal answered
+        if answered < 20:
+            try:
+                answered += scene.service.sock.send(message) == len(message)
+            except BlockingIOError:
+                pass
+        return len(scene.browser.messages) >= 10
+
+    scene.until(answer)
