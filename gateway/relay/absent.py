@@ -9,6 +9,7 @@ from gateway.protocol.records import RejectBody, Rung
 from gateway.relay.records_client import Numbering
 from gateway.relay.relay import Relay
 from gateway.relay.timers import NEVER
+from gateway.telemetry.metrics import PauseCause
 
 
 class ParkedClient:
@@ -20,6 +21,7 @@ class ParkedClient:
     is_resumable = True
     close_received = True
     receipts: frozenset[Rung] = frozenset()
+    pause_cause = PauseCause.PARKED
     progress = (0, 0)
 
     def __init__(self, relay: Relay, numbering: Numbering) -> None:
@@ -82,6 +84,7 @@ class AbsentBackend:
     __slots__ = ("is_gone",)
 
     is_full = True
+    pause_cause = PauseCause.REDIAL
     progress = (0, 0)
 
     def __init__(self) -> None:

@@ -13,6 +13,7 @@ from gateway.protocol.records import RejectBody, Rung
 from gateway.relay.endpoint import Endpoint, Output, endpoint_for
 from gateway.relay.evidence import Evidence
 from gateway.relay.relay import Relay
+from gateway.telemetry.metrics import PauseCause
 
 
 class FramedBackend:
@@ -30,6 +31,10 @@ class FramedBackend:
     @property
     def is_full(self) -> bool:
         return self.endpoint.is_full
+
+    @property
+    def pause_cause(self) -> PauseCause:
+        return PauseCause.RECEIVER if self._evidence.is_receiver_slow() else PauseCause.BUFFER
 
     @property
     def is_gone(self) -> bool:

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from gateway.protocol.pieces import Piece
 from gateway.protocol.records import RejectBody, Rung
+from gateway.telemetry.metrics import PauseCause
 
 
 class Link(Protocol):
@@ -12,6 +13,10 @@ class Link(Protocol):
     @property
     def is_full(self) -> bool:
         """No more should be handed over until the relay is asked to flush."""
+
+    @property
+    def pause_cause(self) -> PauseCause:
+        """Why this side holds its sender up."""
 
     @property
     def is_gone(self) -> bool:

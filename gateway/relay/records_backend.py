@@ -27,6 +27,7 @@ from gateway.protocol.sequencing import DataReceiver, DataSender
 from gateway.relay.endpoint import Endpoint, Output, endpoint_for
 from gateway.relay.evidence import Evidence
 from gateway.relay.relay import Relay
+from gateway.telemetry.metrics import PauseCause
 
 BAD_GATEWAY = 1014
 
@@ -82,6 +83,10 @@ class RecordsBackend:
     @property
     def is_full(self) -> bool:
         return self.endpoint.is_full
+
+    @property
+    def pause_cause(self) -> PauseCause:
+        return PauseCause.RECEIVER if self._evidence.is_receiver_slow() else PauseCause.BUFFER
 
     @property
     def is_gone(self) -> bool:

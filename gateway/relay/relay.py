@@ -319,7 +319,7 @@ class Relay:
         client, backend = self.client, self.backend
         if not client.is_gone:
             if up.held and self._backend_finish is None:
-                up.paused_for(PauseCause.BUFFER if backend.is_full else PauseCause.WINDOW, now)
+                up.paused_for(backend.pause_cause if backend.is_full else PauseCause.WINDOW, now)
                 if up.held_bytes >= LOOK_AHEAD_BYTES:
                     client.pause()
                     self._waive_window(now)
@@ -332,7 +332,7 @@ class Relay:
                 client.resume()
         if not backend.is_gone:
             if down.held or (client.is_full and self._downstream_open):
-                down.paused_for(PauseCause.BUFFER if client.is_full else PauseCause.WINDOW, now)
+                down.paused_for(client.pause_cause, now)
                 if down.held and not client.is_full:
                     client.hurry(now)
                 backend.hold_back()
@@ -341,7 +341,7 @@ class Relay:
                 backend.resume()
 
     def _waive_window(self, now: float) -> None:
-        """A client that is not read cannot answer fences. A backend that answers before it reads on would wait for ever.
+        """A client that is not read cannot answer fences: a backend that answers before it reads on would wait for it.
 
         Both would wait in a circle, the backend for its window, its window for a Pong, the Pong behind data that waits
         for the backend. So the window holds the backend back only while the client is heard.

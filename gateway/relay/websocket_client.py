@@ -18,7 +18,7 @@ from gateway.protocol.records import RejectBody, Rung
 from gateway.relay.endpoint import Endpoint, Output, endpoint_for
 from gateway.relay.relay import Relay
 from gateway.relay.timers import NEVER, Entry
-from gateway.telemetry.metrics import UnknownReason
+from gateway.telemetry.metrics import PauseCause, UnknownReason
 
 WHOLE: Final = FIRST | LAST
 
@@ -85,6 +85,10 @@ class WebSocketClient(ABC):
     @property
     def is_full(self) -> bool:
         return self.endpoint.is_full
+
+    @property
+    def pause_cause(self) -> PauseCause:
+        return PauseCause.BUFFER if self.endpoint.is_full else PauseCause.WINDOW
 
     @property
     def is_gone(self) -> bool:

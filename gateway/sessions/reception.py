@@ -5,7 +5,7 @@ given back; from the moment a session is built to the moment its relay runs noth
 """
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -27,7 +27,7 @@ from gateway.relay.framed_backend import FramedBackend
 from gateway.relay.links import BackendLink, ClientLink
 from gateway.relay.outbox import Outbox
 from gateway.relay.records_backend import OpenedBackend, RecordsBackend
-from gateway.relay.records_client import Numbering
+from gateway.relay.records_client import SUPERSEDED, Numbering
 from gateway.relay.relay import Phase, Relay
 from gateway.relay.websocket_client import PlainClient
 from gateway.sessions.greeting import Greeting, close_politely, read_open
@@ -39,6 +39,9 @@ from gateway.sessions.session import House, Participants, Session
 from gateway.telemetry.metrics import ResumeOutcome
 from gateway.transport.connector import ClientFacts, Dialed
 from gateway.transport.listener import Established
+
+CLOCK_SKEWS_MS: Final = (0, 60_000, 3_600_000)
+"""Epochs are times: a session that a gateway with a clock ahead of ours attached is asked for again with a later one."""
 
 SESSION_LOST: Final = 4004
 """The code with which a backend refuses to resume a session that it does not know."""
@@ -228,14 +231,22 @@ async def _dial(arrival: Arrival, identity: str, subprotocol: str | None, *, con
     dialed = await service.connector.dial(key=key.encode(), client=facts)
     if service.backend.framing != "records":
         return _Backend(dialed=dialed, facts=facts, opening=None, opened=None)
-    opening = _open_body(arrival, identity, subprotocol)
-    try:
-        opened = await open_backend(
-            dialed.channel, opening, consumed=consumed, timeout_seconds=service.backend.connect_timeout
-        )
-    except BaseException:
-        dialed.close()
-        raise
+    for ahead in CLOCK_SKEWS_MS:
+        opening = replace(_open_body(arrival, identity, subprotocol), epoch=next_epoch() + ahead)
+        try:
+            opened = await open_backend(
+                dialed.channel, opening, consumed=consumed, timeout_seconds=service.backend.connect_timeout
+            )
+        except BackendRefused as refusal:
+            dialed.close()
+            if refusal.code != SUPERSEDED or ahead == CLOCK_SKEWS_MS[-1]:
+                raise
+            dialed = await service.connector.dial(key=key.encode(), client=facts)
+        except BaseException:
+            dialed.close()
+            raise
+        else:
+            break
     return _Backend(dialed=dialed, facts=facts, opening=opening, opened=opened)
 
 

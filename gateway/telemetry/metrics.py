@@ -63,8 +63,6 @@ class PauseCause(StrEnum):
     """The write buffer to the next hop is at its high mark."""
     RECEIVER = "receiver"
     """The next hop's application does not read: its host closed the TCP window."""
-    RATE = "rate"
-    """The client is over `messages_per_second`."""
     REDIAL = "redial"
     """The backend's connection broke and is being dialled again."""
     PARKED = "parked"

@@ -9,9 +9,9 @@ from gateway.protocol.framings import Framing, StreamFraming
 from gateway.protocol.ledger import Ledger
 from gateway.protocol.messages import State, WebSocketConnection
 from gateway.protocol.records import Rung
+from gateway.relay.absent import AbsentBackend
 from gateway.relay.direction import Direction
 from gateway.relay.ending import Ending
-from gateway.relay.absent import AbsentBackend
 from gateway.relay.evidence import Evidence
 from gateway.relay.framed_backend import FramedBackend
 from gateway.relay.pump import Pump
