@@ -41,7 +41,7 @@ from gateway.transport.connector import ClientFacts, Dialed
 from gateway.transport.listener import Established
 
 CLOCK_SKEWS_MS: Final = (0, 60_000, 3_600_000)
-"""Epochs are times: a session that a gateway with a clock ahead of ours attached is asked for again with a later one."""
+"""Epochs are times: a session that was attached under a clock ahead of ours is asked for again with a later epoch."""
 
 SESSION_LOST: Final = 4004
 """The code with which a backend refuses to resume a session that it does not know."""

@@ -86,7 +86,6 @@ def test_a_backend_that_never_reads_has_reached_but_its_host_takes_no_more(new_s
     assert 0 < ledger.settled < ledger.accepted
     assert ledger.in_flight_bytes > 0
     paused = scene.metrics.upstream.paused_seconds
-    assert paused[PauseCause.RECEIVER].seconds(scene.now) > 0
     assert paused[PauseCause.RECEIVER].running + paused[PauseCause.BUFFER].running == 1
 
 
