@@ -5,7 +5,9 @@ subcommand needs is imported when it runs, so that `--help` answers at once.
 """
 
 import json
+import os
 import platform
+import signal
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -68,6 +70,10 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
 )
 def main() -> None:
     """Kakitome, registered mail for WebSockets: a gateway that knows how far every message got."""
+    if os.getpid() == 1:
+        # For a container's first process the kernel ignores SIGTERM until somebody handles it (pid_namespaces(7)):
+        # one that is stopped while it still starts would be waited for, and then killed.
+        signal.signal(signal.SIGTERM, lambda number, _: os._exit(128 + number))
 
 
 @main.command(epilog=_EPILOG)
@@ -155,6 +161,40 @@ def schema(markdown: bool) -> None:
         from gateway.config.schema import schema as config_schema
 
         click.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))
+
+
+@main.command(epilog=_EPILOG)
+@click.option(
+    "--admin",
+    "address",
+    envvar="KAKITOME_ADMIN",
+    show_envvar=True,
+    default="127.0.0.1:9090",
+    show_default=True,
+    metavar="ADDRESS",
+    help="The gateway's admin listener: host:port, [v6]:port or unix:PATH.",
+)
+@click.option("--ready", is_flag=True, help="Ask whether it takes connections (/readyz), not only whether it lives.")
+def probe(address: str, ready: bool) -> None:
+    """Ask a running gateway how it does.
+
+    For health checks where there is no curl, as in the container image. Prints what the gateway answers; the exit
+    status is 0 when all is well, else 1.
+    """
+    from http.client import HTTPException
+
+    from gateway.admin.probe import ask
+
+    try:
+        health = ask(address, "/readyz" if ready else "/healthz")
+    except ValueError as fault:
+        raise click.BadParameter(str(fault), param_hint="--admin") from None
+    except (OSError, HTTPException) as fault:
+        click.echo(f"{click.style('kakitome:', fg='red')} {address} does not answer: {fault!r}", err=True)
+        sys.exit(ExitStatus.FAILED)
+    click.echo(health.text)
+    if not health.good:
+        sys.exit(ExitStatus.FAILED)
 
 
 # --- what the commands share --------------------------------------------------------------------------------------

@@ -136,6 +136,21 @@ timeouts: {{drain: 1s}}
         assert service.wait() == 0
 
 
+def test_sigterm_ends_it_as_pid_1_while_it_still_starts(tmp_path: Path) -> None:
+    config = tmp_path / "kakitome.yaml"
+    os.mkfifo(config)
+    unshare = need("unshare", "apt-get install util-linux")
+    namespace = [unshare, "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if os.geteuid() != 0:
+        namespace[1:1] = ["--user", "--map-root-user"]
+    argv = [*namespace, sys.executable, "-m", "gateway", "serve", "--config", str(config)]
+    with ServiceProcess(argv, environment={"PYTHONPATH": str(REPOSITORY)}) as service, config.open("w"):
+        # A FIFO opens once somebody reads it: the gateway is now waiting for its configuration.
+        (child,) = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
+        os.kill(int(child), signal.SIGTERM)
+        assert service.wait() == 128 + signal.SIGTERM
+
+
 # --- reload --------------------------------------------------------------------------------------------------------
 
 
