@@ -5,6 +5,8 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         # optional: without a compiler the install goes on and the pure-Python twin serves.
-        Extension("gateway.protocol._frames", ["gateway/protocol/_frames.pyx"], extra_compile_args=["-O3"], optional=True)
+        Extension(
+            "gateway.protocol._frames", ["gateway/protocol/_frames.pyx"], extra_compile_args=["-O3"], optional=True
+        )
     ]
 )
