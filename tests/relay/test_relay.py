@@ -196,7 +196,7 @@ def test_a_clients_close_half_closes_the_backend_and_its_last_words_come_before_
     scene.browser.text("last")
     scene.browser.close(1001, "leaving")
     scene.until(lambda: scene.service.ended)
-    assert (scene.service.got, scene.browser.ws.close_received) == (b"last", None)
+    assert (bytes(scene.service.got), scene.browser.ws.close_received) == (b"last", None)
     scene.service.sock.sendall(b"last words")
     scene.service.hang_up()
     scene.until(lambda: scene.browser.ended)
