@@ -1,17 +1,18 @@
 """The Python client: plain WebSocket connections, and sessions that outlive them; under trio or asyncio.
 
-    async with connect("wss://example.com/chat") as connection:
-        await connection.send("hello")
-        async for message in connection:
-            print(message)
+async with connect("wss://example.com/chat") as connection:
+    await connection.send("hello")
+    async for message in connection:
+        print(message)
 
-    async with open_session("wss://example.com/chat") as session:
-        await session.send("hello")         # returns when the far side has it
-        async for message in session:
-            print(message)                  # acknowledged when the loop comes back
+async with open_session("wss://example.com/chat") as session:
+    await session.send("hello")         # returns when the far side has it
+    async for message in session:
+        print(message)                  # acknowledged when the loop comes back
 """
 
 from gateway.client.connection import Connection, Data, Timeouts, connect
+from gateway.client.delivered import BinaryMessage, Message, TextMessage
 from gateway.client.events import (
     Acknowledged,
     Event,
@@ -36,8 +37,9 @@ from gateway.client.faults import (
     WindowFull,
 )
 from gateway.client.receipts import Receipt
-from gateway.client.session import BinaryMessage, Message, Session, Settings, TextMessage, open_session
+from gateway.client.session import Session, open_session
 from gateway.client.store import Changes, SqliteStore, Store, StoredSession
+from gateway.client.upkeep import Settings
 from gateway.errors import MessageTooBig
 from gateway.protocol.outbox import OutgoingMessage
 from gateway.protocol.records import LossReport, Rung, SessionReport

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from gateway.client.faults import ConnectionFailed, HandshakeFailed, HandshakeRejected, Untrusted
+from gateway.client.faults import ConnectionClosed, ConnectionFailed, HandshakeRejected, Untrusted
 
 TAKEN_OVER: Final = 4001
 """Close code of a connection whose session a newer one has taken over."""
@@ -21,8 +21,10 @@ PASSING_STATUSES: Final = frozenset({408, 425, 429})
 MAX_RETRY_AFTER_SECONDS: Final = 300.0
 
 
-def is_passing(failure: ConnectionFailed | HandshakeFailed) -> bool:
-    """Whether an attempt that failed so may succeed later, with the same request."""
+def is_passing(failure: Exception) -> bool:
+    """Whether a session that is not connected because of `failure` may be had again, with the same request."""
+    if isinstance(failure, ConnectionClosed):
+        return failure.code in PASSING_CODES
     if isinstance(failure, HandshakeRejected):
         return failure.status >= 500 or failure.status in PASSING_STATUSES
     return isinstance(failure, ConnectionFailed) and not isinstance(failure, Untrusted)

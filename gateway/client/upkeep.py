@@ -1,0 +1,332 @@
+"""Keeps a session going: connects, carries each connection to its end, waits, and connects again.
+
+Invariant: what the conversation says is saved before it is told, whichever connection tells it; after the last word,
+`conclude`, every message of the session is accounted for.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+
+from gateway.client.connection import DEFAULT_MESSAGE_BYTES, DEFAULT_TIMEOUTS, GOING_AWAY, NORMAL, Timeouts
+from gateway.client.conversation import Conversation
+from gateway.client.dialing import Dialed, Target, dial
+from gateway.client.events import Event, Opened, SessionState, StateChanged
+from gateway.client.exchange import NOTHING_SAID, Exchange
+from gateway.client.faults import (
+    ConnectionClosed,
+    ConnectionFailed,
+    ConnectionTimeout,
+    HandshakeFailed,
+    NotRecords,
+)
+from gateway.client.link import Link, Signal
+from gateway.client.reconnection import BackOff, is_passing, retry_after_seconds
+from gateway.client.store import Store
+from gateway.protocol.inbox import Inbox
+from gateway.protocol.messages import is_legal_close_code
+from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
+from gateway.protocol.records import (
+    DEFAULT_WINDOW_BYTES,
+    DEFAULT_WINDOW_MESSAGES,
+    HEADER,
+    MAX_BODY_BYTES,
+    SUBPROTOCOL,
+    RecordAssembler,
+    Rung,
+)
+
+logger: Final = logging.getLogger("kakitome.client")
+
+WRITE_BYTES: Final = 256 * 1024
+"""What is taken from the conversation at a time: more would only wait in the connection's buffer."""
+
+_BINARY: Final = int(Opcode.BINARY)
+_WHOLE: Final = FIRST | LAST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a session behaves; sizes in bytes, times in seconds."""
+
+    receipts: frozenset[Rung] = frozenset()
+    """Rungs below the settling one that receipts are to climb, too."""
+    window_messages: int = DEFAULT_WINDOW_MESSAGES
+    """Messages that may come before older ones are consumed."""
+    window_bytes: int = DEFAULT_WINDOW_BYTES
+    message_bytes: int = DEFAULT_MESSAGE_BYTES
+    """The largest message that is taken; a larger one is rejected with 1009."""
+    carry_over: bool = True
+    """When the gateway has lost the session, messages that were never forwarded are sent in the new one."""
+    wait_open: bool = True
+    """Entering the block waits for the session and raises what prevents it; else that is tried again, too."""
+    first_delay: float = 0.25
+    """The first attempt to connect again comes within so much after the break."""
+    longest_delay: float = 30.0
+    """What the delays grow to, doubling."""
+    timeouts: Timeouts = DEFAULT_TIMEOUTS
+
+
+class Upkeep:
+    """A conversation, and the connections that carry it one after the other."""
+
+    def __init__(
+        self, target: Target, settings: Settings, store: Store | None, on_event: Callable[[Event], None] | None
+    ) -> None:
+        """Raises what the store raises."""
+        self.state = SessionState.CONNECTING
+        self.settings = settings
+        self.conversation = Conversation(
+            None if store is None else store.load(),
+            receipts=settings.receipts,
+            window_messages=settings.window_messages,
+            window_bytes=settings.window_bytes,
+            carry_over=settings.carry_over,
+        )
+        self.failure: Exception | None = None
+        """Why the session ended before its time: what kept it from connecting, or what the store raised."""
+        self.store_failed = False
+        self.was_open = False
+        """The gateway has opened the session at least once."""
+        self.is_leaving = False
+        """The application is leaving: no more waiting between attempts."""
+        self.is_released = False
+        """The session is left to another process, which will find it in the store."""
+        self.moved = Signal()
+        """For the application: something came, was settled, or ended."""
+        self.finished = anyio.Event()
+        self._target = target
+        self._store = store
+        self._on_event = on_event
+        self._back_off = BackOff(initial=settings.first_delay, maximum=settings.longest_delay)
+        self._link: Link | None = None
+        self._hurry = Signal()
+        self._trying = anyio.CancelScope(shield=True)
+
+    # --- the application's side -------------------------------------------------------------------------------------
+
+    def consume(self, inbox: Inbox, seq: int) -> None:
+        """Acknowledges a message of the gateway's. Raises ValueError if it has not come."""
+        inbox.consume(seq)
+        self.wake_writer()
+
+    def reject(self, inbox: Inbox, seq: int, code: int, reason: str) -> None:
+        """Refuses a message of the gateway's. Raises ValueError as `Conversation.reject`."""
+        self.conversation.reject(inbox, seq, code, reason)
+        self.wake_writer()
+
+    def wake_writer(self) -> None:
+        """There may be something to send, or to save."""
+        if self._link is None:
+            self.save()
+        else:
+            self._link.changed.wake()
+
+    def wake_reader(self) -> None:
+        """There may be room for more."""
+        if self._link is not None:
+            self._link.moved.wake()
+
+    def hurry(self) -> None:
+        """Waits no longer for the next attempt."""
+        self._hurry.wake()
+
+    async def finish(self) -> None:
+        """Waits for the last word; a connection that has no session yet is dropped for it."""
+        if not self.conversation.is_open:
+            self.drop()
+        self.hurry()
+        self.wake_writer()
+        await self.finished.wait()
+
+    def drop(self) -> None:
+        """Ends the connection, or the attempt at one, without a word; there will be no other."""
+        self._trying.cancel()
+
+    # --- connections ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Connects until the session has ended.
+
+        A cancellation does not reach it, so that the application can still say goodbye: `drop` ends it.
+        """
+        try:
+            with self._trying:
+                while True:
+                    self._enter(SessionState.CONNECTING)
+                    cause = await self._connect()
+                    if self.is_released or self.conversation.end is not None:
+                        break
+                    if not is_passing(cause) or (self.settings.wait_open and not self.was_open):
+                        self.failure = cause
+                        break
+                    await self._pause(cause)
+        finally:
+            self._conclude()
+
+    async def _connect(self) -> Exception:
+        """Dials and carries one connection; why it is not there any more."""
+        timeout = self.settings.timeouts.connect
+        try:
+            dialed = await dial(self._target, timeout_seconds=timeout)
+        except (ConnectionFailed, HandshakeFailed) as failure:
+            return failure
+        if dialed.accepted.subprotocol != SUBPROTOCOL:
+            await anyio.aclose_forcefully(dialed.stream)
+            return NotRecords(f"the server does not speak {SUBPROTOCOL} at {self._target.url.target}")
+        before = self._progress
+        carriage = _Carriage(self, dialed)
+        self.save()
+        self.conversation.attach()
+        self._link = carriage.link
+        try:
+            await carriage.run()
+        finally:
+            self._link = None
+            self.conversation.interrupt()
+        if self._progress != before:
+            self._back_off.succeeded()
+        if carriage.is_late:
+            return ConnectionTimeout(f"the gateway did not open the session within {timeout:g} s")
+        ending = carriage.exchange.ending
+        assert ending is not None
+        return ConnectionClosed(ending.code, ending.reason)
+
+    @property
+    def _progress(self) -> tuple[int, int]:
+        return self.conversation.outbox.settled, self.conversation.inbox.accepted
+
+    async def _pause(self, cause: Exception) -> None:
+        delay = self._back_off.next_delay(at_least=retry_after_seconds(cause))
+        self._enter(SessionState.WAITING, cause=cause, delay_seconds=delay)
+        if not self.is_leaving:
+            with anyio.move_on_after(delay):
+                await self._hurry.wait()
+
+    def _conclude(self) -> None:
+        """The last word: nothing more is sent, heard or tried."""
+        self.save()
+        if self.is_released and self.conversation.end is None:
+            self.conversation.release()
+        else:
+            if isinstance(self.failure, ConnectionClosed):
+                self.conversation.abandon(self.failure.code, self.failure.close_reason)
+            else:
+                self.conversation.abandon(NOTHING_SAID, "" if self.failure is None else str(self.failure))
+            self.save()
+        self.dispatch()
+        self.finished.set()
+        self._enter(SessionState.ENDED, cause=self.failure)
+
+    # --- what the tasks share ---------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Saves what has changed; what the store raises ends the session, because nothing may be told any more."""
+        changes = self.conversation.changes()
+        if not changes or self.store_failed:
+            return
+        if self._store is not None:
+            try:
+                self._store.save(changes)
+            except Exception as error:
+                logger.exception("the session cannot be saved")
+                self.failure = error
+                self.store_failed = True
+                self.drop()
+                return
+        self.conversation.mark_saved(changes)
+
+    def dispatch(self) -> None:
+        """Tells the application what has happened."""
+        for event in self.conversation.take_events():
+            if isinstance(event, Opened):
+                self.was_open = True
+                self._enter(SessionState.OPEN)
+            self._tell(event)
+        self.moved.wake()
+
+    def _enter(
+        self, state: SessionState, *, cause: Exception | None = None, delay_seconds: float | None = None
+    ) -> None:
+        if state is not self.state:
+            self.state = state
+            self._tell(StateChanged(state=state, cause=cause, delay_seconds=delay_seconds))
+            self.moved.wake()
+
+    def _tell(self, event: Event) -> None:
+        if self._on_event is not None:
+            try:
+                self._on_event(event)
+            except Exception:
+                logger.exception("the callback for events failed")
+
+
+class _Carriage:
+    """One connection of a session."""
+
+    __slots__ = ("_assembler", "_conversation", "_early", "_queued_bytes", "_upkeep", "exchange", "is_late", "link")
+
+    def __init__(self, upkeep: Upkeep, dialed: Dialed) -> None:
+        settings = upkeep.settings
+        self._upkeep = upkeep
+        self._conversation = upkeep.conversation
+        self._queued_bytes = max(settings.window_bytes, settings.message_bytes)
+        self._assembler = RecordAssembler()
+        self._early = dialed.early
+        self.exchange = Exchange(
+            now=anyio.current_time(),
+            message_bytes=HEADER.size + MAX_BODY_BYTES,
+            deflate=dialed.deflate,
+            keepalive_seconds=settings.timeouts.keepalive,
+            close_seconds=settings.timeouts.close,
+        )
+        self.link = Link(dialed.stream, self.exchange)
+        self.is_late = False
+        """The gateway did not answer OPEN in time."""
+
+    async def run(self) -> None:
+        """Carries records until the connection is over."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._expect_opened, tasks.cancel_scope)
+            await self.link.run(self, early=self._early)
+            tasks.cancel_scope.cancel()
+
+    async def _expect_opened(self, carrying: anyio.CancelScope) -> None:
+        await anyio.sleep(self._upkeep.settings.timeouts.connect)
+        if not self._conversation.is_open:
+            self.is_late = True
+            carrying.cancel()
+
+    def receive(self, pieces: Sequence[Piece]) -> None:
+        self._conversation.receive(self._assembler.feed(pieces))
+        if self._assembler.error is not None:
+            self._conversation.fail(self._assembler.error)
+        self._upkeep.dispatch()
+
+    def prepare(self) -> None:
+        upkeep, conversation, exchange = self._upkeep, self._conversation, self.exchange
+        upkeep.save()
+        if upkeep.store_failed or not exchange.can_send:
+            return
+        records = conversation.records_to_send(WRITE_BYTES)
+        if records:
+            exchange.send([(_BINARY, record, _WHOLE) for record in records])
+            return  # the writer asks again when these are out
+        now = anyio.current_time()
+        if conversation.is_over:
+            assert conversation.end is not None
+            code = conversation.end.code
+            exchange.close(code if is_legal_close_code(code) else NORMAL, conversation.end.reason, now=now)
+        elif upkeep.is_released:
+            exchange.close(GOING_AWAY, now=now)
+        elif conversation.end is None:
+            # Closed, and not ended: the session is to be taken up on another connection.
+            exchange.echo_close(now=now)
+
+    @property
+    def is_congested(self) -> bool:
+        """The application is behind."""
+        return self._conversation.is_congested(self._queued_bytes)
