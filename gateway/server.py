@@ -213,7 +213,7 @@ class Server:
             table = RouteTable(config, self.metrics, previous=self._table)
         except StartupError as fault:
             log.error("config_rejected", problems=[str(fault)])
-            self.metrics.config_reloads[ReloadOutcome.REJECTED] += 1
+            self._count_reload(ReloadOutcome.REJECTED)
             return
         for key in ("listeners", "admin", "log"):
             if getattr(config, key) != getattr(self.config, key):
@@ -221,13 +221,17 @@ class Server:
         self._table = table
         self.config = config
         self._health.replace(table.connectors())
-        self.metrics.config_reloads[ReloadOutcome.APPLIED] += 1
+        self._count_reload(ReloadOutcome.APPLIED)
         log.info("config_applied", routes=[service.config.name for service in table.services])
 
     def reject(self, fault: ConfigError) -> None:
         """Reports a configuration that cannot be used; nothing changes."""
-        self.metrics.config_reloads[ReloadOutcome.REJECTED] += 1
+        self._count_reload(ReloadOutcome.REJECTED)
         log.error("config_rejected", problems=list(fault.lines()))
+
+    def _count_reload(self, outcome: ReloadOutcome) -> None:
+        self.metrics.config_reloads[outcome] += 1
+        self.metrics.config_last_reload_successful = outcome is ReloadOutcome.APPLIED
 
     # --- what the operator is told --------------------------------------------------------------------------------
 

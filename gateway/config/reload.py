@@ -62,7 +62,10 @@ class ConfigWatcher:
     """Loads the file at `path` again when it, or a file with one of its secrets, changes, and at SIGHUP."""
 
     def __init__(self, path: Path, config: Config, *, load: Callable[[Path], Loaded] = load_with_files) -> None:
-        """`config` is what `path` held when it was loaded; only another one is delivered. `load` runs in a thread."""
+        """`config` is what `path` held when it was loaded; only another one is delivered, or the same after faults.
+
+        `load` runs in a thread.
+        """
         self._path = path
         self._config = config
         self._load = load
@@ -114,8 +117,9 @@ class ConfigWatcher:
                 self._reported = fault.problems
                 on_fault(fault)
             return
-        self._reported = ()
-        if asked or loaded.config != self._config:
+        recovered, self._reported = bool(self._reported), ()
+        # A file that was put back is told too: whoever heard of the faults must hear that they are gone.
+        if asked or recovered or loaded.config != self._config:
             self._config = loaded.config
             await on_config(loaded.config)
 

@@ -391,6 +391,14 @@ DECLARATIONS: Final = (
         read=lambda metrics: (((outcome.value,), count) for outcome, count in metrics.config_reloads.items()),
     ),
     Declaration(
+        name="config_last_reload_successful",
+        kind=Kind.GAUGE,
+        unit="",
+        labels=(),
+        help="1 when the configuration as last read is in use; 0 when it was rejected and an older one still is.",
+        read=lambda metrics: (((), int(metrics.config_last_reload_successful)),),
+    ),
+    Declaration(
         name="tls_certificate_expiry_timestamp_seconds",
         kind=Kind.GAUGE,
         unit="seconds",

@@ -346,6 +346,8 @@ class Metrics:
         self.clock: Final = clock
         self.event_loop_lag_seconds: Final = Histogram(EVENT_LOOP_LAG_BOUNDS)
         self.config_reloads: Final = dict.fromkeys(ReloadOutcome, 0)
+        self.config_last_reload_successful = True
+        """False from a rejected configuration to the next one that is applied; the one at the start held."""
         self.accept_errors: Final = dict.fromkeys(AcceptError, 0)
         self.unrouted: Final = RouteMetrics("")
         """Handshakes and refusals of requests that matched no route; exported with an empty route label."""

@@ -207,6 +207,19 @@ async def test_a_change_that_means_the_same_is_not_delivered(
     assert await recorder.names() == ["two"]
 
 
+async def test_a_file_that_is_put_back_after_faults_is_delivered_though_it_means_the_same(
+    recorder: Recorder, path: Path, autojump_clock: MockClock
+) -> None:
+    await recorder.start()
+    before = path.read_text()
+    rewrite(path, "listeners: []\n")
+    await recorder.a_load()
+    assert await recorder.faulty_keys() == ["listeners", "routes"]
+    rewrite(path, before)
+    await recorder.a_load()
+    assert await recorder.names() == ["one"]
+
+
 async def test_a_changed_secret_is_delivered(path: Path, nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     token = path.with_name("token")
     rewrite(token, "old")

@@ -177,7 +177,12 @@ def test_a_bad_file_changes_nothing_and_is_reported(echo: int) -> None:
         assert any("bakend" in problem for problem in rejected["problems"])
         with RawClient(gateway.url("/")) as client:
             assert exchange(client, b"as before") == b"as before"
-        assert gateway.metrics().value("kakitome_config_reloads_total", outcome="rejected") >= 1
+        metrics = gateway.metrics()
+        assert metrics.value("kakitome_config_reloads_total", outcome="rejected") >= 1
+        assert metrics.value("kakitome_config_last_reload_successful") == 0
+        gateway.write_config(gateway.config)
+        gateway.wait_for_event("config_applied")
+        assert gateway.metrics().value("kakitome_config_last_reload_successful") == 1
 
 
 # --- what the operator can mend ------------------------------------------------------------------------------------

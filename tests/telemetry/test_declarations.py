@@ -196,8 +196,16 @@ def test_what_happens_on_a_route_moves_its_metric_and_no_other(
     assert {moved_name for moved_name, _ in moved} <= {name, "backend_up", "backend_dials_total"}
 
 
-def test_every_metric_but_the_build_has_a_case_here() -> None:
-    assert {declaration.name for declaration in DECLARATIONS} == {name for name, *_ in CASES} | {"build_info"}
+def test_every_metric_but_those_that_begin_at_1_has_a_case_here() -> None:
+    begin_at_1 = {"build_info", "config_last_reload_successful"}
+    assert {declaration.name for declaration in DECLARATIONS} == {name for name, *_ in CASES} | begin_at_1
+
+
+def test_the_configuration_counts_as_loaded_until_one_is_rejected() -> None:
+    metrics = Metrics()
+    assert _readings(metrics)["config_last_reload_successful", ()] == 1
+    metrics.config_last_reload_successful = False
+    assert _readings(metrics)["config_last_reload_successful", ()] == 0
 
 
 def test_build_info_names_version_codec_and_python() -> None:
