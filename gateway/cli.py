@@ -18,7 +18,7 @@ import click
 
 from gateway import __version__
 from gateway.command import ExitStatus, fail, run_until_done
-from gateway.errors import ConfigError, ConfigUnreadable
+from gateway.errors import ConfigError, ConfigUnreadable, KakitomeError
 
 if TYPE_CHECKING:
     from gateway.config import Config, Route
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Exit status:
   0    done; serve: ended by SIGTERM or SIGINT, all connections closed in order
-  1    it could not be done: a port in use, a file missing or not to be read
+  1    it could not be done: a port in use, a file missing or not to be read, a server that refuses
   2    the configuration or the command line has faults
   130  interrupted before it was done
 """
@@ -194,6 +194,194 @@ def probe(address: str, ready: bool) -> None:
         sys.exit(ExitStatus.FAILED)
     click.echo(health.text)
     if not health.good:
+        sys.exit(ExitStatus.FAILED)
+
+
+@main.command(epilog=_EPILOG)
+@click.argument("url", required=False)
+@click.option(
+    "--client",
+    type=click.Choice(["records", "plain"]),
+    default="records",
+    show_default=True,
+    help="What the clients speak: kakitome.v1, or nothing but WebSocket.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["records", "stream", "websocket"]),
+    default="records",
+    show_default=True,
+    help="What the trial's own backend speaks; websocket is for gateways that pass WebSockets through.",
+)
+@click.option(
+    "--backend-bind",
+    default="127.0.0.1:0",
+    metavar="HOST:PORT",
+    callback=_check_bind,
+    help="Where the gateway at URL finds its backend: the trial listens there.",
+)
+@click.option("--gateway-command", metavar="COMMAND", help="Starts the gateway at URL; needed to kill it.")
+@click.option("--name", default=None, help="What the report calls the gateway.")
+@click.option("--clients", type=click.IntRange(1, 1000), default=10, show_default=True)
+@click.option("--messages", type=click.IntRange(1), default=1000, show_default=True, help="Of each client, each way.")
+@click.option("--faults", type=click.IntRange(0), default=100, show_default=True, help="In all.")
+@click.option(
+    "--kill", "kills", type=click.IntRange(0), default=0, help="SIGKILLs of the gateway; and as many of the backend."
+)
+@click.option("--seed", type=click.IntRange(0), default=None, help="Repeats a trial's messages and faults.")
+@click.option(
+    "--patience", type=float, default=60.0, show_default=True, help="Seconds without progress until it is over."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+def trial(
+    url: str | None,
+    client: str,
+    backend: str,
+    backend_bind: str,
+    gateway_command: str | None,
+    name: str | None,
+    clients: int,
+    messages: int,
+    faults: int,
+    kills: int,
+    seed: int | None,
+    patience: float,
+    as_json: bool,
+) -> None:
+    """Put a WebSocket gateway through a loss trial.
+
+    Clients and a backend send each other numbered messages through the gateway at URL, while connections are cut,
+    reset, stalled, swallowed, slowed and half-closed, and processes killed. The report says what arrived, and whether
+    senders were told the truth. Without URL the trial starts Kakitome itself. Exit status 1: less was kept than the
+    pairing of client and backend promises.
+    """
+    import secrets
+
+    from gateway.config.addresses import TcpAddress, parse_bind
+    from gateway.trial.command import run
+    from gateway.trial.trial import BackendKind, ClientKind, Settings
+
+    bind = parse_bind(backend_bind)
+    if not isinstance(bind, TcpAddress):
+        raise click.BadParameter("the backend needs a TCP address", param_hint="--backend-bind")
+    settings = Settings(
+        url=url,
+        name=name or ("kakitome" if url is None else url),
+        gateway_command=gateway_command,
+        backend_bind=(bind.host, bind.port),
+        client=ClientKind(client),
+        backend=BackendKind(backend),
+        clients=clients,
+        messages=messages,
+        faults=faults,
+        kills=kills,
+        seed=secrets.randbelow(2**32) if seed is None else seed,
+        patience_seconds=patience,
+    )
+    try:
+        kept = run(settings, as_json=as_json)
+    except ValueError as fault:
+        raise click.UsageError(str(fault)) from None
+    if not kept:
+        sys.exit(ExitStatus.FAILED)
+
+
+def _header(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    headers = []
+    for value in values:
+        name, colon, content = value.partition(":")
+        if not colon or not name.strip():
+            raise click.BadParameter(f"{value!r} is no header: write 'Name: value'")
+        headers.append((name.strip(), content.strip()))
+    return tuple(headers)
+
+
+@main.command(epilog=_EPILOG)
+@click.argument("url")
+@click.option("--session", is_flag=True, help="Speak kakitome.v1: show receipts, resume, tell what got lost.")
+@click.option("--binary", is_flag=True, help="Bytes in, bytes out. Without it each line is a text message.")
+@click.option("--subprotocol", "subprotocols", multiple=True, metavar="NAME", help="Offer it; may be repeated.")
+@click.option(
+    "--header", "headers", multiple=True, metavar="'NAME: VALUE'", callback=_header, help="Add it; may be repeated."
+)
+@click.option("--origin", metavar="ORIGIN", help="Say that a page of this origin connects.")
+@click.option(
+    "--ca",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Trust these certificates (PEM) instead of the system's.",
+)
+@click.option("--insecure", is_flag=True, help="Trust any certificate.")
+@click.option(
+    "--ping",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Silence after which a ping is sent; when it lasts as long again, the connection is given up.",
+)
+@click.option("--one", is_flag=True, help="End after the first message that comes.")
+@click.option(
+    "--linger",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="At the end of the input, wait until nothing has come for so long.  [default: 1; 0 at a terminal]",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but what is wrong.")
+def connect(
+    url: str,
+    session: bool,
+    binary: bool,
+    subprotocols: tuple[str, ...],
+    headers: tuple[tuple[str, str], ...],
+    origin: str | None,
+    ca: Path | None,
+    insecure: bool,
+    ping: float,
+    one: bool,
+    linger: float | None,
+    quiet: bool,
+) -> None:
+    """Talk to a WebSocket server from the terminal: lines in, messages out.
+
+    \b
+    kakitome connect wss://echo.example.com/
+    echo hello | kakitome connect --one ws://127.0.0.1:8080/hello/me
+    ssh -o ProxyCommand='kakitome connect --binary wss://gate.example.com/ssh' host
+
+    Messages go to standard output, everything else to standard error. The exit status is 1 when the server refuses,
+    when it closes with another code than 1000, 1001 or none, and with --session when a message was not settled.
+    """
+    import trio
+
+    from gateway.client.terminal import Call, Outcome, talk, trusting
+
+    if session and subprotocols:
+        raise click.UsageError("--session speaks kakitome.v1: leave out --subprotocol")
+    try:
+        call = Call(
+            url=url,
+            session=session,
+            binary=binary,
+            subprotocols=subprotocols,
+            headers=headers,
+            origin=origin,
+            ssl_context=trusting(ca, insecure=insecure) if ca is not None or insecure else None,
+            keepalive_seconds=ping,
+            one=one,
+            linger_seconds=linger,
+            quiet=quiet,
+        )
+        outcome = trio.run(talk, call)
+    except ValueError as fault:
+        raise click.UsageError(str(fault)) from None
+    except KakitomeError as fault:
+        fail(fault)
+    if outcome is Outcome.INTERRUPTED:
+        sys.exit(ExitStatus.INTERRUPTED)
+    if outcome is not Outcome.DONE:
         sys.exit(ExitStatus.FAILED)
 
 

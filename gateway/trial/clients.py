@@ -41,8 +41,9 @@ TIMEOUTS: Final = Timeouts(connect=5.0, keepalive=2.0, close=1.0, settle=5.0)
 FIRST_DELAY, LONGEST_DELAY = 0.05, 0.5
 """Between attempts to connect, in seconds: the gateway is never gone for long."""
 
-QUIET_SECONDS: Final = 1.5
-"""Once all is sent, how long nothing has to come until nothing more is awaited. Only where losses are possible."""
+QUIET_SECONDS: Final = 7.0
+"""Where losses are possible: once all is sent, how long nothing has to come until nothing more is awaited. Longer than
+a black hole, and than a client that fell into one needs to notice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,8 @@ class Task:
     """What one client has to do."""
 
     url: str
-    """Ends in a slash; plain clients add to it which client and connection they are."""
+    signed: bool
+    """Plain clients add to the URL who they are and on which connection, for the gateway's log."""
     client: int
     books: Books
     traffic: Traffic
@@ -194,7 +196,8 @@ class PlainParticipant:
         task = self._task
         while True:
             with suppress(ConnectionFailed, HandshakeFailed, ConnectionClosed):
-                async with connect(f"{task.url}{task.client}/{self.connections}", timeouts=TIMEOUTS) as connection:
+                signature = f"{task.client}/{self.connections}" if task.signed else ""
+                async with connect(task.url + signature, timeouts=TIMEOUTS) as connection:
                     if await self._converse(connection):
                         return
             await trio.sleep(random.uniform(0, LONGEST_DELAY))

@@ -63,13 +63,12 @@ class FaultProxy:
 
     async def _carry(self, near: trio.socket.SocketType) -> None:
         with near:
-            far = trio.socket.socket(socket.AF_INET if ":" not in self._host else socket.AF_INET6)
+            try:
+                far = (await trio.open_tcp_stream(self._host, self._port)).socket
+            except OSError:
+                _reset(near)  # as from a host on which nothing listens
+                return
             with far:
-                try:
-                    await far.connect((self._host, self._port))
-                except OSError:
-                    _reset(near)  # as from a host on which nothing listens
-                    return
                 for sock in (near, far):
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 await _Link(self._schedule, self._hop, near, far).run()

@@ -95,8 +95,8 @@ class Settings:
 
     @property
     def is_lossless(self) -> bool:
-        """Nothing may get lost in this pairing whatever happens, so everything can be waited for."""
-        return self.client is ClientKind.RECORDS and self.backend is BackendKind.RECORDS
+        """Nothing may get lost in this pairing under these faults, so every message is waited for."""
+        return self.client is ClientKind.RECORDS and (self.backend is BackendKind.RECORDS or not self.kills)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,13 +135,6 @@ class Report:
     accounts: Sequence[Account]
 
     @property
-    def is_promised_exact(self) -> bool:
-        """Whether, of this pairing under these faults, nothing may be lost or doubled."""
-        if self.settings.client is not ClientKind.RECORDS:
-            return False
-        return self.settings.backend is BackendKind.RECORDS or not self.settings.kills
-
-    @property
     def promise_kept(self) -> bool:
         """All that this pairing promises was held: nothing told that is not true, nothing lost that may not be."""
         if not self.finished:
@@ -150,7 +143,7 @@ class Report:
             report = account.report
             if report.damaged or (account.witness is not Witness.SEND and report.misreported):
                 return False
-            if self.is_promised_exact and not report.is_exact:
+            if self.settings.is_lossless and not report.is_exact:
                 return False
         return True
 
@@ -184,7 +177,7 @@ class _Trial:
         async with trio.open_nursery() as nursery:
             backend_port = await self._start_backend(nursery)
             url = await self._start_gateway(nursery, backend_port)
-            front = await self._start_proxy(nursery, Hop.FRONT, (LOOPBACK, 0), urlsplit(url).port or 80)
+            front = await self._start_proxy(nursery, Hop.FRONT, (LOOPBACK, 0), _host_and_port(url))
             began = trio.current_time()
             self._books.begin(began)
             finished = await self._run_clients(f"ws://{LOOPBACK}:{front}{urlsplit(url).path}", nursery)
@@ -198,8 +191,10 @@ class _Trial:
 
     # --- the parts ------------------------------------------------------------------------------------------------
 
-    async def _start_proxy(self, nursery: trio.Nursery, hop: Hop, bind: tuple[str, int], port: int) -> int:
-        proxy = FaultProxy(self._schedule, hop, host=LOOPBACK, port=port)
+    async def _start_proxy(
+        self, nursery: trio.Nursery, hop: Hop, bind: tuple[str, int], target: tuple[str, int]
+    ) -> int:
+        proxy = FaultProxy(self._schedule, hop, host=target[0], port=target[1])
         bound: int = await nursery.start(proxy.serve, bind)
         return bound
 
@@ -212,7 +207,7 @@ class _Trial:
             argv += [str(settings.seed), str(settings.messages)]
             self._backend_process = Process(argv, name="the trial's backend", port=port, ready=READY)
             await nursery.start(self._backend_process.run)
-            return await self._start_proxy(nursery, Hop.BACK, settings.backend_bind, port)
+            return await self._start_proxy(nursery, Hop.BACK, settings.backend_bind, (LOOPBACK, port))
         codec = WebSocketCodec if settings.backend is BackendKind.WEBSOCKET else PlainCodec
         self._stream_backend = StreamBackend(self._schedule, self._traffic, self._books, codec=codec)
         bound: int = await nursery.start(self._stream_backend.serve, settings.backend_bind)
@@ -240,7 +235,7 @@ class _Trial:
             return f"ws://{LOOPBACK}:{port}{PATH}"
         if settings.gateway_command is not None:
             self._gateway = Process(
-                shlex.split(settings.gateway_command), name="the gateway", port=urlsplit(settings.url).port or 80
+                shlex.split(settings.gateway_command), name="the gateway", port=_host_and_port(settings.url)[1]
             )
             await nursery.start(self._gateway.run)
         return settings.url
@@ -252,6 +247,7 @@ class _Trial:
             kind(
                 Task(
                     url=url,
+                    signed=settings.url is None,
                     client=client,
                     books=self._books,
                     traffic=self._traffic,
@@ -319,7 +315,7 @@ class _Trial:
         books = self._books
         if self._backend_process is not None:
             read_books(self._database, books)
-        if self._gateway is not None and self._settings.client is ClientKind.PLAIN:
+        if self._settings.url is None and self._gateway is not None and self._settings.client is ClientKind.PLAIN:
             self._enter_log(self._gateway.events)
         records = [one for one in self._participants if isinstance(one, RecordsParticipant)]
         return Report(
@@ -356,6 +352,8 @@ def _wanted(settings: Settings) -> dict[Hop | None, dict[FaultKind, int]]:
     """How many faults of each kind on each hop. Raises ValueError for what cannot be."""
     if (settings.client is ClientKind.RECORDS) < (settings.backend is BackendKind.RECORDS):
         raise ValueError("a trial with a records backend needs records clients: it waits for every message")
+    if settings.url is not None and urlsplit(settings.url).scheme != "ws":
+        raise ValueError("a trial needs a ws:// URL: its faults are done to TCP connections, below any TLS")
     if settings.kills and settings.url is not None and settings.gateway_command is None:
         raise ValueError("to kill a gateway the trial must be able to start it: give the command")
     rest = settings.faults - 2 * settings.kills
@@ -372,6 +370,11 @@ def _wanted(settings: Settings) -> dict[Hop | None, dict[FaultKind, int]]:
         Hop.BACK: spread(rest // 2, back),
         None: dict.fromkeys(sorted(KILLS), settings.kills),
     }
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    parts = urlsplit(url)
+    return parts.hostname or LOOPBACK, parts.port or 80
 
 
 def _kakitome_config(settings: Settings, port: int, backend_port: int) -> dict[str, Any]:
