@@ -354,34 +354,32 @@ def connect(
     Messages go to standard output, everything else to standard error. The exit status is 1 when the server refuses,
     when it closes with another code than 1000, 1001 or none, and with --session when a message was not settled.
     """
-    import trio
-
-    from gateway.client.terminal import Call, Outcome, talk, trusting
+    from gateway.client import terminal
 
     if session and subprotocols:
         raise click.UsageError("--session speaks kakitome.v1: leave out --subprotocol")
     try:
-        call = Call(
+        call = terminal.Call(
             url=url,
             session=session,
             binary=binary,
             subprotocols=subprotocols,
             headers=headers,
             origin=origin,
-            ssl_context=trusting(ca, insecure=insecure) if ca is not None or insecure else None,
+            ssl_context=terminal.trusting(ca, insecure=insecure) if ca is not None or insecure else None,
             keepalive_seconds=ping,
             one=one,
             linger_seconds=linger,
             quiet=quiet,
         )
-        outcome = trio.run(talk, call)
+        outcome = terminal.run(call)
     except ValueError as fault:
         raise click.UsageError(str(fault)) from None
     except KakitomeError as fault:
         fail(fault)
-    if outcome is Outcome.INTERRUPTED:
+    if outcome is terminal.Outcome.INTERRUPTED:
         sys.exit(ExitStatus.INTERRUPTED)
-    if outcome is not Outcome.DONE:
+    if outcome is not terminal.Outcome.DONE:
         sys.exit(ExitStatus.FAILED)
 
 

@@ -3,6 +3,7 @@
 Invariant: a text tells a person what happened; what a program decides by stands in attributes.
 """
 
+import os
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import ClassVar
@@ -143,6 +144,8 @@ def _texts(error: BaseException) -> Iterator[str]:
             yield from _texts(inner)
     elif isinstance(error, OSError) and error.errno is None and error.__cause__ is not None:
         yield from _texts(error.__cause__)  # anyio sums up several attempts
+    elif isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        yield os.strerror(error.errno)  # asyncio and trio put other words into `strerror`
     elif isinstance(error, OSError) and error.strerror:
         yield error.strerror
     elif str(error):

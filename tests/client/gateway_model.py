@@ -91,6 +91,8 @@ class ModelConnection:
         self.queue: deque[bytes] = deque()
         self.sent = 0
         """Messages that went out on this connection, counted from the session's first."""
+        self.opened_at = 0
+        """The position that OPENED told."""
         self.parts: list[bytes] = []
         self.closed: Record | None = None
 
@@ -133,10 +135,11 @@ class ModelConnection:
             window_bytes=gateway.window_bytes,
             report=None if known else gateway.reports.get(body.session or ""),
         )
-        self.queue.append(encode_record(RecordType.OPENED, 0, session.settled, opened.to_json()))
+        self.opened_at = session.settled
+        self.queue.append(encode_record(RecordType.OPENED, 0, self.opened_at, opened.to_json()))
 
     def _data(self, session: ModelSession, flags: int, seq: int, body: bytes) -> None:
-        assert session.settled < seq <= len(session.arrived) + 1, "no gap, and nothing that OPENED said is settled"
+        assert self.opened_at < seq <= len(session.arrived) + 1, "no gap, and nothing that OPENED said is settled"
         self.parts.append(body)
         if flags & MORE_FLAG:
             return
