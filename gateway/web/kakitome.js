@@ -1,0 +1,1948 @@
+/**
+ * Kakitome in browsers and in Node: a WebSocket that knows how far every message got, and survives its connections.
+ *
+ *     import { Kakitome } from "/kakitome.js";
+ *     const line = new Kakitome("/chat");
+ *     line.onmessage = ({ data }) => show(data);
+ *     await line.send("hello");                     // the far side has it, or the error says what became of it
+ *
+ * How it works. `Session` is the record protocol `kakitome.v1` (docs/protocol.md) without sockets, timers or a clock:
+ * WebSocket messages in, WebSocket messages out, and facts for the application. Within it, `Outbox` keeps our messages
+ * until they are settled and `Inbox` puts the gateway's together and knows which of them were consumed. `Kakitome` is
+ * the shell: it owns the socket, the timers and the store, and turns facts into events and promises.
+ *
+ * Invariants. A message keeps its number and its bytes until it is settled or the application was told what became of
+ * it. Nothing is told to the gateway that the store, if there is one, has not saved: a reload of the page neither loses
+ * a message nor gives another one its number. A message's handlers have run before it is acknowledged.
+ */
+
+// --- the wire: design and limits as in docs/protocol.md -----------------------------------------------------------
+
+const SUBPROTOCOL = "kakitome.v1";
+const HEADER_BYTES = 10;
+const FRAGMENT_BYTES = 64 * 1024;
+const MAX_BODY_BYTES = 1024 * 1024;
+const MAX_JSON_BYTES = 64 * 1024;
+const MAX_CLOSE_REASON_BYTES = 123;
+const MAX_REJECT_REASON_BYTES = 1024;
+const DEFAULT_WINDOW_MESSAGES = 1024;
+const DEFAULT_WINDOW_BYTES = 4 * 1024 * 1024;
+
+const TEXT_FLAG = 0x01;
+const MORE_FLAG = 0x02;
+
+/** The records' types by name; the values are those on the wire. PING and PONG (7, 8) exist on TCP only. */
+export const RecordType = Object.freeze({ OPEN: 1, OPENED: 2, DATA: 3, ACK: 4, REJECT: 5, CLOSE: 6 });
+const TYPE_NAMES = ["", ...Object.keys(RecordType), "PING", "PONG"];
+
+/** The rungs by their value in an ACK, from 1. */
+const RUNGS = ["", "accepted", "written", "reached", "consumed"];
+const CONSUMED = 4;
+
+const EMPTY = new Uint8Array(0);
+const encoder = new TextEncoder();
+// ignoreBOM keeps a leading U+FEFF, which is part of the message.
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** One record as the payload of a binary WebSocket message. */
+export function encodeRecord(type, flags, seq, body = EMPTY) {
+  const record = new Uint8Array(HEADER_BYTES + body.length);
+  const header = new DataView(record.buffer);
+  header.setUint8(0, type);
+  header.setUint8(1, flags);
+  header.setBigUint64(2, BigInt(seq));
+  record.set(body, HEADER_BYTES);
+  return record;
+}
+
+function encodeJsonRecord(type, seq, value) {
+  return encodeRecord(type, 0, seq, encoder.encode(JSON.stringify(value)));
+}
+
+/** `{type, flags, seq, body}` of the record that a binary WebSocket message carries. Throws ProtocolViolation. */
+export function parseRecord(data) {
+  if (!(data instanceof ArrayBuffer)) throw new ProtocolViolation("a text message, expected records only");
+  if (data.byteLength < HEADER_BYTES) {
+    throw new ProtocolViolation(`a record of ${data.byteLength} bytes, expected at least ${HEADER_BYTES}`);
+  }
+  const header = new DataView(data);
+  const type = header.getUint8(0);
+  const flags = header.getUint8(1);
+  const seq = Number(header.getBigUint64(2));
+  const body = new Uint8Array(data, HEADER_BYTES);
+  // The protocol's limit is 2^63-1. At a million messages a second a session takes 285 years to exceed ours.
+  if (!Number.isSafeInteger(seq)) {
+    throw new ProtocolViolation(`sequence number ${seq}, expected at most ${Number.MAX_SAFE_INTEGER}`);
+  }
+  const name = TYPE_NAMES[type];
+  switch (type) {
+    case RecordType.DATA:
+      if (flags & ~(TEXT_FLAG | MORE_FLAG)) {
+        throw new ProtocolViolation(`DATA with flags ${flags}, expected bits 0 (text) and 1 (more) only`);
+      }
+      if (body.length > MAX_BODY_BYTES) {
+        throw new ProtocolViolation(`DATA body of ${body.length} bytes, expected at most ${MAX_BODY_BYTES}`);
+      }
+      break;
+    case RecordType.ACK:
+      if (flags < 1 || flags > CONSUMED) throw new ProtocolViolation(`ACK of rung ${flags}, expected 1 to 4`);
+      if (body.length) throw new ProtocolViolation(`ACK with a body of ${body.length} bytes, expected none`);
+      break;
+    case RecordType.OPENED:
+    case RecordType.REJECT:
+    case RecordType.CLOSE:
+      if (flags) throw new ProtocolViolation(`${name} with flags ${flags}, expected none`);
+      if (body.length > MAX_JSON_BYTES) {
+        throw new ProtocolViolation(`${name} body of ${body.length} bytes, expected at most ${MAX_JSON_BYTES}`);
+      }
+      if (seq && type === RecordType.CLOSE) throw new ProtocolViolation(`CLOSE of sequence number ${seq}, expected 0`);
+      break;
+    default:
+      throw new ProtocolViolation(`${name || `record type ${type}`} from the gateway`);
+  }
+  if (!seq && (type === RecordType.DATA || type === RecordType.REJECT)) {
+    throw new ProtocolViolation(`${name} with sequence number 0, expected 1 or more`);
+  }
+  return { type, flags, seq, body };
+}
+
+/** The checked JSON bodies; unknown keys are ignored, so that newer gateways can say more. */
+const Body = {
+  object(name, body) {
+    let value;
+    try {
+      value = JSON.parse(decoder.decode(body));
+    } catch {
+      throw new ProtocolViolation(`${name} body is not JSON in UTF-8`);
+    }
+    if (!isObject(value)) throw new ProtocolViolation(`${name} body: expected an object`);
+    return value;
+  },
+
+  integer(where, object, key, { least, fallback }) {
+    const value = object[key] ?? fallback;
+    if (value === null || (Number.isSafeInteger(value) && value >= least)) return value;
+    throw new ProtocolViolation(`${where}: ${key}: expected an integer of at least ${least}`);
+  },
+
+  opened(body) {
+    const value = Body.object("OPENED", body);
+    const integer = (...which) => Body.integer("OPENED body", ...which);
+    const { session, resumed, settles_at: rung, grace_seconds: grace = 0 } = value;
+    if (typeof session !== "string" || !/^[\x21-\x7e]{1,256}$/.test(session)) {
+      throw new ProtocolViolation("OPENED body: session: expected 1 to 256 printable ASCII characters");
+    }
+    if (typeof resumed !== "boolean") throw new ProtocolViolation("OPENED body: resumed: expected a boolean");
+    if (RUNGS.indexOf(rung) < 1) {
+      throw new ProtocolViolation(`OPENED body: settles_at: expected one of ${RUNGS.slice(1)}`);
+    }
+    if (typeof grace !== "number" || !(grace >= 0)) {
+      throw new ProtocolViolation("OPENED body: grace_seconds: expected a number of at least 0");
+    }
+    return {
+      token: session,
+      resumed,
+      settlesAt: RUNGS.indexOf(rung),
+      graceSeconds: grace,
+      windowMessages: integer(value, "window_messages", { least: 1, fallback: DEFAULT_WINDOW_MESSAGES }),
+      windowBytes: integer(value, "window_bytes", { least: 1, fallback: DEFAULT_WINDOW_BYTES }),
+      messageBytes: integer(value, "message_bytes", { least: 1, fallback: null }),
+      report: Body.report("OPENED", value.report),
+    };
+  },
+
+  /** What REJECT and CLOSE have in common. */
+  ending(name, body) {
+    const value = Body.object(name, body);
+    if (!isCode(value.code)) throw new ProtocolViolation(`${name} body: code: expected 1000 to 4999`);
+    const reason = value.reason ?? "";
+    if (typeof reason !== "string") throw new ProtocolViolation(`${name} body: reason: expected a string`);
+    return { code: value.code, reason, report: Body.report(name, value.report) };
+  },
+
+  report(name, value) {
+    if (value === null || value === undefined) return null;
+    const direction = (key) => {
+      const half = value[key];
+      if (!isObject(half)) throw new ProtocolViolation(`${name} body: report.${key}: expected an object`);
+      const settled = Body.integer(`${name} body: report.${key}`, half, "settled", { least: 0 });
+      const range = (rangeKey) => {
+        const bounds = half[rangeKey] ?? null;
+        const valid = Array.isArray(bounds) && bounds.length === 2 && bounds.every(Number.isSafeInteger);
+        if (bounds === null || (valid && bounds[0] >= 1 && bounds[0] <= bounds[1])) return bounds;
+        throw new ProtocolViolation(`${name} body: report.${key}.${rangeKey}: expected [from, to]`);
+      };
+      return { settled, unknown: range("unknown"), neverForwarded: range("never_forwarded") };
+    };
+    if (!isObject(value)) throw new ProtocolViolation(`${name} body: report: expected an object`);
+    return { upstream: direction("upstream"), downstream: direction("downstream") };
+  },
+};
+
+function closeRecord(code, reason) {
+  return encodeJsonRecord(RecordType.CLOSE, 0, { code, reason });
+}
+
+function isCode(value) {
+  return Number.isInteger(value) && value >= 1000 && value <= 4999;
+}
+
+function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isWithin(seq, range) {
+  return range !== null && range[0] <= seq && seq <= range[1];
+}
+
+/** The text cut to so many bytes of UTF-8, never inside a character. */
+function cut(text, bytes) {
+  const encoded = encoder.encode(text);
+  return encoded.length <= bytes ? text : new TextDecoder().decode(encoded.subarray(0, bytes), { stream: true });
+}
+
+// --- errors: why a message was not settled, why a conversation ended ----------------------------------------------
+
+/** Base of all errors of this module. */
+export class KakitomeError extends Error {
+  constructor(message, facts = {}) {
+    super(message, facts.cause && { cause: facts.cause });
+    this.name = new.target.name;
+    Object.assign(this, facts);
+  }
+}
+
+/** The far side refused this one message: `seq`, `code`, `reason`. */
+export class Rejected extends KakitomeError {
+  constructor(seq, code, reason) {
+    super(`message ${seq} was rejected with ${code} ${reason}`.trimEnd(), { seq, code, reason });
+  }
+}
+
+/** The session ended, and nobody can say whether this message arrived: `seq`. */
+export class Lost extends KakitomeError {
+  constructor(seq, cause) {
+    super(`it is unknown whether message ${seq} arrived`, { seq, cause });
+  }
+}
+
+/** The session ended, and not a byte of this message was sent on: it may be sent again without arriving twice. */
+export class NeverForwarded extends KakitomeError {
+  constructor(seq, cause) {
+    super(`message ${seq} was never forwarded`, { seq, cause });
+  }
+}
+
+/** There is no session any more: `code`, `reason`. */
+export class Closed extends KakitomeError {
+  constructor(code, reason, words = "the conversation was closed with") {
+    super(`${words} ${code} ${reason}`.trimEnd(), { code, reason });
+  }
+}
+
+/** The message is larger than this route takes: `size`, `limit`, in bytes. */
+export class TooBig extends KakitomeError {
+  constructor(size, limit) {
+    super(`message of ${size} bytes exceeds the limit of ${limit} bytes`, { size, limit });
+  }
+}
+
+/** As much waits to be sent as the options allow; `ready` tells when there is room. */
+export class QueueFull extends KakitomeError {}
+
+/** No connection came about, or the one there was fell silent; it is tried again. */
+export class ConnectionFailed extends KakitomeError {}
+
+/** The gateway broke the record protocol, or does not speak it: `code`. */
+export class ProtocolViolation extends KakitomeError {
+  constructor(message, code = 1002) {
+    super(message, { code });
+  }
+}
+
+/** The store does not work. */
+export class StoreFailed extends KakitomeError {}
+
+/** Another tab uses this store; one store serves one conversation. */
+export class StoreInUse extends StoreFailed {}
+
+// --- the protocol without I/O ------------------------------------------------------------------------------------
+
+/**
+ * Our messages that are not settled: kept, sent within the gateway's window, sent again after a resume.
+ *
+ * `entries[i]` has the number `settled + 1 + i`. Those up to `carried` may have left on some connection, and keep their
+ * number; those after it are only waiting. On the present connection, those up to `#reserved` have their place in the
+ * window, and those up to `#left` were handed to the socket. A rejected message counts as settled, but stays until all
+ * before it are: it is sent again after a resume, because numbers have no gap.
+ */
+class Outbox {
+  #reserved;
+  #left;
+  #flightMessages = 0;
+  #flightBytes = 0;
+  #savedUpTo;
+  #sendableUpTo;
+
+  constructor({ settled = 0, carried = 0, messages = [] } = {}) {
+    this.settled = settled;
+    this.carried = Math.max(carried, settled);
+    this.windowMessages = DEFAULT_WINDOW_MESSAGES;
+    this.windowBytes = DEFAULT_WINDOW_BYTES;
+    this.entries = [];
+    this.unsettledMessages = 0;
+    this.unsettledBytes = 0;
+    /** Never carried by any connection: what waits for the window, or for the first connection. */
+    this.waitingMessages = 0;
+    this.waitingBytes = 0;
+    /** Not handed to the present connection's socket. */
+    this.unsentBytes = 0;
+    /** The newest message of which the gateway said anything on this connection. */
+    this.answered = settled;
+    for (const { seq, text, data } of messages) {
+      if (seq !== this.last + 1) throw new StoreFailed(`the store has message ${seq} after ${this.last}`);
+      this.append({ seq: 0, text, data, rejected: false, connection: 0, context: null });
+    }
+    this.#reserved = this.#left = settled;
+    this.#savedUpTo = this.last;
+    this.#sendableUpTo = this.carried;
+  }
+
+  /** The number of the newest message. */
+  get last() {
+    return this.settled + this.entries.length;
+  }
+
+  get hasRoom() {
+    return this.unsettledMessages < this.windowMessages && this.unsettledBytes < this.windowBytes;
+  }
+
+  get hasUnanswered() {
+    return this.#left > this.answered;
+  }
+
+  append(entry) {
+    entry.seq = this.last + 1;
+    this.entries.push(entry);
+    const size = entry.data.length;
+    this.unsettledMessages += 1;
+    this.unsettledBytes += size;
+    this.unsentBytes += size;
+    if (entry.seq > this.carried) {
+      this.waitingMessages += 1;
+      this.waitingBytes += size;
+    }
+  }
+
+  // --- connections ---
+
+  /** A connection begins whose gateway has all up to `position`: what follows is sent again. The newly settled. */
+  resume(position) {
+    if (position < this.settled || position > this.carried) {
+      throw new ProtocolViolation(`OPENED at ${position}, expected ${this.settled} to ${this.carried}`);
+    }
+    const settled = this.settle(position);
+    this.#reserved = this.#left = this.answered = this.settled;
+    this.#flightMessages = this.#flightBytes = 0;
+    this.unsentBytes = this.entries.reduce((bytes, entry) => bytes + entry.data.length, 0);
+    return settled;
+  }
+
+  /** Gives the next messages their places in the window, and with it their numbers for good. */
+  reserve(connection) {
+    for (;;) {
+      const entry = this.entries[this.#reserved - this.settled];
+      if (!entry) return;
+      const size = entry.data.length;
+      if (!entry.rejected) {
+        // One that is larger than the window passes when it is alone.
+        const isFull = this.#flightMessages >= this.windowMessages || this.#flightBytes + size > this.windowBytes;
+        if (this.#flightMessages && isFull) return;
+        this.#flightMessages += 1;
+        this.#flightBytes += size;
+      }
+      this.#reserved = entry.seq;
+      if (entry.seq > this.carried) {
+        this.carried = entry.seq;
+        entry.connection = connection;
+        this.waitingMessages -= 1;
+        this.waitingBytes -= size;
+      }
+    }
+  }
+
+  /** The records that may leave now. */
+  take() {
+    const records = [];
+    const end = Math.min(this.#reserved, this.#sendableUpTo);
+    for (let seq = this.#left + 1; seq <= end; seq += 1) {
+      const { text, data } = this.entries[seq - this.settled - 1];
+      const kind = text ? TEXT_FLAG : 0;
+      let at = 0;
+      for (; data.length - at > FRAGMENT_BYTES; at += FRAGMENT_BYTES) {
+        const fragment = data.subarray(at, at + FRAGMENT_BYTES);
+        records.push(encodeRecord(RecordType.DATA, kind | MORE_FLAG, seq, fragment));
+      }
+      records.push(encodeRecord(RecordType.DATA, kind, seq, data.subarray(at)));
+      this.unsentBytes -= data.length;
+      this.#left = seq;
+    }
+    return records;
+  }
+
+  // --- the store ---
+
+  unsaved() {
+    return this.entries.slice(Math.max(this.#savedUpTo - this.settled, 0));
+  }
+
+  markSaved(last, carried) {
+    this.#savedUpTo = Math.max(this.#savedUpTo, last);
+    this.#sendableUpTo = Math.max(this.#sendableUpTo, carried);
+  }
+
+  // --- evidence ---
+
+  /** All up to `seq` are settled; those for which that is news. */
+  settle(seq) {
+    if (seq > this.carried) {
+      throw new ProtocolViolation(`ACK ${seq}, expected at most ${this.carried}, the last message sent`);
+    }
+    let count = seq - this.settled;
+    if (count <= 0) return [];
+    while (this.entries[count]?.rejected) count += 1;
+    return this.#forget(count);
+  }
+
+  /** One message was refused and counts as settled; it, or null where that is no news. */
+  reject(seq) {
+    if (seq > this.carried) {
+      throw new ProtocolViolation(`REJECT ${seq}, expected at most ${this.carried}, the last message sent`);
+    }
+    this.answered = Math.max(this.answered, seq);
+    const entry = this.entries[seq - this.settled - 1];
+    if (!entry || entry.rejected) return null;
+    this.#uncount(entry);
+    entry.rejected = true;
+    let count = 0;
+    while (this.entries[count]?.rejected) count += 1;
+    this.#forget(count);
+    return entry;
+  }
+
+  #forget(count) {
+    const gone = this.entries.splice(0, count);
+    for (const entry of gone) {
+      if (!entry.rejected) this.#uncount(entry);
+      if (entry.seq > this.#left) this.unsentBytes -= entry.data.length;
+    }
+    this.settled += count;
+    this.#reserved = Math.max(this.#reserved, this.settled);
+    this.#left = Math.max(this.#left, this.settled);
+    this.answered = Math.max(this.answered, this.settled);
+    return gone.filter((entry) => !entry.rejected);
+  }
+
+  #uncount(entry) {
+    this.unsettledMessages -= 1;
+    this.unsettledBytes -= entry.data.length;
+    if (entry.seq <= this.#reserved) {
+      this.#flightMessages -= 1;
+      this.#flightBytes -= entry.data.length;
+    }
+  }
+
+  /** Takes out the waiting messages that are larger than `limit`. Those behind them get new numbers. */
+  dropTooBig(limit) {
+    const isTooBig = (entry) => entry.seq > this.carried && entry.data.length > limit;
+    const dropped = this.entries.filter(isTooBig);
+    if (!dropped.length) return dropped;
+    const kept = this.entries.filter((entry) => !isTooBig(entry));
+    for (const { data } of dropped) {
+      this.unsettledMessages -= 1;
+      this.unsettledBytes -= data.length;
+      this.unsentBytes -= data.length;
+      this.waitingMessages -= 1;
+      this.waitingBytes -= data.length;
+    }
+    kept.forEach((entry, index) => (entry.seq = this.settled + 1 + index));
+    this.entries = kept;
+    this.#savedUpTo = this.carried;
+    return dropped;
+  }
+}
+
+/**
+ * The gateway's messages: put together, each given once, whatever is sent again.
+ *
+ * Those up to `accepted` have come whole; those up to `consumed` were consumed, as were those in `#ahead`.
+ */
+class Inbox {
+  #parts = [];
+  #size = 0;
+  #text = null;
+  #isOversize = false;
+  #ahead = new Set();
+  #unconsumed = new Map();
+  #unconsumedBytes = 0;
+  #limits;
+
+  constructor(consumed, limits) {
+    this.accepted = consumed;
+    this.consumed = consumed;
+    this.duplicates = 0;
+    this.#limits = limits;
+  }
+
+  /** What the DATA record completes, `{seq, text, data}`, or null; `data` is null for what is larger than the limit. */
+  receive({ flags, seq, body }) {
+    const ends = !(flags & MORE_FLAG);
+    if (seq <= this.accepted) {
+      if (ends) this.duplicates += 1;
+      return null;
+    }
+    if (seq !== this.accepted + 1) {
+      throw new ProtocolViolation(`DATA ${seq} after message ${this.accepted}, expected ${this.accepted + 1}`);
+    }
+    const text = Boolean(flags & TEXT_FLAG);
+    if (this.#text === null) this.#begin(seq, text);
+    if (this.#text !== text) {
+      throw new ProtocolViolation(`a fragment of DATA ${seq} is ${text ? "text" : "binary"}, but the first was not`);
+    }
+    this.#size += body.length;
+    if (this.#size > this.#limits.messageBytes) {
+      this.#isOversize = true;
+      this.#parts = [];
+    } else {
+      this.#parts.push(body);
+    }
+    if (!ends) return null;
+    const data = this.#isOversize ? null : joined(this.#parts, this.#size);
+    const message = { seq, text, data: text && data ? decodedText(seq, data) : data };
+    const size = this.#isOversize ? 0 : this.#size;
+    this.forgetUnfinished();
+    this.accepted = seq;
+    this.#unconsumed.set(seq, size);
+    this.#unconsumedBytes += size;
+    return message;
+  }
+
+  #begin(seq, text) {
+    const { windowMessages, windowBytes } = this.#limits;
+    if (this.#unconsumed.size >= windowMessages) {
+      throw new ProtocolViolation(`DATA ${seq} exceeds the window of ${windowMessages} messages`, 1008);
+    }
+    if (this.#unconsumedBytes >= windowBytes) {
+      throw new ProtocolViolation(`DATA ${seq} exceeds the window of ${windowBytes} bytes`, 1008);
+    }
+    this.#text = text;
+  }
+
+  /** The connection broke: a message that came in part comes again from its first byte. */
+  forgetUnfinished() {
+    this.#parts = [];
+    this.#size = 0;
+    this.#text = null;
+    this.#isOversize = false;
+  }
+
+  /** Marks one message as consumed; whether that is news. The position moves once all before it are. */
+  consume(seq) {
+    const size = this.#unconsumed.get(seq);
+    if (size === undefined) return false;
+    this.#unconsumed.delete(seq);
+    this.#unconsumedBytes -= size;
+    this.#ahead.add(seq);
+    while (this.#ahead.delete(this.consumed + 1)) this.consumed += 1;
+    return true;
+  }
+}
+
+function joined(parts, size) {
+  if (parts.length === 1) return parts[0];
+  const whole = new Uint8Array(size);
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+function decodedText(seq, data) {
+  try {
+    return decoder.decode(data);
+  } catch {
+    throw new ProtocolViolation(`text message ${seq} is not UTF-8`, 1007);
+  }
+}
+
+/**
+ * Close codes that tell of the gateway's or the connection's state and not of the session's: it is worth trying again.
+ * 1005 is a Close without a code; 1006 and 1015 stand for none at all.
+ */
+const PASSING_CODES = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015]);
+
+/** Another connection has taken the session over. */
+const SUPERSEDED = 4001;
+
+const Phase = Object.freeze({ DETACHED: "detached", OPENING: "opening", OPEN: "open", OVER: "over" });
+
+/**
+ * One client's session, whatever connections carry it, as a state machine without I/O.
+ *
+ * A turn of the caller's: `receive` with what came in, the calls of the application, `nextFact` until there is none,
+ * `changes` and (after they were saved) `markSaved`, `take` and send what it gives. `stored` is what a store had of it.
+ */
+export class Session {
+  #phase = Phase.DETACHED;
+  #connection = 0;
+  #facts = [];
+  #positions = [0, 0, 0, 0, 0];
+  #saved = null;
+  #generation = 0;
+  #revision = 0;
+  #mustReplace = false;
+  #acked;
+  #told = 0;
+  #rejects = new Map();
+  #closeSent = false;
+  #settings;
+
+  constructor(settings = {}, stored = null) {
+    this.#settings = {
+      windowMessages: DEFAULT_WINDOW_MESSAGES,
+      windowBytes: DEFAULT_WINDOW_BYTES,
+      messageBytes: Infinity,
+      receipts: [],
+      resend: "never-forwarded",
+      ...settings,
+    };
+    this.token = stored?.token ?? null;
+    this.settlesAt = CONSUMED;
+    this.graceSeconds = 0;
+    /** The largest message that the gateway takes; Infinity: any, or not known yet. */
+    this.messageLimit = Infinity;
+    this.outbox = new Outbox(stored ?? {});
+    this.inbox = new Inbox(stored?.consumed ?? 0, this.#settings);
+    this.#acked = this.inbox.consumed;
+    /** `{code, reason, record}` once the session has ended, or shall end when everything is settled. */
+    this.ending = null;
+    if (stored) this.#saved = this.#state();
+  }
+
+  get isOpen() {
+    return this.#phase === Phase.OPEN;
+  }
+
+  get isOver() {
+    return this.#phase === Phase.OVER;
+  }
+
+  /** Rises when the gateway has begun a new session in place of the old one: numbers start again. */
+  get generation() {
+    return this.#generation;
+  }
+
+  /** Our CLOSE has left: nothing more is sent. */
+  get hasClosed() {
+    return this.#closeSent;
+  }
+
+  /** Nothing of ours is unsettled. */
+  get isSettled() {
+    return this.outbox.entries.length === 0;
+  }
+
+  /** The next thing that happened, or undefined: `{type, ...}`, in the order in which they happened. */
+  nextFact() {
+    return this.#facts.shift();
+  }
+
+  // --- connections ---
+
+  /** A connection is up; the record to send on it. */
+  attach() {
+    this.detach();
+    this.#phase = Phase.OPENING;
+    this.#connection += 1;
+    this.#told = this.#saved?.consumed ?? 0;
+    const { receipts, windowMessages, windowBytes } = this.#settings;
+    const body = { receipts, window_messages: windowMessages, window_bytes: windowBytes };
+    return encodeJsonRecord(RecordType.OPEN, this.#told, this.token === null ? body : { session: this.token, ...body });
+  }
+
+  /** The connection is gone; the session waits for the next one. */
+  detach() {
+    if (this.#phase !== Phase.OVER) this.#phase = Phase.DETACHED;
+    this.inbox.forgetUnfinished();
+  }
+
+  /** Takes a message of the attached connection. A fault of the gateway's ends the session, as `fail` does. */
+  receive(data) {
+    if (this.#phase !== Phase.OPENING && this.#phase !== Phase.OPEN) return;
+    try {
+      this.#receive(parseRecord(data));
+    } catch (fault) {
+      if (!(fault instanceof ProtocolViolation)) throw fault;
+      this.fail(fault);
+    }
+  }
+
+  #receive(record) {
+    const { type, flags, seq, body } = record;
+    if (type === RecordType.CLOSE) {
+      this.#closed(Body.ending("CLOSE", body));
+    } else if ((this.#phase === Phase.OPENING) !== (type === RecordType.OPENED)) {
+      throw new ProtocolViolation(`${TYPE_NAMES[type]} ${this.isOpen ? "in an open session" : "before OPENED"}`);
+    } else if (type === RecordType.OPENED) {
+      this.#opened(seq, Body.opened(body));
+    } else if (type === RecordType.DATA) {
+      const message = this.inbox.receive(record);
+      if (message?.data === null) this.reject(seq, 1009, `message exceeds ${this.#settings.messageBytes} bytes`);
+      else if (message) this.#facts.push({ type: "message", ...message });
+    } else if (type === RecordType.ACK) {
+      this.#acknowledged(flags, seq);
+    } else {
+      const { code, reason } = Body.ending("REJECT", body);
+      const entry = this.outbox.reject(seq);
+      if (entry) this.#facts.push({ type: "rejected", entry, code, reason });
+    }
+  }
+
+  #opened(seq, body) {
+    const carried = this.outbox.carried;
+    if (body.resumed) {
+      if (this.token === null) throw new ProtocolViolation("OPENED resumes a session, but none was asked for");
+      this.#settled(this.outbox.resume(seq), body.settlesAt);
+      this.#positions.fill(this.outbox.settled);
+      // A message whose REJECT has not left must not be told as consumed: its REJECT follows, and then the ACK.
+      this.#acked = this.#told;
+      const replayed = carried - this.outbox.settled;
+      this.#facts.push({ type: "resumed", replayed, duplicates: this.inbox.accepted - this.#told });
+    } else {
+      if (seq) throw new ProtocolViolation(`OPENED at ${seq} in a new session, expected 0`);
+      if (this.token !== null) this.#renew(body.report);
+      this.#facts.push({ type: "opened" });
+    }
+    this.token = body.token;
+    this.settlesAt = body.settlesAt;
+    this.graceSeconds = body.graceSeconds;
+    this.messageLimit = body.messageBytes ?? Infinity;
+    this.outbox.windowMessages = body.windowMessages;
+    this.outbox.windowBytes = body.windowBytes;
+    this.#phase = Phase.OPEN;
+    for (const entry of this.outbox.dropTooBig(this.messageLimit)) {
+      this.#renumbered();
+      this.#facts.push({ type: "too big", entry, limit: this.messageLimit });
+    }
+  }
+
+  /** The old session is gone and a new one begins: what is known never to have left is sent in it. */
+  #renew(report) {
+    const { unknown, neverForwarded } = this.#sortOut(report);
+    const { resend } = this.#settings;
+    this.outbox = new Outbox();
+    this.inbox = new Inbox(0, this.#settings);
+    this.#positions.fill(0);
+    this.#rejects.clear();
+    this.#acked = 0;
+    this.#generation += 1;
+    this.#renumbered();
+    const again = [...(resend === "all" ? unknown : []), ...(resend === "none" ? [] : neverForwarded)];
+    const lost = {
+      unknown: resend === "all" ? [] : unknown.map(copied),
+      neverForwarded: resend === "none" ? neverForwarded.map(copied) : [],
+    };
+    for (const entry of again) {
+      entry.connection = 0;
+      this.outbox.append(entry);
+    }
+    this.#facts.push({ type: "lost", ...lost, report });
+  }
+
+  /** What the store has, or is about to have, bears the wrong numbers. */
+  #renumbered() {
+    this.#revision += 1;
+    this.#mustReplace = true;
+  }
+
+  /**
+   * What became of each message, as far as the report tells; what it calls settled is.
+   *
+   * It says nothing about those behind all that its gateway had accepted. That gateway did not send them on; but where
+   * a session can move from gateway to gateway (both hops speak records), one before it may have.
+   */
+  #sortOut(report) {
+    const unknown = [];
+    const neverForwarded = [];
+    const { outbox } = this;
+    const upstream = report?.upstream;
+    if (upstream) this.#settled(outbox.settle(Math.min(upstream.settled, outbox.carried)), this.settlesAt);
+    for (const entry of outbox.entries.filter(({ rejected }) => !rejected)) {
+      const { seq, connection } = entry;
+      const mayHaveMoved = this.settlesAt === CONSUMED && connection !== this.#connection;
+      if (seq > outbox.carried || isWithin(seq, upstream?.neverForwarded ?? null)) neverForwarded.push(entry);
+      else if (!upstream || isWithin(seq, upstream.unknown) || mayHaveMoved) unknown.push(entry);
+      else neverForwarded.push(entry);
+    }
+    return { unknown, neverForwarded };
+  }
+
+  #acknowledged(rung, seq) {
+    const { outbox } = this;
+    if (rung >= this.settlesAt) {
+      this.#settled(outbox.settle(seq), rung);
+    } else if (seq > outbox.carried) {
+      throw new ProtocolViolation(`ACK ${seq}, expected at most ${outbox.carried}, the last message sent`);
+    }
+    outbox.answered = Math.max(outbox.answered, seq);
+    if (seq <= this.#positions[rung]) return;
+    for (let below = 1; below <= rung; below += 1) this.#positions[below] = Math.max(this.#positions[below], seq);
+    this.#facts.push({ type: "receipt", seq, rung: RUNGS[rung] });
+  }
+
+  #settled(entries, rung) {
+    for (const entry of entries) this.#facts.push({ type: "settled", entry, rung: RUNGS[rung] });
+  }
+
+  #closed({ code, reason, report }) {
+    // An answer to OPEN that names a passing state of the gateway ends this attempt and not the session.
+    if (this.#phase === Phase.OPENING && PASSING_CODES.has(code)) this.#facts.push({ type: "refused", code, reason });
+    else this.end(code, reason, { report, byPeer: true });
+  }
+
+  /** Ends the session because the gateway broke the protocol; `take` then gives the CLOSE that says so. */
+  fail(fault) {
+    this.#facts.push({ type: "fault", fault });
+    this.end(fault.code, cut(fault.message, MAX_CLOSE_REASON_BYTES));
+  }
+
+  /** Ends the session at once: what is not settled is sorted out and told, nothing more is taken. */
+  end(code, reason, { report = null, byPeer = false } = {}) {
+    if (this.isOver) return;
+    const { unknown, neverForwarded } = this.#sortOut(report);
+    this.ending = { code, reason, record: this.isOpen && !byPeer ? closeRecord(code, reason) : null };
+    this.#phase = Phase.OVER;
+    this.outbox = new Outbox();
+    this.#facts.push({ type: "lost", unknown, neverForwarded, report });
+    this.#facts.push({ type: "ended", code, reason, report, byPeer });
+  }
+
+  // --- the application ---
+
+  /** Takes a message of ours, room or not. `context` is the caller's. */
+  append(text, data, context = null) {
+    const entry = { seq: 0, text, data, rejected: false, connection: 0, context };
+    this.outbox.append(entry);
+    return entry;
+  }
+
+  /** The highest rung known of one of our messages, by name, or null. */
+  rungOf(seq) {
+    for (let rung = CONSUMED; rung > 0; rung -= 1) if (this.#positions[rung] >= seq) return RUNGS[rung];
+    return null;
+  }
+
+  /** Marks a message of the gateway's as consumed. */
+  consume(seq) {
+    this.inbox.consume(seq);
+  }
+
+  /** Refuses a message of the gateway's, which counts as consumed then. */
+  reject(seq, code, reason) {
+    const body = { code, reason: cut(reason, MAX_REJECT_REASON_BYTES) };
+    if (this.inbox.consume(seq)) this.#rejects.set(seq, encodeJsonRecord(RecordType.REJECT, seq, body));
+  }
+
+  /** Ends the session for good once everything of ours is settled. */
+  close(code, reason) {
+    this.ending ??= { code, reason, record: closeRecord(code, reason) };
+  }
+
+  // --- the store ---
+
+  /** What is to be saved before it may be told, or null: `{state, appended, replace}`, to be saved as one. */
+  changes() {
+    if (this.isOver) return null;
+    if (this.isOpen) this.outbox.reserve(this.#connection);
+    const state = this.#state();
+    const appended = this.#mustReplace ? [...this.outbox.entries] : this.outbox.unsaved();
+    const saved = this.#saved;
+    const isNews = saved === null || Object.keys(state).some((key) => state[key] !== saved[key]);
+    if (!isNews && !appended.length && !this.#mustReplace) return null;
+    const changes = { state, appended, replace: this.#mustReplace, revision: this.#revision };
+    this.#mustReplace = false;
+    return changes;
+  }
+
+  /** The changes are saved: what they say may be told. */
+  markSaved({ state, appended, revision }) {
+    if (revision !== this.#revision) return;
+    this.#saved = state;
+    this.outbox.markSaved(appended.at(-1)?.seq ?? 0, state.carried);
+  }
+
+  #state() {
+    return {
+      token: this.token,
+      consumed: this.#tellable(),
+      settled: this.outbox.settled,
+      carried: this.outbox.carried,
+    };
+  }
+
+  /** How far our consuming may be told once it is saved: not beyond a message whose REJECT has not left. */
+  #tellable() {
+    return Math.min(this.inbox.consumed, ...[...this.#rejects.keys()].map((seq) => seq - 1));
+  }
+
+  // --- to the gateway ---
+
+  /** The records to send now; ACK and REJECT only if `acknowledge`, so that the caller can gather them. */
+  take(acknowledge) {
+    if (this.isOver && this.ending.record && !this.#closeSent) {
+      this.#closeSent = true;
+      return [this.ending.record];
+    }
+    if (!this.isOpen || this.#closeSent) return [];
+    const records = [];
+    const closes = this.ending !== null && this.isSettled;
+    if (acknowledge || closes) {
+      records.push(...this.#rejects.values());
+      this.#rejects.clear();
+      const consumed = this.#saved?.consumed ?? 0;
+      if (consumed > this.#acked) {
+        this.#acked = consumed;
+        records.push(encodeRecord(RecordType.ACK, CONSUMED, consumed));
+      }
+    }
+    records.push(...this.outbox.take());
+    if (closes) {
+      this.#closeSent = true;
+      records.push(this.ending.record);
+    }
+    return records;
+  }
+}
+
+/** A message as it was when its session ended; sent again it gets another number. */
+function copied(entry) {
+  return { ...entry };
+}
+
+// --- the store ----------------------------------------------------------------------------------------------------
+
+/** How long a page that is being reloaded may take to let go of its store. */
+const LOCK_PATIENCE_MS = 3000;
+
+/**
+ * One conversation in IndexedDB: its state and its outbox, saved together. One tab at a time holds it, by a Web Lock.
+ *
+ * Writes are durable against the end of the page and of the browser, not against a power cut ("relaxed").
+ */
+export class IndexedDbStore {
+  #name;
+  #platform;
+  #database = null;
+  #release = null;
+
+  constructor(name, platform = {}) {
+    this.#name = `kakitome:${name}`;
+    this.#platform = {
+      indexedDB: globalThis.indexedDB,
+      locks: globalThis.navigator?.locks,
+      setTimeout: (action, ms) => globalThis.setTimeout(action, ms),
+      clearTimeout: (timer) => globalThis.clearTimeout(timer),
+      ...platform,
+    };
+  }
+
+  /** Takes the store; what it has: null, or the state with `messages`. Rejects with StoreInUse or StoreFailed. */
+  async open() {
+    const { indexedDB, locks } = this.#platform;
+    if (!indexedDB) throw new StoreFailed("there is no IndexedDB here");
+    if (!locks) {
+      throw new StoreFailed("there are no Web Locks here (they need https or localhost) to keep a second tab out");
+    }
+    await this.#lock(locks);
+    try {
+      this.#database = await this.#connect(indexedDB);
+      return await this.#load();
+    } catch (cause) {
+      this.close();
+      throw cause instanceof StoreFailed ? cause : new StoreFailed(`IndexedDB failed: ${cause?.message}`, { cause });
+    }
+  }
+
+  #lock(locks) {
+    const { setTimeout, clearTimeout } = this.#platform;
+    const waiting = new AbortController();
+    const timer = setTimeout(() => waiting.abort(), LOCK_PATIENCE_MS);
+    return new Promise((resolve, reject) => {
+      const hold = () => {
+        clearTimeout(timer);
+        resolve();
+        return new Promise((release) => (this.#release = release));
+      };
+      locks.request(this.#name, { signal: waiting.signal }, hold).catch((cause) => {
+        reject(new StoreInUse(`another tab uses the store ${this.#name}`, { cause }));
+      });
+    });
+  }
+
+  #connect(indexedDB) {
+    const request = indexedDB.open(this.#name, 1);
+    request.onupgradeneeded = () => {
+      request.result.createObjectStore("state");
+      request.result.createObjectStore("outbox", { keyPath: "seq" });
+    };
+    return answered(request);
+  }
+
+  async #load() {
+    const transaction = this.#database.transaction(["state", "outbox"]);
+    const [state, messages] = await Promise.all([
+      answered(transaction.objectStore("state").get("session")),
+      answered(transaction.objectStore("outbox").getAll()),
+    ]);
+    return state ? { ...state, messages } : null;
+  }
+
+  /** Saves all of `{state, appended, replace}` or nothing; `replace` puts `appended` in place of the whole outbox. */
+  save({ state, appended, replace }) {
+    return this.#write((states, outbox) => {
+      if (replace) outbox.clear();
+      for (const { seq, text, data } of appended) outbox.put({ seq, text, data });
+      if (state.settled) outbox.delete(this.#settledKeys(state.settled));
+      states.put(state, "session");
+    });
+  }
+
+  #settledKeys(settled) {
+    return (this.#platform.IDBKeyRange ?? globalThis.IDBKeyRange).upperBound(settled);
+  }
+
+  /** Forgets the conversation. */
+  clear() {
+    return this.#write((states, outbox) => {
+      states.clear();
+      outbox.clear();
+    });
+  }
+
+  #write(change) {
+    return new Promise((resolve, reject) => {
+      const transaction = this.#database.transaction(["state", "outbox"], "readwrite", { durability: "relaxed" });
+      transaction.oncomplete = () => resolve();
+      transaction.onabort = () => {
+        const cause = transaction.error;
+        reject(new StoreFailed(`IndexedDB does not save: ${cause?.message ?? "it gave up"}`, { cause }));
+      };
+      change(transaction.objectStore("state"), transaction.objectStore("outbox"));
+    });
+  }
+
+  /** Lets go of the store; what was saved stays. */
+  close() {
+    this.#database?.close();
+    this.#database = null;
+    this.#release?.();
+    this.#release = null;
+  }
+}
+
+function answered(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
+
+// --- events -------------------------------------------------------------------------------------------------------
+
+/** An event with its facts as properties. */
+class KakitomeEvent extends Event {
+  constructor(type, facts = {}) {
+    super(type);
+    Object.assign(this, facts);
+  }
+}
+
+/** One message of the gateway's; `seq` is its number in the session. */
+class KakitomeMessageEvent extends MessageEvent {
+  #consume;
+  #reject;
+
+  constructor(data, origin, seq, consume, reject) {
+    super("message", { data, origin });
+    this.seq = seq;
+    this.#consume = consume;
+    this.#reject = reject;
+  }
+
+  /** The message is consumed. Needed with `acknowledge: "manual"` only. */
+  acknowledge() {
+    this.#consume();
+  }
+
+  /** Refuses the message: its sender is told why, and not that it was consumed. */
+  reject(code, reason = "") {
+    if (!isCode(code)) throw new RangeError(`code ${code}, expected 1000 to 4999`);
+    this.#reject(code, String(reason));
+  }
+}
+
+// --- the shell ----------------------------------------------------------------------------------------------------
+
+const EVENTS = ["open", "message", "close", "error", "state", "receipt", "resume", "rejected", "lost"];
+
+const DEFAULTS = {
+  acknowledge: "auto",
+  receipts: [],
+  resend: "never-forwarded",
+  windowMessages: DEFAULT_WINDOW_MESSAGES,
+  windowBytes: DEFAULT_WINDOW_BYTES,
+  messageBytes: 64 * 1024 * 1024,
+  queueMessages: 10_000,
+  queueBytes: 16 * 1024 * 1024,
+  store: null,
+  reconnectMinMs: 250,
+  reconnectMaxMs: 30_000,
+  attempts: Infinity,
+  connectTimeoutMs: 10_000,
+  silenceTimeoutMs: 20_000,
+  closeTimeoutMs: 10_000,
+  webSocket: null,
+  platform: null,
+};
+
+const CHOICES = {
+  acknowledge: ["auto", "manual"],
+  resend: ["never-forwarded", "none", "all"],
+};
+
+/** The longest that silence is borne, when connections made anew do not end it. */
+const MAX_SILENCE_MS = 300_000;
+
+/** A timer that fires so late was frozen with its page: what has come in meanwhile was not seen yet. */
+const FROZEN_MS = 1000;
+
+/**
+ * A connection that was quiet for so long is made anew when somebody looks at the page again. Nothing tells a page that
+ * its connection has died while it has nothing to send: the browser answers the gateway's pings, and asks none itself.
+ */
+const STALE_MS = 60_000;
+
+/**
+ * So long after a connection of ours has ended, its OPEN may still be on its way, overtake the next one's and supersede
+ * it: a 4001 that comes meanwhile may tell of nobody but ourselves.
+ */
+const GHOST_MS = 30_000;
+
+const SOCKET_CLOSED = 3;
+
+/** Runs actions each in a task of its own, also in a background tab, where timers are throttled to one a minute. */
+const startMacrotask = (() => {
+  if (typeof globalThis.setImmediate === "function") return (action) => void globalThis.setImmediate(action);
+  let port = null;
+  const actions = [];
+  return (action) => {
+    if (!port) {
+      const channel = new MessageChannel();
+      channel.port1.onmessage = () => actions.shift()();
+      port = channel.port2;
+    }
+    actions.push(action);
+    port.postMessage(null);
+  };
+})();
+
+function surroundings() {
+  return {
+    WebSocket: globalThis.WebSocket,
+    setTimeout: (action, ms) => globalThis.setTimeout(action, ms),
+    clearTimeout: (timer) => globalThis.clearTimeout(timer),
+    startMacrotask,
+    now: () => performance.now(),
+    random: Math.random,
+    window: typeof window === "undefined" ? null : window,
+    document: typeof document === "undefined" ? null : document,
+    baseUrl: globalThis.location?.href,
+  };
+}
+
+/** A conversation with a backend, through as many connections as it takes; see kakitome.d.ts for each member. */
+export class Kakitome extends EventTarget {
+  static CONNECTING = 0;
+  static OPEN = 1;
+  static CLOSING = 2;
+  static CLOSED = 3;
+
+  #options;
+  #platform;
+  #findUrl;
+  #url;
+  #binaryType = "blob";
+  #state = "connecting";
+  #hasOpened = false;
+  #closing = null;
+
+  #session = null;
+  #store;
+  #isSaving = false;
+  #isDraining = false;
+  #acksDue = false;
+  #acksScheduled = false;
+  #staged = [];
+  #stagedBytes = 0;
+  #ready = null;
+
+  #socket = null;
+  #timers = new Map();
+  #attempt = 0;
+  #failures = 0;
+  #openedAt = 0;
+  #endedAt = -Infinity;
+  #heardAt = 0;
+  #awaitingSince = 0;
+  #silenceMs;
+  #offlineAt = null;
+  #stopListening = [];
+  #statistics = { resumes: 0, replayed: 0, duplicates: 0 };
+
+  constructor(url, options = {}) {
+    super();
+    for (const [key, value] of Object.entries(options)) {
+      if (!Object.hasOwn(DEFAULTS, key)) {
+        throw new TypeError(`unknown option ${key}, known are ${Object.keys(DEFAULTS).join(", ")}`);
+      }
+      if (key in CHOICES && !CHOICES[key].includes(value)) {
+        throw new TypeError(`option ${key}: ${value}, expected one of ${CHOICES[key].join(", ")}`);
+      }
+    }
+    for (const rung of options.receipts ?? []) {
+      if (!RUNGS.slice(1).includes(rung)) throw new TypeError(`option receipts: ${rung}, expected ${RUNGS.slice(1)}`);
+    }
+    this.#options = { ...DEFAULTS, ...options };
+    this.#platform = { ...surroundings(), ...options.platform };
+    if (options.webSocket) this.#platform.WebSocket = options.webSocket;
+    if (!this.#platform.WebSocket) throw new TypeError("there is no WebSocket here: give one as option webSocket");
+    this.#findUrl = typeof url === "function" ? url : null;
+    this.#url = this.#findUrl ? "" : resolved(url, this.#platform.baseUrl);
+    this.#silenceMs = this.#options.silenceTimeoutMs;
+    const { store } = this.#options;
+    this.#store = typeof store === "string" ? new IndexedDbStore(store, options.platform ?? {}) : store;
+    this.#listenToPage();
+    if (!this.#store) {
+      this.#begin(null);
+      return;
+    }
+    this.#store.open().then(
+      (stored) => (this.#state === "closed" ? this.#store.close() : this.#guard(() => this.#begin(stored))),
+      (error) => this.#guard(() => this.#storeFailed(error)),
+    );
+  }
+
+  // --- what the application sees ---
+
+  get url() {
+    return this.#url;
+  }
+
+  get protocol() {
+    return this.#hasOpened ? SUBPROTOCOL : "";
+  }
+
+  get extensions() {
+    return "";
+  }
+
+  get binaryType() {
+    return this.#binaryType;
+  }
+
+  set binaryType(type) {
+    if (type === "blob" || type === "arraybuffer") this.#binaryType = type;
+  }
+
+  get state() {
+    return this.#state;
+  }
+
+  get readyState() {
+    if (this.#state === "closed") return Kakitome.CLOSED;
+    if (this.#state === "closing") return Kakitome.CLOSING;
+    return this.#hasOpened ? Kakitome.OPEN : Kakitome.CONNECTING;
+  }
+
+  get bufferedAmount() {
+    return (this.#session?.outbox.unsentBytes ?? 0) + this.#stagedBytes + (this.#socket?.bufferedAmount ?? 0);
+  }
+
+  get settlesAt() {
+    return this.#session?.token ? RUNGS[this.#session.settlesAt] : null;
+  }
+
+  get statistics() {
+    return { ...this.#statistics };
+  }
+
+  get unsettled() {
+    const session = this.#session;
+    const entries = session?.outbox.entries.filter((entry) => !entry.rejected) ?? [];
+    return entries.map((entry) => ({ ...told(entry), rung: session.rungOf(entry.seq) }));
+  }
+
+  get ready() {
+    this.#ready ??= deferred();
+    const { promise } = this.#ready;
+    this.#updateReady();
+    return promise;
+  }
+
+  send(data) {
+    const sending = { ...deferred(), entry: null, outcome: null };
+    const sent = sending.promise;
+    Object.defineProperties(sent, {
+      seq: { get: () => sending.outcome?.seq ?? sending.entry?.seq ?? 0 },
+      rung: { get: () => sending.outcome?.rung ?? (sending.entry && this.#session.rungOf(sending.entry.seq)) },
+    });
+    this.#guard(() => this.#take(data, sending));
+    return sent;
+  }
+
+  close(code = 1000, reason = "") {
+    if (code !== 1000 && !(Number.isInteger(code) && code >= 3000 && code <= 4999)) {
+      throw new DOMException(`code ${code}, expected 1000 or 3000 to 4999`, "InvalidAccessError");
+    }
+    if (encoder.encode(reason).length > MAX_CLOSE_REASON_BYTES) {
+      throw new DOMException(`reason exceeds ${MAX_CLOSE_REASON_BYTES} bytes`, "SyntaxError");
+    }
+    if (this.readyState >= Kakitome.CLOSING) return;
+    this.#guard(() => this.#beginClosing(code, String(reason)));
+  }
+
+  // --- sending ---
+
+  #take(data, sending) {
+    if (this.readyState >= Kakitome.CLOSING) {
+      const { code, reason } = this.#closing;
+      sending.reject(new Closed(code, reason));
+      return;
+    }
+    const blob = typeof Blob !== "undefined" && data instanceof Blob ? data : null;
+    const message = { text: false, data: null, ...(blob ? {} : encoded(data)), size: 0, sending, error: null };
+    message.size = blob ? blob.size : message.data.length;
+    const limit = this.#session?.messageLimit ?? Infinity;
+    const waiting = (this.#session?.outbox.waitingBytes ?? 0) + this.#stagedBytes;
+    const waitingMessages = (this.#session?.outbox.waitingMessages ?? 0) + this.#staged.length;
+    if (message.size > limit) {
+      sending.reject(new TooBig(message.size, limit));
+    } else if (
+      waitingMessages &&
+      (waitingMessages >= this.#options.queueMessages || waiting + message.size > this.#options.queueBytes)
+    ) {
+      sending.reject(new QueueFull(`${waitingMessages} messages of ${waiting} bytes wait to be sent already`));
+    } else if (blob || this.#staged.length || !this.#session) {
+      this.#stage(message, blob);
+    } else {
+      this.#append(message);
+      this.#flush();
+    }
+  }
+
+  /** Keeps the order behind a Blob that is being read, and behind the store that is being opened. */
+  #stage(message, blob) {
+    this.#staged.push(message);
+    this.#stagedBytes += message.size;
+    if (!blob) return;
+    blob
+      .arrayBuffer()
+      .then(
+        (buffer) => (message.data = new Uint8Array(buffer)),
+        (error) => (message.error = error),
+      )
+      .then(() => this.#guard(() => this.#unstage()));
+  }
+
+  #unstage() {
+    if (!this.#session || this.#state === "closed") return;
+    while (this.#staged.length && (this.#staged[0].data || this.#staged[0].error)) {
+      const message = this.#staged.shift();
+      this.#stagedBytes -= message.size;
+      if (message.error) message.sending.reject(message.error);
+      else if (message.size > this.#session.messageLimit) {
+        message.sending.reject(new TooBig(message.size, this.#session.messageLimit));
+      } else this.#append(message);
+    }
+    this.#closeWhenStaged();
+    this.#flush();
+  }
+
+  #append({ text, data, sending }) {
+    sending.entry = this.#session.append(text, data, sending);
+  }
+
+  #updateReady() {
+    if (!this.#ready) return;
+    if (this.readyState >= Kakitome.CLOSING) {
+      const { code, reason } = this.#closing;
+      this.#ready.reject(new Closed(code, reason));
+    } else if (this.#session?.outbox.hasRoom && !this.#staged.length) {
+      this.#ready.resolve();
+      this.#ready = null;
+    }
+  }
+
+  /** Saves what there is to save, then sends what may be sent. */
+  #flush() {
+    if (this.#isSaving || !this.#session) return;
+    for (;;) {
+      const changes = this.#session.changes();
+      if (changes && this.#store) {
+        this.#save(changes);
+        return;
+      }
+      if (changes) this.#session.markSaved(changes);
+      const records = this.#session.take(this.#acksDue);
+      if (!records.length) break;
+      this.#transmit(records);
+    }
+    this.#acksDue = false;
+    this.#updateReady();
+  }
+
+  #save(changes) {
+    this.#isSaving = true;
+    this.#store.save(changes).then(
+      () =>
+        this.#guard(() => {
+          this.#isSaving = false;
+          if (this.#state === "closed") return;
+          this.#session.markSaved(changes);
+          this.#flush();
+        }),
+      (error) => this.#guard(() => this.#storeFailed(error)),
+    );
+  }
+
+  #transmit(records) {
+    for (const record of records) this.#socket?.send(record);
+    if (this.#session.hasClosed) this.#disarm("silence");
+    else this.#watchSilence();
+  }
+
+  // --- receiving ---
+
+  #received(data) {
+    this.#heardAt = this.#platform.now();
+    this.#session.receive(data);
+    this.#drain();
+    this.#flush();
+  }
+
+  /** Tells the application what has happened. Its handlers may call anything of ours. */
+  #drain() {
+    if (this.#isDraining) return;
+    this.#isDraining = true;
+    if (this.#session.isOver) {
+      // The events that tell of the end still come, but nothing can be sent any more.
+      this.#closing = this.#session.ending;
+      this.#setState("closing");
+      this.#updateReady();
+    }
+    try {
+      for (let fact = this.#session.nextFact(); fact; fact = this.#session.nextFact()) this.#tell(fact);
+    } finally {
+      this.#isDraining = false;
+    }
+  }
+
+  #tell(fact) {
+    switch (fact.type) {
+      case "opened":
+        this.#opened();
+        this.#dispatch("open");
+        break;
+      case "resumed":
+        this.#opened();
+        this.#statistics.resumes += 1;
+        this.#statistics.replayed += fact.replayed;
+        this.#dispatch("resume", { replayed: fact.replayed, duplicates: fact.duplicates });
+        break;
+      case "refused":
+        this.#dropSocket();
+        this.#connectionLost(fact.code, fact.reason);
+        break;
+      case "message":
+        this.#progressed();
+        this.#deliver(fact);
+        break;
+      case "receipt":
+        this.#progressed();
+        // The receipts for the silence timer alone are no news for the application.
+        if (this.#options.receipts.includes(fact.rung) || RUNGS.indexOf(fact.rung) >= this.#session.settlesAt) {
+          this.#dispatch("receipt", { seq: fact.seq, rung: fact.rung });
+        }
+        break;
+      case "settled":
+        this.#settle(fact.entry, fact.rung, (sending) => sending.resolve({ seq: fact.entry.seq, rung: fact.rung }));
+        break;
+      case "rejected":
+        this.#refuse(fact.entry, fact.code, fact.reason, new Rejected(fact.entry.seq, fact.code, fact.reason));
+        break;
+      case "too big": {
+        const error = new TooBig(fact.entry.data.length, fact.limit);
+        this.#refuse(fact.entry, 1009, error.message, error);
+        break;
+      }
+      case "lost":
+        this.#lose(fact);
+        break;
+      case "fault":
+        this.#dispatch("error", { error: fact.fault, message: fact.fault.message });
+        break;
+      case "ended":
+        this.#transmit(this.#session.take(true));
+        this.#finish(fact.code, fact.reason, { wasClean: fact.byPeer, report: fact.report });
+        break;
+    }
+  }
+
+  #deliver({ seq, text, data }) {
+    const session = this.#session;
+    const { generation } = session;
+    const whenCurrent = (action) => () => {
+      if (session.generation !== generation || this.#state === "closed") return;
+      action();
+      this.#acknowledgeSoon();
+    };
+    const consume = whenCurrent(() => session.consume(seq));
+    const reject = (code, reason) => whenCurrent(() => session.reject(seq, code, reason))();
+    let content = data;
+    if (!text) content = this.#binaryType === "blob" ? new Blob([data]) : data.slice().buffer;
+    this.dispatchEvent(new KakitomeMessageEvent(content, this.#url && new URL(this.#url).origin, seq, consume, reject));
+    this.#statistics.duplicates = session.inbox.duplicates;
+    if (this.#options.acknowledge === "auto") consume();
+  }
+
+  /** One ACK tells of all that is consumed within a task. */
+  #acknowledgeSoon() {
+    if (this.#acksScheduled) return;
+    this.#acksScheduled = true;
+    this.#platform.startMacrotask(() =>
+      this.#guard(() => {
+        this.#acksScheduled = false;
+        if (this.#state === "closed") return;
+        this.#acksDue = true;
+        this.#flush();
+      }),
+    );
+  }
+
+  #settle(entry, rung, tell) {
+    const sending = entry.context;
+    if (!sending) return;
+    sending.outcome = { seq: entry.seq, rung };
+    tell(sending);
+  }
+
+  #refuse(entry, code, reason, error) {
+    this.#settle(entry, null, (sending) => sending.reject(error));
+    this.#dispatch("rejected", { ...told(entry), code, reason });
+  }
+
+  #lose({ unknown, neverForwarded, report }) {
+    const ending = this.#session.ending;
+    const cause = ending ? new Closed(ending.code, ending.reason) : undefined;
+    const giveUp = (entries, Fate) => {
+      for (const entry of entries) {
+        this.#settle(entry, this.#session.rungOf(entry.seq), (sending) => sending.reject(new Fate(entry.seq, cause)));
+      }
+      return entries.map(told);
+    };
+    const messages = giveUp(unknown, Lost);
+    const kept = giveUp(neverForwarded, NeverForwarded);
+    const downstream = report?.downstream ?? null;
+    if (messages.length || kept.length || downstream?.unknown || downstream?.neverForwarded) {
+      this.#dispatch("lost", { messages, neverForwarded: kept, report });
+    }
+  }
+
+  // --- connecting ---
+
+  #begin(stored) {
+    const { receipts, windowMessages, windowBytes, messageBytes, resend, silenceTimeoutMs } = this.#options;
+    // The gateway's word that it has a message is also the sign of life that the silence timer waits for.
+    const wanted = silenceTimeoutMs === null ? receipts : [...new Set([...receipts, "accepted"])];
+    if (stored) this.#endedAt = this.#platform.now(); // that of the page before this one
+    this.#session = new Session({ receipts: wanted, windowMessages, windowBytes, messageBytes, resend }, stored);
+    this.#unstage();
+    this.#updateReady();
+    this.#connect();
+  }
+
+  #connect() {
+    this.#disarm("retry");
+    this.#setState(this.#hasOpened ? "reconnecting" : "connecting");
+    const attempt = (this.#attempt += 1);
+    this.#arm("connect", this.#options.connectTimeoutMs, () => {
+      this.#dropSocket();
+      this.#connectionLost(1006, `no answer within ${this.#options.connectTimeoutMs} ms`);
+    });
+    const isCurrent = () => attempt === this.#attempt;
+    const fail = (error) => this.#guard(() => isCurrent() && this.#connectionLost(1006, String(error?.message)));
+    if (this.#findUrl) {
+      Promise.resolve()
+        .then(this.#findUrl)
+        .then((url) => isCurrent() && this.#open(resolved(url, this.#platform.baseUrl)))
+        .catch(fail);
+      return;
+    }
+    try {
+      this.#open(this.#url);
+    } catch (error) {
+      Promise.resolve(error).then(fail); // later, because nobody listens yet to what the constructor does
+    }
+  }
+
+  /** Throws what `new WebSocket` throws, as for a page of https that wants ws. */
+  #open(url) {
+    const socket = new this.#platform.WebSocket(url, [SUBPROTOCOL]);
+    this.#url = url;
+    this.#socket = socket;
+    socket.binaryType = "arraybuffer";
+    const whenCurrent = (action) => (event) => this.#guard(() => socket === this.#socket && action(event));
+    socket.onopen = whenCurrent(() => {
+      if (socket.protocol !== SUBPROTOCOL) {
+        const error = new ProtocolViolation(`${this.#url} does not speak ${SUBPROTOCOL}`);
+        this.#dispatch("error", { error, message: error.message });
+        this.#abandon(1002, cut(error.message, MAX_CLOSE_REASON_BYTES));
+        return;
+      }
+      this.#heardAt = this.#platform.now();
+      this.#flush();
+      socket.send(this.#session.attach());
+    });
+    socket.onmessage = whenCurrent(({ data }) => this.#received(data));
+    socket.onclose = whenCurrent(({ code, reason }) => {
+      this.#socket = null;
+      this.#connectionLost(code, reason);
+    });
+    socket.onerror = () => {}; // the close event says the same
+  }
+
+  #opened() {
+    this.#disarm("connect");
+    this.#hasOpened = true;
+    this.#openedAt = this.#platform.now();
+    this.#acksDue = true; // what was consumed or refused after OPEN had left
+    this.#setState("open");
+  }
+
+  /** The connection is good for something: the next one, should it break, is tried soon. */
+  #progressed() {
+    this.#failures = 0;
+    this.#silenceMs = this.#options.silenceTimeoutMs;
+  }
+
+  #connectionLost(code, reason) {
+    const session = this.#session;
+    const wasOpen = session.isOpen;
+    const isGhost = code === SUPERSEDED && this.#platform.now() - this.#endedAt < GHOST_MS;
+    if (code !== SUPERSEDED) this.#endedAt = this.#platform.now();
+    this.#attempt += 1;
+    this.#disarm("connect");
+    this.#disarm("silence");
+    session.detach();
+    if (this.#state === "closed") return;
+    if (session.hasClosed) {
+      this.#finish(session.ending.code, session.ending.reason, { wasClean: true });
+    } else if (code === SUPERSEDED && !isGhost) {
+      this.#abandon(code, reason);
+    } else if (!PASSING_CODES.has(code) && !isGhost) {
+      session.end(code, reason, { byPeer: true });
+      this.#drain();
+    } else if (this.#state === "closing" && session.isSettled && !this.#staged.length) {
+      this.#finish(this.#closing.code, this.#closing.reason, { wasClean: false });
+    } else {
+      if (wasOpen && this.#platform.now() - this.#openedAt > this.#options.reconnectMaxMs) this.#progressed();
+      if (!wasOpen) this.#dispatchFailure(`no connection: ${code} ${reason}`.trimEnd());
+      this.#retry();
+    }
+  }
+
+  #retry() {
+    const { attempts, reconnectMinMs, reconnectMaxMs } = this.#options;
+    this.#failures += 1;
+    if (this.#failures > attempts) {
+      this.#abandon(1006, `no connection after ${attempts} attempts`);
+      return;
+    }
+    // Half of it is left to chance, so that the clients of a gateway that restarted do not all come at once.
+    const longest = Math.min(reconnectMaxMs, reconnectMinMs * 2 ** (this.#failures - 1));
+    const retryInMs = longest * (0.5 + this.#platform.random() / 2);
+    this.#arm("retry", retryInMs, () => this.#connect());
+    if (this.#hasOpened) this.#setState("parked", { retryInMs });
+  }
+
+  #listenToPage() {
+    const { window, document } = this.#platform;
+    const listen = (target, type, action) => {
+      if (!target) return;
+      const listener = () => this.#guard(action);
+      target.addEventListener(type, listener);
+      this.#stopListening.push(() => target.removeEventListener(type, listener));
+    };
+    listen(window, "offline", () => (this.#offlineAt = this.#platform.now()));
+    listen(window, "online", () => {
+      // What had a way through the old network may have none through the new one; a resume costs little.
+      if (this.#socket && this.#offlineAt !== null && this.#heardAt <= this.#offlineAt) this.#replace();
+      this.#offlineAt = null;
+      this.#hurry();
+    });
+    listen(window, "pageshow", () => this.#hurry());
+    listen(document, "resume", () => this.#hurry());
+    listen(document, "visibilitychange", () => document.visibilityState === "visible" && this.#hurry());
+  }
+
+  /** There is reason to hope: does not wait for the back-off. */
+  #hurry() {
+    if (this.#socket?.readyState === SOCKET_CLOSED) {
+      // A page that comes out of the back-forward cache was not told of its socket's end.
+      this.#dropSocket();
+      this.#connectionLost(1006, "");
+    }
+    if (this.#timers.has("retry")) {
+      this.#failures = 0;
+      this.#connect();
+    } else if (this.#session?.isOpen && this.#platform.now() - this.#heardAt > STALE_MS) {
+      this.#replace();
+    }
+  }
+
+  /** Goes on with a new connection; the gateway ends the old one when the new one has come. */
+  #replace() {
+    this.#dropSocket();
+    this.#disarm("silence");
+    this.#session.detach();
+    this.#connect();
+  }
+
+  #dropSocket() {
+    const socket = this.#socket;
+    if (!socket) return;
+    this.#socket = null;
+    this.#endedAt = this.#platform.now();
+    socket.onopen = socket.onmessage = socket.onclose = null; // onerror stays: `ws` throws where nobody listens
+    socket.close();
+  }
+
+  // --- silence ---
+
+  /** While the gateway owes an answer: a connection on which nothing comes for too long is made anew. */
+  #watchSilence() {
+    if (this.#silenceMs === null || this.#timers.has("silence") || !this.#session.outbox.hasUnanswered) return;
+    this.#awaitingSince = this.#platform.now();
+    this.#armSilence(this.#silenceMs);
+  }
+
+  #armSilence(ms) {
+    const due = this.#platform.now() + ms;
+    this.#arm("silence", ms, () => this.#checkSilence(due));
+  }
+
+  #checkSilence(due) {
+    if (!this.#session.isOpen || !this.#session.outbox.hasUnanswered) return;
+    const now = this.#platform.now();
+    const quietMs = now - Math.max(this.#heardAt, this.#awaitingSince);
+    if (now - due > FROZEN_MS) {
+      this.#armSilence(FROZEN_MS);
+    } else if (quietMs < this.#silenceMs) {
+      this.#armSilence(this.#silenceMs - quietMs);
+    } else {
+      this.#dispatchFailure(`nothing heard for ${Math.round(quietMs)} ms`);
+      // A gateway that gives no receipts may only be slow to settle: ask less often while asking does not help.
+      this.#silenceMs = Math.min(this.#silenceMs * 2, Math.max(MAX_SILENCE_MS, this.#silenceMs));
+      this.#replace();
+    }
+  }
+
+  // --- ending ---
+
+  #beginClosing(code, reason) {
+    const session = this.#session;
+    if (!session) {
+      this.#finish(code, reason, { wasClean: false, keepsStore: true });
+      return;
+    }
+    this.#closing = { code, reason };
+    this.#closeWhenStaged();
+    this.#setState("closing");
+    this.#updateReady();
+    if (!session.isOpen && session.isSettled && !this.#staged.length) {
+      this.#finish(code, reason, { wasClean: false });
+      return;
+    }
+    this.#arm("close", this.#options.closeTimeoutMs, () => {
+      if (session.hasClosed) this.#finish(code, reason, { wasClean: false });
+      else {
+        session.end(code, reason);
+        this.#drain();
+      }
+    });
+    this.#acknowledgeSoon(); // with what the handler that closes has consumed
+  }
+
+  #closeWhenStaged() {
+    if (this.#closing && !this.#staged.length) this.#session.close(this.#closing.code, this.#closing.reason);
+  }
+
+  /** Stops trying. The session is not known to have ended: a store keeps it for the next time. */
+  #abandon(code, reason) {
+    if (this.#store) {
+      this.#finish(code, reason, { wasClean: false, keepsStore: true });
+      return;
+    }
+    this.#session.end(code, reason);
+    this.#drain();
+  }
+
+  #storeFailed(cause) {
+    if (this.#state === "closed") return;
+    const isKnown = cause instanceof StoreFailed;
+    const error = isKnown ? cause : new StoreFailed(`the store failed: ${cause?.message}`, { cause });
+    this.#dispatch("error", { error, message: error.message });
+    this.#finish(1006, cut(error.message, MAX_CLOSE_REASON_BYTES), { wasClean: false, keepsStore: true, cause: error });
+  }
+
+  #finish(code, reason, { wasClean, report = null, keepsStore = false, cause = null }) {
+    if (this.#state === "closed") return;
+    this.#closing = { code, reason };
+    for (const name of [...this.#timers.keys()]) this.#disarm(name);
+    for (const stop of this.#stopListening) stop();
+    this.#attempt += 1;
+    this.#dropSocket();
+    const closed = cause ?? new Closed(code, reason);
+    for (const { sending } of this.#staged) sending.reject(closed);
+    this.#staged = [];
+    this.#stagedBytes = 0;
+    for (const entry of this.#session?.outbox.entries ?? []) {
+      if (!entry.rejected) this.#settle(entry, null, (sending) => sending.reject(closed));
+    }
+    this.#closeStore(keepsStore);
+    this.#setState("closed");
+    this.#ready?.reject(closed);
+    this.#dispatch("close", { code, reason, wasClean, report });
+  }
+
+  #closeStore(keeps) {
+    if (!this.#store || !this.#session) return;
+    const store = this.#store;
+    if (keeps) store.close();
+    else {
+      store.clear().then(
+        () => store.close(),
+        () => store.close(), // the gateway knows the session's end; a resume of what is left there says so
+      );
+    }
+  }
+
+  // --- within ---
+
+  #setState(state, facts = {}) {
+    const previous = this.#state;
+    if (previous === state || previous === "closed" || (previous === "closing" && state !== "closed")) return;
+    this.#state = state;
+    this.#dispatch("state", { state, previous, ...facts });
+  }
+
+  #dispatch(type, facts) {
+    this.dispatchEvent(new KakitomeEvent(type, facts));
+  }
+
+  #dispatchFailure(message) {
+    this.#dispatch("error", { error: new ConnectionFailed(message), message });
+  }
+
+  #arm(name, ms, action) {
+    this.#disarm(name);
+    const fire = () => {
+      this.#timers.delete(name);
+      this.#guard(action);
+    };
+    this.#timers.set(name, this.#platform.setTimeout(fire, ms));
+  }
+
+  #disarm(name) {
+    this.#platform.clearTimeout(this.#timers.get(name));
+    this.#timers.delete(name);
+  }
+
+  /** The boundary of every entrance: a fault of ours ends this conversation and nothing else. */
+  #guard(action) {
+    try {
+      action();
+    } catch (error) {
+      if (this.#state === "closed") return;
+      this.#dispatch("error", { error, message: String(error?.message) });
+      this.#finish(1006, "a fault in the client", { wasClean: false, keepsStore: true, cause: error });
+    }
+  }
+}
+
+for (const type of EVENTS) {
+  const handlers = new WeakMap();
+  Object.defineProperty(Kakitome.prototype, `on${type}`, {
+    enumerable: true,
+    configurable: true,
+    get() {
+      return handlers.get(this) ?? null;
+    },
+    set(handler) {
+      if (!handlers.has(this)) this.addEventListener(type, (event) => handlers.get(this)?.call(this, event));
+      handlers.set(this, typeof handler === "function" ? handler : null);
+    },
+  });
+}
+
+for (const name of ["CONNECTING", "OPEN", "CLOSING", "CLOSED"]) {
+  Object.defineProperty(Kakitome.prototype, name, { value: Kakitome[name], enumerable: true });
+}
+
+export default Kakitome;
+
+/** A promise with its ends; that nobody looks at its rejection is no fault of the program's. */
+function deferred() {
+  const ends = {};
+  ends.promise = new Promise((resolve, reject) => Object.assign(ends, { resolve, reject }));
+  ends.promise.catch(() => {});
+  return ends;
+}
+
+/** The absolute ws: or wss: URL. Throws SyntaxError, as WebSocket does. */
+function resolved(url, base) {
+  let absolute;
+  try {
+    absolute = new URL(url, base);
+  } catch {
+    throw new DOMException(`${url} is no URL`, "SyntaxError");
+  }
+  absolute.protocol = { "http:": "ws:", "https:": "wss:" }[absolute.protocol] ?? absolute.protocol;
+  return absolute.href;
+}
+
+/** What `send` was given, as bytes of our own: the caller may change its buffer. */
+function encoded(data) {
+  if (data instanceof ArrayBuffer) return { text: false, data: new Uint8Array(data.slice(0)) };
+  if (ArrayBuffer.isView(data)) {
+    return { text: false, data: new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice() };
+  }
+  return { text: true, data: encoder.encode(String(data)) };
+}
+
+/** One of our messages as events show it. */
+function told({ seq, text, data }) {
+  return { seq, data: text ? decoder.decode(data) : data.slice().buffer };
+}
