@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types imports tests conformance bench fuzz lock codec clean
+.PHONY: help demo test check lint types imports tests conformance bench fuzz lock chart codec clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,10 @@ fuzz: $(VENV)/.fuzz $(VENV)/.codec ## Coverage-guided fuzzing of the cores for F
 lock: $(VENV)/.dev ## Pin the runtime dependencies with hashes
 	$(BIN)/python -m pip install --quiet 'pip-tools>=7.4'
 	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --output-file requirements.lock pyproject.toml
+
+chart: $(VENV)/.dev ## Write the Helm chart's README, values schema and copies of dashboards and rules; package it into build/
+	$(BIN)/python -m helm
+	$(BIN)/python -c 'import helm_python; print(helm_python.package("helm/kakitome", destination="build"))'
 
 clean: ## Remove the virtual environment and everything built
 	rm -rf $(VENV) .cache build reports gateway/protocol/_frames.c gateway/protocol/_frames*.so
