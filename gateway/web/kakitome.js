@@ -606,6 +606,7 @@ export class Session {
   #acked;
   #told = 0;
   #rejects = new Map();
+  #presumed = new Map();
   #closeSent = false;
   #settings;
 
@@ -691,6 +692,7 @@ export class Session {
 
   #receive(record) {
     const { type, flags, seq, body } = record;
+    if (type !== RecordType.REJECT) this.confirm();
     if (type === RecordType.CLOSE) {
       this.#closed(Body.ending("CLOSE", body));
     } else if ((this.#phase === Phase.OPENING) !== (type === RecordType.OPENED)) {
@@ -705,7 +707,9 @@ export class Session {
       this.#acknowledged(flags, seq);
     } else {
       const { code, reason } = Body.ending("REJECT", body);
-      const entry = this.outbox.reject(seq);
+      const presumed = this.#presumed.get(seq);
+      this.#presumed.delete(seq);
+      const entry = presumed ?? this.outbox.reject(seq);
       if (entry) this.#facts.push({ type: "rejected", entry, code, reason });
     }
   }
@@ -714,7 +718,7 @@ export class Session {
     const carried = this.outbox.carried;
     if (body.resumed) {
       if (this.token === null) throw new ProtocolViolation("OPENED resumes a session, but none was asked for");
-      this.#settled(this.outbox.resume(seq), body.settlesAt);
+      for (const entry of this.outbox.resume(seq)) this.#presumed.set(entry.seq, entry);
       this.#positions.fill(this.outbox.settled);
       // A message whose REJECT has not left must not be told as consumed: its REJECT follows, and then the ACK.
       this.#acked = this.#told;
@@ -789,6 +793,15 @@ export class Session {
     return { unknown, neverForwarded };
   }
 
+  /**
+   * What OPENED settled is settled. Not at once: the REJECT of a message among them may have been lost with its
+   * connection, and then comes again behind OPENED, before anything else.
+   */
+  confirm() {
+    this.#settled([...this.#presumed.values()], this.settlesAt);
+    this.#presumed.clear();
+  }
+
   #acknowledged(rung, seq) {
     const { outbox } = this;
     if (rung >= this.settlesAt) {
@@ -821,6 +834,7 @@ export class Session {
   /** Ends the session at once: what is not settled is sorted out and told, nothing more is taken. */
   end(code, reason, { report = null, byPeer = false } = {}) {
     if (this.isOver) return;
+    this.confirm();
     const { unknown, neverForwarded } = this.#sortOut(report);
     this.ending = { code, reason, record: this.isOpen && !byPeer ? closeRecord(code, reason) : null };
     this.#phase = Phase.OVER;
@@ -1139,6 +1153,9 @@ const STALE_MS = 60_000;
  * it: a 4001 that comes meanwhile may tell of nobody but ourselves.
  */
 const GHOST_MS = 30_000;
+
+/** Records that the gateway wrote together with OPENED have come by then. */
+const CONFIRM_MS = 100;
 
 const SOCKET_CLOSED = 3;
 
@@ -1638,6 +1655,10 @@ export class Kakitome extends EventTarget {
     this.#hasOpened = true;
     this.#openedAt = this.#platform.now();
     this.#acksDue = true; // what was consumed or refused after OPEN had left
+    this.#arm("confirm", CONFIRM_MS, () => {
+      this.#session.confirm();
+      this.#drain();
+    });
     this.#setState("open");
   }
 
@@ -1657,11 +1678,13 @@ export class Kakitome extends EventTarget {
     this.#disarm("silence");
     session.detach();
     if (this.#state === "closed") return;
+    // A page that was frozen between its handshake and its OPEN was too late for one that waits for no more than that.
+    const isPassing = isGhost || PASSING_CODES.has(code) || (!wasOpen && code === 1008);
     if (session.hasClosed) {
       this.#finish(session.ending.code, session.ending.reason, { wasClean: true });
     } else if (code === SUPERSEDED && !isGhost) {
       this.#abandon(code, reason);
-    } else if (!PASSING_CODES.has(code) && !isGhost) {
+    } else if (!isPassing) {
       session.end(code, reason, { byPeer: true });
       this.#drain();
     } else if (this.#state === "closing" && session.isSettled && !this.#staged.length) {

@@ -344,10 +344,24 @@ test("a resume settles up to the gateway's position and sends the rest again", (
   turn(session);
   append(session, "new");
   resume(session, 1);
-  const [settled, resumed] = facts(session);
+  assert.deepEqual(facts(session), [{ type: "resumed", replayed: 2, duplicates: 0 }]);
+  session.confirm();
+  const [settled] = facts(session);
   assert.deepEqual([settled.type, settled.entry.seq, settled.rung], ["settled", 1, "consumed"]);
-  assert.deepEqual(resumed, { type: "resumed", replayed: 2, duplicates: 0 });
   assert.deepEqual(turn(session), [[DATA, TEXT, 2], [DATA, TEXT, 3], [DATA, TEXT, 4]]);
+});
+
+test("a REJECT that was lost with its connection comes again behind OPENED, in time", () => {
+  const session = open();
+  append(session, "a", "b", "c");
+  turn(session);
+  resume(session, 2);
+  session.receive(json(REJECT, 2, { code: 4000, reason: "no" }));
+  session.receive(record(ACK, 4, 3));
+  assert.deepEqual(
+    facts(session).map(({ type, entry }) => [type, entry?.seq]),
+    [["resumed", undefined], ["rejected", 2], ["settled", 1], ["settled", 3], ["receipt", undefined]],
+  );
 });
 
 test("a rejected message is sent again with the others, because numbers have no gap", () => {

@@ -178,6 +178,7 @@ export class FakeSocket {
   #toClient(item) {
     if (item.close) this.#ended(item.code, item.reason);
     else if (this.readyState === 1) this.onmessage?.({ data: item.data });
+    if (item.withNext && this.toClient.length) this.#toClient(this.toClient.shift());
   }
 
   #tellGateway() {
@@ -212,7 +213,12 @@ export class FakeSocket {
   // --- what the gateway and the network do ---
 
   deliver(data) {
-    if (!this.isCut) this.toClient.push({ data: data.slice().buffer });
+    if (!this.isCut) this.toClient.push({ data: data.slice().buffer, withNext: false });
+  }
+
+  /** All from the `first`-th that waits on are one write, and arrive together. */
+  deliverTogether(first) {
+    for (const item of this.toClient.slice(first, -1)) item.withNext = true;
   }
 
   closeFromGateway(code, reason = "") {
@@ -375,7 +381,10 @@ class FakeLink {
       gateway.resumes += 1;
       session.replayFrom(seq);
     }
+    const first = this.socket.toClient.length;
     this.sendJson(RecordType.OPENED, session.settled, body);
+    for (const [refused, refusal] of session.rejected) this.sendJson(RecordType.REJECT, refused, refusal);
+    this.socket.deliverTogether(first);
     session.flush();
   }
 }
@@ -396,7 +405,7 @@ class FakeSession {
     this.ackedToClient = 0;
     this.receiptTo = 0;
     this.messages = new Map();
-    this.rejected = new Set();
+    this.rejected = new Map();
     this.parts = [];
     this.kind = null;
     this.duplicates = 0;
@@ -457,10 +466,8 @@ class FakeSession {
     const message = this.messages.get(seq);
     const refusal = this.gateway.options.rejects(message);
     if (refusal) {
-      this.rejected.add(seq);
+      this.rejected.set(seq, refusal);
       this.link?.sendJson(RecordType.REJECT, seq, refusal);
-      // Its REJECT must have left before an ACK covers it: without a connection it is refused later.
-      if (!this.link) return;
     } else {
       this.gateway.consumed.push(message);
     }
