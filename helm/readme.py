@@ -80,9 +80,9 @@ each other fail too, with what to change; a `terminationGracePeriodSeconds` too 
 
 ## Secrets
 
-No secret stands in the values. `admin.existingSecret` and `tls.existingSecret` name Secrets, which are mounted as files
-and read again when they change; `${{NAME}}` in `config` is taken from the environment, which `extraEnv` and
-`extraEnvFrom` fill:
+No secret stands in the values. `admin.existingSecret` and `tls.existingSecret` name Secrets, which are mounted as
+files; `${{NAME}}` in `config` is taken from the environment, which `extraEnv` and `extraEnvFrom` fill. A renewed
+certificate is taken up by itself and closes no connection; a new admin token waits for the next start.
 
 ```console
 $ kubectl -n kakitome create secret generic kakitome-admin --from-literal=token="$(openssl rand -hex 32)"
