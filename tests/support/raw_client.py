@@ -43,14 +43,20 @@ class RawClient:
         tls: ssl.SSLContext | None = None,
         headers: dict[str, str] | None = None,
         receive_bytes: int = 0,
+        source: str = "",
     ) -> None:
-        """Connects and upgrades; `receive_bytes` bounds the kernel's buffer. Raises ConnectionError if refused."""
+        """Connects, from the address `source`, and upgrades; `receive_bytes` bounds the kernel's buffer.
+
+        Raises ConnectionError if refused.
+        """
         parts = urlsplit(url)
         assert parts.hostname is not None
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         if receive_bytes:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.sock.settimeout(PATIENCE_SECONDS)
+        if source:
+            self.sock.bind((source, 0))
         self._buffer = b""
         try:
             self.sock.connect((parts.hostname, parts.port))
