@@ -14,6 +14,7 @@ from gateway import __version__
 from tests.containers.engine import EngineFailed, build, docker, inspect, published, python, wait_healthy
 from tests.containers.talk import Crowd, converse
 from tests.support.certificates import Certificates
+from tests.support.gateway import Metrics
 from tests.support.tools import REPOSITORY
 
 LOCKED_DOWN: Final = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
@@ -127,7 +128,7 @@ def _run_locked_down(tag: str, folder: Path) -> dict[str, Any]:
         exposition = python(
             gateway, "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9090/metrics').read().decode())"
         )
-        assert 'kakitome_messages_total{direction="upstream",route="hello"} 6.0' in exposition, exposition
+        assert Metrics.parse(exposition).value("kakitome_messages_total", route="hello", direction="upstream") == 6
         stop_seconds = _stop(gateway, ws, wss, certificates)
     return {
         "healthy_seconds": round(healthy_seconds, 1),

@@ -5,7 +5,7 @@ FROM ${BASE}
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends prometheus \
  && rm -rf /var/lib/apt/lists/* \
- && install --directory --owner nobody --group nogroup /prometheus
-USER nobody
+ && install --directory --owner 65534 --group 65534 /prometheus
+USER 65534:65534
 WORKDIR /prometheus
 ENTRYPOINT ["prometheus"]

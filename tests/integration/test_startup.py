@@ -1,6 +1,7 @@
 """The command as a process: faults of the start that only the kernel can tell, and the demonstration."""
 
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -48,6 +49,18 @@ def test_a_socket_in_a_folder_that_is_not_there_is_one_line_and_status_1(tmp_pat
     status, lines = run("serve", "--config", config_at(tmp_path, bind="unix:none/k.sock"))
     assert (status, len(lines)) == (1, 1)
     assert re.match(rf"kakitome: .*{re.escape(str(tmp_path))}/none/k\.sock", lines[0])
+
+
+def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, hard), hard))
+    try:
+        argv = [*KAKITOME, "serve", "--config", config_at(tmp_path)]
+        with ServiceProcess(argv, started=r'"event": ?"ready"') as service:
+            limits = Path(f"/proc/{service.pid}/limits").read_text()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert re.search(rf"^Max open files +{hard} +{hard} ", limits, re.MULTILINE), limits
 
 
 def test_the_demo_prints_the_url_of_its_page_serves_it_and_ends_at_ctrl_c() -> None:

@@ -1,0 +1,79 @@
+"""The systemd unit, judged by systemd itself; it need not be this machine's process 1."""
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.command import ExitStatus
+from gateway.config.model import Timeouts
+from gateway.config.units import parse_duration
+from tests.support.tools import REPOSITORY, need
+
+UNIT = REPOSITORY / "deploy/systemd/kakitome.service"
+INSTALL = "apt-get install systemd"
+
+
+def service() -> configparser.SectionProxy:
+    # A key may stand several times; no test here asks for one that does.
+    parser = configparser.RawConfigParser(strict=False, interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read(UNIT)
+    return parser["Service"]
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The unit with a program that is there in place of the one that is to be installed: systemd looks."""
+    program = shutil.which("true")
+    assert program is not None
+    path = tmp_path / UNIT.name
+    path.write_text(UNIT.read_text().replace("/opt/kakitome/bin/kakitome", program))
+    return path
+
+
+def test_systemd_understands_every_line(unit: Path) -> None:
+    analyze = need("systemd-analyze", INSTALL)
+    done = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_systemd_sees_a_mistake_where_there_is_one(unit: Path) -> None:
+    analyze = need("systemd-analyze", INSTALL)
+    unit.write_text(unit.read_text().replace("ProtectClock", "ProtectClocks"))
+    done = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, check=False)
+    assert "ProtectClocks" in done.stderr
+
+
+def test_systemd_rates_its_exposure_as_low(unit: Path) -> None:
+    """1.2 of 10; the threshold is in tenths, and the rating of an ordinary service is 9.6."""
+    analyze = need("systemd-analyze", INSTALL)
+    command = [analyze, "security", "--offline=true", "--threshold=15", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_it_runs_commands_that_there_are() -> None:
+    executed = service()["ExecStart"].split()
+    result = subprocess.run(
+        [sys.executable, "-m", "gateway", *executed[1:2], "--help"], capture_output=True, text=True, check=True
+    )
+    assert executed[0] == "/opt/kakitome/bin/kakitome"
+    assert executed[2] in result.stdout
+    assert service()["ExecReload"] == "/bin/kill -HUP $MAINPID"
+
+
+def test_it_is_given_longer_than_the_drain_takes_and_no_restart_for_a_faulty_configuration() -> None:
+    assert parse_duration(service()["TimeoutStopSec"]) > Timeouts().drain + 5
+    assert int(service()["RestartPreventExitStatus"]) == ExitStatus.CONFIG_FAULTY
+
+
+def test_the_docs_show_no_other_paths_than_the_unit_has() -> None:
+    text = (REPOSITORY / "docs/deployment-systemd.md").read_text()
+    assert set(re.findall(r"/opt/[\w/.-]+/kakitome\b", text)) == {"/opt/kakitome/bin/kakitome"}
+    assert service()["ConfigurationDirectory"] == "kakitome"
+    assert "/etc/kakitome/kakitome.yaml" in text
