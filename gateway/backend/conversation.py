@@ -195,6 +195,8 @@ class Conversation:
         elif record_type == RecordType.CLOSE:
             close = CloseBody.from_json(body)
             self.report = close.report
+            if close.report is not None:  # an ACK may have been lost with an earlier connection
+                self.outbox.settle(min(close.report.downstream.settled, self.outbox.carried))
             if self.end is None:
                 self.end = SessionEnd(code=close.code, reason=close.reason, by_peer=True)
             else:

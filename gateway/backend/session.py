@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
+import anyio.lowlevel
 from pydantic import JsonValue
 
 from gateway.backend.conversation import Conversation
@@ -22,6 +23,10 @@ from gateway.protocol.records import ClientAddress, OpenToBackend, Rung, Session
 UNSUPPORTED: Final = 1003
 TOO_BIG: Final = 1009
 """Codes of RFC 6455 section 7.4.1, here those of rejections."""
+
+
+MESSAGES_A_TURN: Final = 16
+"""What one handler takes in a row before the others, and the connections, get their turn."""
 
 
 class SessionEnded(Exception):
@@ -145,6 +150,7 @@ class Session:
         self._live = live
         self._message_bytes = message_bytes
         self._current: int | None = None
+        self._taken = 0
         self._closed = False
         """The handler takes no messages any more."""
         self.manual_ack = False
@@ -267,6 +273,7 @@ class Session:
     async def __anext__(self) -> Message:
         """The next message. The iteration ends when the session has, after the messages that came before its end."""
         self.finish_current()
+        await self._let_others_run()
         inbox = self._conversation.inbox
         while not self._closed:
             taken = inbox.take_message(self._message_bytes)
@@ -281,6 +288,12 @@ class Session:
                 self._current = taken.seq
                 return self._message(taken.seq, taken.data)
         raise StopAsyncIteration
+
+    async def _let_others_run(self) -> None:
+        """Now and then: a handler that always finds the next message waiting would keep all others from running."""
+        self._taken += 1
+        if self._taken % MESSAGES_A_TURN == 0:
+            await anyio.lowlevel.checkpoint()
 
     def _message(self, seq: int, data: str | bytes) -> Message:
         message: Message = TextMessage(data) if isinstance(data, str) else BinaryMessage(data)
@@ -306,6 +319,7 @@ class Session:
     async def next_piece(self) -> IncomingPiece | None:
         """The next piece, None when the session has ended. Acknowledges as `pieces` does."""
         self.finish_current()
+        await self._let_others_run()
         while not self._closed:
             piece = self._conversation.inbox.take_piece()
             if piece is not None:

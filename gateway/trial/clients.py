@@ -41,6 +41,9 @@ TIMEOUTS: Final = Timeouts(connect=5.0, keepalive=2.0, close=1.0, settle=5.0)
 FIRST_DELAY, LONGEST_DELAY = 0.05, 0.5
 """Between attempts to connect, in seconds: the gateway is never gone for long."""
 
+WINDOW_MESSAGES: Final = 256
+"""Smaller than the default, so that a trial is not over in a few bursts."""
+
 QUIET_SECONDS: Final = 7.0
 """Where losses are possible: once all is sent, how long nothing has to come until nothing more is awaited. Longer than
 a black hole, and than a client that fell into one needs to notice."""
@@ -91,7 +94,13 @@ class RecordsParticipant:
 
     async def _converse(self) -> bool:
         """One session; whether all is done."""
-        settings = Settings(wait_open=False, first_delay=FIRST_DELAY, longest_delay=LONGEST_DELAY, timeouts=TIMEOUTS)
+        settings = Settings(
+            wait_open=False,
+            window_messages=WINDOW_MESSAGES,
+            first_delay=FIRST_DELAY,
+            longest_delay=LONGEST_DELAY,
+            timeouts=TIMEOUTS,
+        )
         done = False
         async with open_session(self._task.url, settings=settings, on_event=self._on_event) as session:
             async with trio.open_nursery() as nursery:

@@ -41,7 +41,7 @@ class FaultKind(StrEnum):
     TRICKLE = "trickle"
     """A few bytes at a time get through for a while."""
     HALF_CLOSE = "half-close"
-    """One direction ends, the other goes on for a while; then all is cut."""
+    """The direction in which something is on its way ends, the other goes on for a while; then all is cut."""
     KILL_GATEWAY = "kill gateway"
     """SIGKILL; the process is started again."""
     KILL_BACKEND = "kill backend"
@@ -76,8 +76,6 @@ class Fault:
     """The trial's progress from which on it is due, 0 to 1."""
     hop: Hop | None
     """None for a process that is killed."""
-    direction: Direction
-    """It strikes when something is on its way in this direction."""
     place: float
     """How much of what is on its way still gets through, 0 to 1."""
     seconds: float
@@ -105,7 +103,6 @@ def plan(seed: int, wanted: Mapping[Hop | None, Mapping[FaultKind, int]]) -> tup
                 kind=kind,
                 at=at,
                 hop=hop,
-                direction=draw.choice(tuple(Direction)),
                 place=draw.random(),
                 seconds=draw.uniform(low, high),
             )
@@ -119,9 +116,7 @@ class FaultSchedule:
     def __init__(self, faults: Sequence[Fault]) -> None:
         """`faults` in the order in which they become due."""
         self._coming = deque(faults)
-        self._due: dict[tuple[Hop, Direction], deque[Fault]] = {
-            (hop, direction): deque() for hop in Hop for direction in Direction
-        }
+        self._due: dict[Hop, deque[Fault]] = {hop: deque() for hop in Hop}
         self.struck: Counter[FaultKind] = Counter()
         """How many of each kind there have been."""
 
@@ -134,12 +129,12 @@ class FaultSchedule:
                 kills.append(fault)
                 self.struck[fault.kind] += 1
             else:
-                self._due[fault.hop, fault.direction].append(fault)
+                self._due[fault.hop].append(fault)
         return kills
 
-    def strike(self, hop: Hop, direction: Direction) -> Fault | None:
-        """The fault, if one is due, for what is on its way on `hop` in `direction`."""
-        due = self._due[hop, direction]
+    def strike(self, hop: Hop) -> Fault | None:
+        """The fault, if one is due, for what is on its way on `hop` now, in whichever direction."""
+        due = self._due[hop]
         if not due:
             return None
         fault = due.popleft()

@@ -14,7 +14,8 @@ import trio
 
 from gateway.trial.faults import Direction, Fault, FaultKind, FaultSchedule, Hop
 
-CHUNK_BYTES: Final = 16 * 1024
+CHUNK_BYTES: Final = 4 * 1024
+"""What is carried at a time; a fault strikes within one, so smaller ones give it more places."""
 
 TRICKLE_BYTES: Final = 7
 """Fewer than a frame's or a record's header has."""
@@ -103,13 +104,13 @@ class _Link:
     async def _pipe(self, source: trio.socket.SocketType, target: trio.socket.SocketType, direction: Direction) -> None:
         try:
             while data := await source.recv(CHUNK_BYTES):
-                fault = self._schedule.strike(self._hop, direction)
+                fault = self._schedule.strike(self._hop)
                 if fault is None:
                     await self._pass_on(target, data, direction)
                     continue
                 end = int(len(data) * fault.place)
                 await self._pass_on(target, data[:end], direction)
-                await self._apply(fault, target)
+                await self._apply(fault, target, direction)
                 await self._pass_on(target, data[end:], direction)
             if direction not in self._swallows:
                 target.shutdown(socket.SHUT_WR)
@@ -129,7 +130,7 @@ class _Link:
             sent = await target.send(data[:size])
             data = data[sent:]
 
-    async def _apply(self, fault: Fault, target: trio.socket.SocketType) -> None:
+    async def _apply(self, fault: Fault, target: trio.socket.SocketType, direction: Direction) -> None:
         now = trio.current_time()
         match fault.kind:
             case FaultKind.STALL:
@@ -144,7 +145,7 @@ class _Link:
                 self._swallows = set(Direction)
                 self._nursery.start_soon(self._end_later, fault.seconds, self._reset)
             case FaultKind.HALF_CLOSE:
-                self._swallows.add(fault.direction)
+                self._swallows.add(direction)
                 target.shutdown(socket.SHUT_WR)
                 self._nursery.start_soon(self._cut_later, fault.seconds)
             case FaultKind.KILL_GATEWAY | FaultKind.KILL_BACKEND:

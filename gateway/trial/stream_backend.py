@@ -25,7 +25,7 @@ from gateway.trial.proxy import RESET_AT_CLOSE
 from gateway.trial.tally import Books, Told, Witness
 from gateway.trial.traffic import GREETING, LineReader, Traffic
 
-READ_BYTES: Final = 16 * 1024
+READ_BYTES: Final = 4 * 1024
 
 TRICKLE_BYTES: Final = 7
 TRICKLE_SECONDS: Final = 0.004
@@ -184,8 +184,7 @@ class StreamBackend:
                     await connection.sock.send(answer)
                 if before is None and connection.client is not None:
                     nursery.start_soon(self._send, connection, connection.client)
-                fault = self._schedule.strike(Hop.BACK, Direction.UPSTREAM)
-                fault = fault or self._schedule.strike(Hop.BACK, Direction.DOWNSTREAM)
+                fault = self._schedule.strike(Hop.BACK)
                 if fault is not None:
                     await self._apply(connection, fault)
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 import trio
 
-from gateway.trial.clients import PlainParticipant, RecordsParticipant, Task
+from gateway.trial.clients import WINDOW_MESSAGES, PlainParticipant, RecordsParticipant, Task
 from gateway.trial.faults import (
     CONNECTION_FAULTS,
     HARMLESS,
@@ -169,7 +169,9 @@ class _Trial:
         self._backend_process: Process | None = None
         self._stream_backend: StreamBackend | None = None
         self._kills, self._kills_to_do = trio.open_memory_channel[Fault](2 * settings.kills)
-        self._killing = 0
+        self._killing = False
+        self._recovered = trio.Event()
+        """Set when something goes on again after a kill."""
 
     async def run(self) -> Report:
         settings = self._settings
@@ -278,10 +280,10 @@ class _Trial:
             now = trio.current_time()
             if part != last or self._killing:
                 last, moved_at = part, now
+                self._recovered.set()
             elif now - moved_at > self._settings.patience_seconds:
                 running.cancel()
             for kill in self._schedule.advance(part):
-                self._killing += 1
                 self._kills.send_nowait(kill)
             self._on_progress(Progress(part=part, faults=self._schedule.struck.total()))
             await trio.sleep(WATCH_SECONDS)
@@ -297,7 +299,9 @@ class _Trial:
         return min(1.0, (up + down) / (2 * settings.clients * settings.messages))
 
     async def _do_kills(self) -> None:
+        """One after the other, and each finds something going on again."""
         async for fault in self._kills_to_do:
+            self._killing = True
             if fault.kind is FaultKind.KILL_GATEWAY:
                 assert self._gateway is not None
                 await self._gateway.kill()
@@ -307,7 +311,9 @@ class _Trial:
                 await self._backend_process.start()
             elif self._stream_backend is not None:
                 self._stream_backend.kill()
-            self._killing -= 1
+            self._killing = False
+            self._recovered = trio.Event()
+            await self._recovered.wait()
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -388,6 +394,7 @@ def _kakitome_config(settings: Settings, port: int, backend_port: int) -> dict[s
                 "match": {"path": f"{PATH}*"},
                 "origins": ["*"],
                 "backend": {"endpoints": [f"tcp://{LOOPBACK}:{backend_port}"], "framing": framing, "health": None},
+                "delivery": {"window_messages": WINDOW_MESSAGES},
                 "timeouts": {"keepalive": KEEPALIVE, "keepalive_timeout": KEEPALIVE, "close": KEEPALIVE},
             }
         ],

@@ -12,12 +12,14 @@ from gateway.backend.store import MemoryStore, SessionEnd, StoredSession
 from gateway.protocol.inbox import WholeMessage
 from gateway.protocol.records import (
     CloseBody,
+    LossReport,
     OpenToBackend,
     Record,
     RecordDecoder,
     RecordType,
     RejectBody,
     Rung,
+    SessionReport,
     encode_prefixed_record,
 )
 from tests.backend.initiator import open_body
@@ -352,6 +354,19 @@ def test_the_peers_loss_report_is_kept() -> None:
     one.receive_records([(RecordType.CLOSE, 0, 0, json.dumps({"code": 1006, "report": report}).encode())])
     assert one.report is not None
     assert one.report.upstream.unknown == (4, 5)
+
+
+def test_what_the_peers_report_says_was_settled_is_settled_though_its_ack_was_lost() -> None:
+    one = opened()
+    for payload in (b"a", b"b", b"c"):
+        one.outbox.append(text=False, payload=payload)
+    turn(one)
+    nothing = LossReport(settled=0)
+    report = SessionReport(upstream=nothing, downstream=LossReport(settled=2, unknown=(3, 3)))
+    body = CloseBody(code=1000, report=report).to_json()
+    one.receive_records([(RecordType.ACK, Rung.CONSUMED, 1, b""), (RecordType.CLOSE, 0, 0, body)])
+    assert one.outbox.settled == 2
+    assert [message.seq for message in one.outbox.unsettled()] == [3]
 
 
 def test_closes_that_cross_leave_nothing_to_send() -> None:

@@ -21,7 +21,7 @@ from gateway.backend import (
     TextMessage,
 )
 from gateway.protocol.outbox import PIECES_AHEAD_BYTES
-from gateway.protocol.records import RecordType, Rung
+from gateway.protocol.records import RecordType, Rung, encode_prefixed_record
 from tests.backend.serving import pong, serving
 
 
@@ -91,6 +91,29 @@ async def test_a_message_is_acknowledged_when_its_loop_body_ends_and_not_before(
         assert link.acks == []
         may_go_on.set()
         await link.receive_ack(1)
+
+
+async def test_a_handler_with_messages_waiting_lets_others_run() -> None:
+    taken: list[int] = []
+    at_others_turn: list[int] = []
+
+    async def handler(session: Session) -> None:
+        async def other() -> None:
+            at_others_turn.append(len(taken))
+
+        async with trio.open_nursery() as nursery:
+            async for message in session:
+                if not taken:
+                    nursery.start_soon(other)
+                taken.append(message.seq)
+                if len(taken) == 200:
+                    break
+
+    async with serving(handler) as dial, await dial() as link:
+        await link.open()
+        await link.stream.send(b"".join(encode_prefixed_record(RecordType.DATA, 0, seq, b"x") for seq in range(1, 201)))
+        await link.receive_ack(200)
+    assert at_others_turn[0] < 100
 
 
 async def test_manual_acknowledgement_waits_for_the_handler() -> None:
