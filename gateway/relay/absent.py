@@ -97,8 +97,7 @@ class AbsentBackend:
         raise RuntimeError("an absent backend cannot be sent to")
 
     def finish(self, code: int, reason: str) -> None:
-        """The session ends without it; it will find out when its own patience ends."""
-        self.is_gone = True
+        """Told when it is back, if that is soon enough."""
 
     def leave(self) -> bool:
         """It can be resumed from elsewhere."""

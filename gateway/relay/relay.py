@@ -427,7 +427,7 @@ class Relay:
         self.backend = backend
         backend.replay(outbox.pieces, now)
         backend.start(now)
-        if self.phase is Phase.OPEN:
+        if self.phase is not Phase.ENDED:
             self.flush_upstream(now)
             self._arm(now)
 

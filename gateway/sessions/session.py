@@ -35,7 +35,7 @@ from gateway.sessions.identity import Binding, next_epoch
 from gateway.sessions.opening import dismiss_backend, open_backend
 from gateway.sessions.registry import EndedSession, SessionRegistry
 from gateway.sessions.routes import RouteService
-from gateway.telemetry.metrics import SessionState
+from gateway.telemetry.metrics import SessionState, UnknownReason
 from gateway.transport.channel import Channel
 from gateway.transport.connector import ClientFacts, Dialed
 
@@ -247,17 +247,17 @@ class Session:
     # --- the backend comes back -----------------------------------------------------------------------------------
 
     async def _redial(self, receiver: DataReceiver) -> None:
-        """Dials the backend until it is back, the session has ended, or `grace` is over."""
+        """Dials the backend until it is back or `grace` is over; one that comes back after the end is told of it."""
         relay = self.relay
         grace = self.service.settings.grace_seconds or 0.0
         deadline = trio.current_time() + grace
         pause = FIRST_REDIAL_SECONDS
-        while relay.phase is Phase.OPEN and trio.current_time() < deadline:
+        while trio.current_time() < deadline and not self._goes_on_elsewhere:
             try:
                 dialed, opened = await self._open_again()
             except BackendRefused as refusal:
                 code = refusal.code if is_legal_close_code(refusal.code) else BackendFault.close_code
-                if relay.phase is Phase.OPEN:
+                if relay.phase is not Phase.ENDED:
                     relay.backend_ended(relay.pump.clock(), code=code, reason=refusal.close_reason)
                 return
             except BackendUnreachable as error:
@@ -267,9 +267,15 @@ class Session:
             else:
                 await self._take_backend(dialed, opened, receiver)
                 return
-        if relay.phase is Phase.OPEN:
+        if relay.phase is not Phase.ENDED:
             fault = BackendFault(f"the backend was not back within {grace:g} s")
             relay.backend_ended(relay.pump.clock(), fault=fault)
+
+    @property
+    def _goes_on_elsewhere(self) -> bool:
+        """It has ended here because we restart, and its client will take it up at another gateway."""
+        ending = self.relay.ending
+        return self.token is not None and ending is not None and ending.unknown is UnknownReason.DRAIN
 
     async def _open_again(self) -> tuple[Dialed, OpenedBackend]:
         assert self._opening is not None
@@ -294,14 +300,18 @@ class Session:
         relay = self.relay
         ledger = relay.up.ledger
         assert ledger is not None
-        if relay.phase is not Phase.OPEN:
+        if self._goes_on_elsewhere:
+            dialed.close()
+            return
+        if relay.phase is Phase.ENDED:
             assert relay.ending is not None
             await dismiss_backend(dialed, code=relay.ending.code, reason=relay.ending.reason, report=relay.report())
             return
         now = relay.pump.clock()
         if not opened.body.resumed and (ledger.settled or receiver.accepted):
-            dialed.close()
-            relay.backend_ended(now, fault=BackendFault("the backend does not know the session any more"))
+            fault = BackendFault("the backend does not know the session any more")
+            relay.backend_ended(now, fault=fault)
+            await dismiss_backend(dialed, code=fault.close_code, reason=fault.close_reason)
             return
         self._dialed.close()
         self._dialed = dialed
