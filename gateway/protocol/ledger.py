@@ -246,6 +246,10 @@ class Ledger:
         self._written = self._reached = self.settled
         self._written_offset = 0
 
+    def give_up_hop(self) -> None:
+        """The connection of the next hop is left to itself: what it still holds may go out on it yet."""
+        self._sent_before = self.accepted
+
     # --- what is known ----------------------------------------------------------------------------------------------
 
     @property

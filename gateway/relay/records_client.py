@@ -222,6 +222,7 @@ class RecordsClient(WebSocketClient):
             self.leave(None if code == NO_CODE else code, "", now)
 
     def _lost(self, unknown: UnknownReason, now: float) -> None:
+        self.take_stock(now)
         self.close()
         self.relay.client_detached(now)
 

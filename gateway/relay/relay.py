@@ -359,6 +359,7 @@ class Relay:
             self._away = Ending(by=ClosedBy.CLIENT, code=code, reason=reason, unknown=UnknownReason.VANISHED)
             self.client_lost(now)
             return
+        self._give_up_client_hop(now)
         self._away = Ending(by=ClosedBy.CLIENT, code=code, reason=reason, unknown=UnknownReason.GRACE_EXPIRED)
         self._grace_deadline = now + self.settings.grace_seconds
         self._host.relay_detached(self, now)
@@ -373,6 +374,7 @@ class Relay:
         ledger = self.down.ledger
         assert ledger is not None
         assert self.down.outbox is not None
+        self._give_up_client_hop(now)
         settled = ledger.advance(Rung.CONSUMED, consumed)
         if settled:
             self.down.note_settled(settled, now)
@@ -387,6 +389,14 @@ class Relay:
             # A message larger than the window was interrupted: only the backend can send it again.
             self.backend_lost(BackendFault("a message larger than the window must be sent again"), now)
         self._arm(now)
+
+    def _give_up_client_hop(self, now: float) -> None:
+        """Its connection goes: the last look at it. What it still holds may yet go out while it is being closed."""
+        if not self.client.is_gone:
+            self.client.take_stock(now)
+        _, buffered = self.client.progress
+        if buffered and self.down.ledger is not None:
+            self.down.ledger.give_up_hop()
 
     def evict(self, now: float) -> None:
         """Ends a parked session before its time, for memory."""
@@ -406,7 +416,7 @@ class Relay:
         if absent is None:
             self.backend_ended(now, fault=fault)
             return
-        self.backend.close()
+        self._close_backend(now)
         self.backend = absent
         self._steer(now)
 
@@ -524,6 +534,7 @@ class Relay:
     def _leave(self, now: float) -> None:
         """The session goes on elsewhere if its backend can resume it; if not, its client learns what was settled."""
         self.backend.sample(now)
+        self._give_up_client_hop(now)
         self.client.leave(1012, "restarting", now)
         self._host.relay_detached(self, now)
         self.client.close()  # what stands for it; its socket looks after itself
@@ -600,6 +611,11 @@ class Relay:
     def report(self) -> SessionReport | None:
         """What is known of both directions' messages at this moment; None where delivery is not tracked."""
         up, down = self.up.ledger, self.down.ledger
+        now = self.pump.clock()
+        if not self.client.is_gone:
+            self.client.take_stock(now)
+        if not self.backend.is_gone:
+            self.backend.take_stock(now)
         return None if up is None or down is None else SessionReport(upstream=up.report(), downstream=down.report())
 
     # --- time -----------------------------------------------------------------------------------------------------

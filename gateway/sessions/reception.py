@@ -44,7 +44,10 @@ CLOCK_SKEWS_MS: Final = (0, 60_000, 3_600_000)
 """Epochs are times: a session that was attached under a clock ahead of ours is asked for again with a later epoch."""
 
 SESSION_LOST: Final = 4004
-"""The code with which a backend refuses to resume a session that it does not know."""
+"""The code with which a backend is told that a session was to be resumed and that it does not know it."""
+
+PASSING_REFUSALS: Final = frozenset({1012, 1013, SUPERSEDED})
+"""Codes with which a backend refuses for the moment: the session may be there, and is not to be replaced by another."""
 
 MAX_INFLATED_RECORD_BYTES: Final = 2 * 1024 * 1024
 """Twice the largest record, so that the record's own limit is the one that is told."""
@@ -169,6 +172,8 @@ async def _look_up(
             return ResumeOutcome.REFUSED, None, None
         if live.relay.phase is Phase.OPEN:
             return ResumeOutcome.RESUMED, live, None
+        # It is ending: over for its client, and not yet among the ended ones.
+        return ResumeOutcome.EXPIRED, None, live.as_ended()
     ended = house.registry.ended_by_token(token, binding)
     if ended is not None:
         return ResumeOutcome.EXPIRED, None, ended
@@ -189,8 +194,8 @@ async def _begin(
     try:
         backend = await _dial(arrival, identity, subprotocol, consumed=consumed)
     except BackendRefused as refusal:
-        if must_exist and refusal.code == SESSION_LOST:
-            return None
+        if must_exist and refusal.code not in PASSING_REFUSALS:
+            return None  # it is lost or has ended; if it is the client that is not wanted, a fresh one is refused too
         raise
     if must_exist and not (backend.opened is not None and backend.opened.body.resumed):
         await dismiss_backend(backend.dialed, code=SESSION_LOST, reason="this session was to be resumed")

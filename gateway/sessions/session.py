@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import structlog
@@ -45,6 +46,8 @@ LAST_REDIAL_SECONDS: Final = 5.0
 
 SESSION_BYTES: Final = 16 * 1024
 """What a parked session is reckoned to take when it holds nothing."""
+
+NO_SUMMARY: Final[Mapping[str, object]] = MappingProxyType({})
 
 log = structlog.get_logger("session")
 
@@ -149,10 +152,12 @@ class Session:
         up, down = relay.up.ledger, relay.down.ledger
         assert up is not None
         assert down is not None
-        if greeting.consumed > down.accepted:
+        # What it consumed of a session that is gone says nothing about the one that it gets in its place.
+        consumed = greeting.consumed if resumed or greeting.body.session is None else 0
+        if consumed > down.accepted:
             if ticket is not None:
                 ticket.release()
-            problem = f"OPEN has consumed message {greeting.consumed}, but the last one sent is {down.accepted}"
+            problem = f"OPEN has consumed message {consumed}, but the last one sent is {down.accepted}"
             client.leave(ProtocolViolation.close_code, problem, now)
             return
         if resumed:
@@ -181,7 +186,7 @@ class Session:
             grace_seconds=delivery.grace or 0.0,
             report=None if report is None else report.report,
         )
-        relay.attach(client, body, greeting.consumed, now)
+        relay.attach(client, body, consumed, now)
         client.start(b"", now)
 
     # --- what the relay tells -------------------------------------------------------------------------------------
@@ -233,8 +238,11 @@ class Session:
             "downstream": _account(relay.down, ending),
         }
         log.info("session_ended", **summary)
-        ended = EndedSession(token=self.token, binding=self.binding, report=relay.report(), summary=summary)
-        self._house.registry.end(self, ended)
+        self._house.registry.end(self, self.as_ended(summary))
+
+    def as_ended(self, summary: Mapping[str, object] = NO_SUMMARY) -> EndedSession:
+        """What is to be remembered of it, or told of it while it is ending."""
+        return EndedSession(token=self.token, binding=self.binding, report=self.relay.report(), summary=summary)
 
     def _release_ticket(self) -> None:
         if self._ticket is not None:

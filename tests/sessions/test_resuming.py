@@ -132,6 +132,22 @@ async def test_an_expired_session_is_told_with_its_report() -> None:
         assert opened["report"]["upstream"] == {"settled": 1, "unknown": None, "never_forwarded": None}
 
 
+async def test_a_client_that_consumed_messages_of_a_session_that_is_gone_gets_a_fresh_one() -> None:
+    async with backend() as port, running(config_of(records_route(port, grace="0.1s"))) as server:
+        client = await Client.connect(server)
+        token = (await client.open())["session"]
+        await client.data(1, "one")
+        await client.next(RecordType.DATA)
+        await client.send(RecordType.CLOSE, body=b'{"code": 1000}')
+        await client.closed()
+        for gone in (token, "x" * 43):
+            client = await Client.connect(server)
+            opened = await client.open(gone, consumed=1)
+            assert (opened["resumed"], opened["settled"]) == (False, 0)
+            await client.data(1, "anew")
+            assert (await client.next(RecordType.DATA))[2:] == (1, b"anew")
+
+
 async def test_a_rejected_message_is_told_and_the_session_goes_on() -> None:
     async def picky(session: Session) -> None:
         async for message in session:
