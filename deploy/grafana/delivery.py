@@ -137,7 +137,7 @@ _ENDS: Final = Row(
         _settle_time(0.5, "median"),
         _settle_time(0.99, "99 %"),
         Series(
-            title="Unknown",
+            title="Unknown messages",
             description="Messages that were sent and whose session ended without evidence of them, by direction and by "
             "how it ended.",
             stacked=True,
@@ -149,7 +149,7 @@ _ENDS: Final = Row(
             ],
         ),
         Series(
-            title="Never forwarded",
+            title="Messages never forwarded",
             description="Messages that were accepted and whose session ended before a byte of them was sent on: safe "
             "to send again.",
             stacked=True,
@@ -161,7 +161,7 @@ _ENDS: Final = Row(
             ],
         ),
         Series(
-            title="Rejected",
+            title="Messages rejected",
             description="Messages that the receiving application refused with a REJECT record.",
             stacked=True,
             queries=[
@@ -237,7 +237,7 @@ _SESSIONS: Final = Row(
             ],
         ),
         Series(
-            title="Sent again",
+            title="Messages sent again",
             description="Messages that were sent again after a connection was made anew.",
             queries=[
                 Query(
@@ -247,7 +247,7 @@ _SESSIONS: Final = Row(
             ],
         ),
         Series(
-            title="Duplicates dropped",
+            title="Duplicate messages dropped",
             description="Messages that arrived again and went no further, because they had been accepted before.",
             queries=[
                 Query(

@@ -45,7 +45,7 @@ _NOW: Final = Row(
         Stat(
             title="Messages",
             description="Messages accepted a second, both ways together.",
-            unit="cps",
+            unit="mps",
             queries=[Query(expr=f"sum({rate('kakitome_messages_total')})")],
         ),
         Stat(
@@ -76,8 +76,8 @@ _CONNECTIONS: Final = Row(
     title="Connections",
     panels=[
         Series(
-            title="Connections",
-            description="Upgraded client connections, by route.",
+            title="Connections by route",
+            description="Upgraded client connections at this moment.",
             stacked=True,
             queries=[Query(expr=f"sum by (route) (kakitome_connections{{{ON_ROUTE}}})", legend="{{route}}")],
         ),
@@ -169,8 +169,8 @@ _WAYS: Final = {"upstream": "from clients to backends", "downstream": "from back
 _TRAFFIC: Final = Row(
     title="Traffic",
     panels=[
-        _traffic("kakitome_messages_total", "upstream", "Messages", "ops"),
-        _traffic("kakitome_messages_total", "downstream", "Messages", "ops"),
+        _traffic("kakitome_messages_total", "upstream", "Messages", "mps"),
+        _traffic("kakitome_messages_total", "downstream", "Messages", "mps"),
         _traffic("kakitome_bytes_total", "upstream", "Bytes", "Bps"),
         _traffic("kakitome_bytes_total", "downstream", "Bytes", "Bps"),
     ],
@@ -182,7 +182,7 @@ def _rungs(direction: str) -> Series:
         title=f"Rungs, {direction}",
         description=f"Messages settled a second {_WAYS[direction]}, by the rung that was evidenced: written, reached "
         "(the far host's stack has them) or consumed (the far application said so).",
-        unit="cps",
+        unit="mps",
         width=12,
         stacked=True,
         queries=[

@@ -2,6 +2,7 @@
 
 import ssl
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
@@ -18,10 +19,10 @@ class Certificates:
     key: Path
 
     @classmethod
-    def issue(cls, folder: Path, *names: str) -> Self:
+    def issue(cls, folder: Path, *names: str, not_after: datetime | None = None) -> Self:
         """Issues a certificate for `names` (localhost and 127.0.0.1 by default) and writes it to `folder`."""
         authority = trustme.CA()
-        issued = authority.issue_cert(*(names or ("localhost", "127.0.0.1", "::1")))
+        issued = authority.issue_cert(*(names or ("localhost", "127.0.0.1", "::1")), not_after=not_after)
         files = {name: folder / name for name in ("ca.pem", "tls.crt", "tls.key")}
         authority.cert_pem.write_to_path(str(files["ca.pem"]))
         files["tls.crt"].write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))

@@ -1,0 +1,163 @@
+"""The rules: sound, tested, explained in the runbook; what each looks at is there when a real gateway is scraped."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+import yaml
+
+from tests.deploy.monitored import POD, RULES, Monitored
+from tests.helm.chart import render
+from tests.support.tools import REPOSITORY, need
+
+RULES_TEST: Final = RULES.with_name("rules_test.yaml")
+RUNBOOK: Final = REPOSITORY / "docs" / "runbook.md"
+
+GROUPS: Final = yaml.safe_load(RULES.read_text())["groups"]
+ALERTS: Final[dict[str, dict[str, Any]]] = {
+    rule["alert"]: rule for group in GROUPS for rule in group["rules"] if "alert" in rule
+}
+RECORDED: Final[dict[str, str]] = {
+    rule["record"]: rule["expr"] for group in GROUPS for rule in group["rules"] if "record" in rule
+}
+
+TRUE_UNDER_LOAD: Final = frozenset(
+    {
+        "KakitomeUpstreamMessagesUnknown",
+        "KakitomeRouteWithoutBackend",
+        "KakitomeBackendDown",
+        "KakitomeHandshakesFailing",
+        "KakitomeResumesFailing",
+        "KakitomeOriginRefusalsRising",
+        "KakitomeConnectionsNearLimit",
+        "KakitomeScrapeFailing",
+        "KakitomeConfigRejected",
+        "KakitomeCertificateExpiring",
+        "KakitomeCertificateAboutToExpire",
+    }
+)
+"""Alerts whose condition the monitored gateway's faults fulfil; the others want more time or a worse fault."""
+
+
+def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
+    tool = need("promtool", "apt-get install prometheus")
+    return subprocess.run([tool, *arguments], capture_output=True, text=True, cwd=RULES.parent, check=False)
+
+
+def operands(expression: str) -> Iterator[str]:
+    """What an alert compares and combines: `a > 0.1 and b > 3 * c` has a, b and 3 * c; numbers are left out."""
+    absent = re.fullmatch(r"absent\((.*)\)", expression.strip())
+    for condition in re.split(r"\n(?:and|or|unless)\n", expression if absent is None else absent[1]):
+        for operand in re.split(r"\s(?:==|>|<)\s", condition):
+            if re.search("[a-z]", operand):
+                yield operand.strip()
+
+
+# --- the files ----------------------------------------------------------------------------------------------------
+
+
+def test_rules_and_configuration_are_sound() -> None:
+    # --lint-fatal: rules that are there twice, too.
+    checked = promtool("check", "rules", "--lint=all", "--lint-fatal", RULES.name)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    checked = promtool("check", "config", "prometheus.yml")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_unit_tests_of_the_rules_pass() -> None:
+    tested = promtool("test", "rules", RULES_TEST.name)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_is_tested_firing_and_beside_something_silent(alert: str) -> None:
+    cases = [
+        (bool(case["exp_alerts"]), any("silent" in series["series"] for series in test["input_series"]))
+        for test in yaml.safe_load(RULES_TEST.read_text())["tests"]
+        for case in test.get("alert_rule_test", ())
+        if case["alertname"] == alert
+    ]
+    assert any(fires for fires, _ in cases), "no test in which it fires"
+    assert any(not fires or beside_silent for fires, beside_silent in cases), "no test in which it is silent"
+
+
+def test_every_recording_rule_is_tested() -> None:
+    tested = RULES_TEST.read_text()
+    assert not [name for name in RECORDED if f"expr: {name}" not in tested and f"({name}," not in tested]
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_says_what_happens_and_leads_to_its_section_of_the_runbook(alert: str) -> None:
+    rule = ALERTS[alert]
+    assert rule["labels"]["severity"] in {"warning", "critical"}
+    assert {"summary", "description", "runbook_url"} == rule["annotations"].keys()
+    page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert REPOSITORY / page == RUNBOOK
+    headings = re.findall(r"^## (.+)$", RUNBOOK.read_text(), re.MULTILINE)
+    assert anchor in {heading.lower().replace(" ", "-") for heading in headings}
+    assert anchor == alert.lower()
+
+
+def test_the_runbook_has_no_section_of_an_alert_that_is_gone() -> None:
+    headings = set(re.findall(r"^## (Kakitome\w+)$", RUNBOOK.read_text(), re.MULTILINE))
+    assert headings == ALERTS.keys()
+
+
+def test_an_expression_is_taken_apart_into_what_it_compares() -> None:
+    expression = "sum by (a) (x)\n  > 0.1\nand\nsum by (a) (x)\n  > 3 * y\n"
+    assert list(operands(expression)) == ["sum by (a) (x)", "sum by (a) (x)", "3 * y"]
+    assert list(operands('absent(up{job="a"} == 1)')) == ['up{job="a"}']
+
+
+# --- a real gateway, a real Prometheus ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_recording_rule_records(under_load: Monitored, name: str) -> None:
+    under_load.prometheus.wait_for_data(name)
+
+
+@pytest.mark.parametrize(
+    ("alert", "operand"),
+    [(alert, operand) for alert, rule in ALERTS.items() for operand in operands(rule["expr"])],
+)
+def test_what_an_alert_looks_at_is_there(under_load: Monitored, alert: str, operand: str) -> None:
+    under_load.prometheus.wait_for_data(operand)
+
+
+@pytest.mark.parametrize("alert", sorted(TRUE_UNDER_LOAD))
+def test_an_alert_sees_its_fault(under_load: Monitored, alert: str) -> None:
+    under_load.prometheus.wait_for_data(ALERTS[alert]["expr"])
+
+
+def test_prometheus_evaluates_every_rule_without_a_fault(under_load: Monitored) -> None:
+    def evaluated() -> list[dict[str, Any]] | None:
+        rules = [rule for group in under_load.prometheus.ask("rules")["groups"] for rule in group["rules"]]
+        return None if any(rule["health"] == "unknown" for rule in rules) else rules
+
+    rules = under_load.prometheus.wait_for(evaluated, "evaluation of every rule")
+    assert len(rules) == len(ALERTS) + len(RECORDED)
+    assert not [rule["lastError"] for rule in rules if rule["health"] != "ok"]
+
+
+def test_the_operators_labels_do_not_hide_the_backends_endpoint(under_load: Monitored) -> None:
+    samples = under_load.prometheus.wait_for_data("kakitome_backend_up")
+    assert {sample["metric"]["endpoint"].partition(":")[0] for sample in samples} == {"tcp"}
+
+
+def test_the_autoscalers_queries_count_the_pods_connections(under_load: Monitored) -> None:
+    routes = {"routes": under_load.gateway.config["routes"]}
+    keda = {"enabled": True, "prometheus": {"serverAddress": "http://prometheus:9090"}}
+    triggers = render({"config": routes, "keda": keda}).objects["ScaledObject"]["spec"]["triggers"]
+    (query,) = [trigger["metadata"]["query"] for trigger in triggers if trigger["type"] == "prometheus"]
+    held = 3  # on the routes `full` and `stalled`; the traffic's come and go
+    assert float(under_load.prometheus.wait_for_data(query)[0]["value"][1]) >= held
+
+    values = {"config": routes, "autoscaling": {"enabled": True, "targetConnections": 1000}}
+    metrics = render(values).objects["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    (name,) = [metric["pods"]["metric"]["name"] for metric in metrics if metric["type"] == "Pods"]
+    # As an adapter asks for a pod's metric: by its name, with the pod's labels.
+    adapted = f'sum by (namespace, pod) ({name}{{namespace="relay", pod="{POD}"}})'
+    assert float(under_load.prometheus.wait_for_data(adapted)[0]["value"][1]) >= held
