@@ -92,6 +92,24 @@ class BackendFault(ConnectionFault):
     reason = "backend_fault"
 
 
+class BackendReset(BackendFault):
+    """The backend's connection was reset or broke."""
+
+    reason = "backend_reset"
+
+
+class BackendVanished(BackendFault):
+    """A records backend ended its connection without CLOSE."""
+
+    reason = "backend_vanished"
+
+
+class BackendAway(BackendFault):
+    """A records backend was not back within `grace`."""
+
+    reason = "backend_away"
+
+
 class FramingViolation(BackendFault):
     """The backend sent what its configured framing does not allow."""
 

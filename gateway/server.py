@@ -48,8 +48,8 @@ from gateway.telemetry.lag import sample_lag
 from gateway.telemetry.metrics import (
     AcceptError,
     CertificateReading,
-    DirectionMetrics,
     HandshakeOutcome,
+    InFlightReading,
     Metrics,
     ReloadOutcome,
     RouteMetrics,
@@ -251,15 +251,21 @@ class Server:
         return problems
 
     def _provide_metrics(self) -> None:
-        self.metrics.oldest_in_flight = self._oldest_in_flight
+        self.metrics.in_flight = self._in_flight
         self.metrics.backends = lambda: self._table.backend_readings()
         self.metrics.certificates = self._certificates
 
-    def _oldest_in_flight(self) -> Iterator[tuple[DirectionMetrics, float]]:
+    def _in_flight(self) -> Iterator[InFlightReading]:
         for session in self.registry:
             for direction in (session.relay.up, session.relay.down):
-                if direction.ledger is not None and (oldest := direction.ledger.oldest_accepted_at) is not None:
-                    yield direction.metrics, oldest
+                ledger = direction.ledger
+                if ledger is not None and (oldest := ledger.oldest_accepted_at) is not None:
+                    yield InFlightReading(
+                        direction=direction.metrics,
+                        messages=ledger.in_flight_messages,
+                        bytes=ledger.in_flight_bytes,
+                        oldest_accepted_at=oldest,
+                    )
 
     def _certificates(self) -> Iterator[CertificateReading]:
         for listener in self._listeners:

@@ -1,13 +1,21 @@
 """How a session ended: who ended it, with which close code, and what that makes of messages without evidence."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.errors import Blame, ConnectionFault, KeepaliveTimeout
+from gateway.errors import BackendAway, BackendReset, BackendVanished, Blame, ConnectionFault, KeepaliveTimeout
 from gateway.telemetry.metrics import ClosedBy, UnknownReason
 
 ABNORMAL: Final = 1006
 """What stands for a peer that went without a word; never sent in a Close frame (RFC 6455 section 7.4.1)."""
+
+_UNKNOWN: Final[Mapping[type[ConnectionFault], UnknownReason]] = {
+    BackendReset: UnknownReason.RESET,
+    BackendVanished: UnknownReason.VANISHED,
+    BackendAway: UnknownReason.GRACE_EXPIRED,
+}
+"""What a fault makes of messages without evidence, where that says more than `fault`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,4 +37,4 @@ def ending_by_fault(fault: ConnectionFault) -> Ending:
             by=ClosedBy.GATEWAY, code=fault.close_code, reason=fault.close_reason, unknown=UnknownReason.VANISHED
         )
     reason = "" if by is ClosedBy.GATEWAY else fault.close_reason
-    return Ending(by=by, code=fault.close_code, reason=reason, unknown=UnknownReason.FAULT)
+    return Ending(by=by, code=fault.close_code, reason=reason, unknown=_UNKNOWN.get(type(fault), UnknownReason.FAULT))

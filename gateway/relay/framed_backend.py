@@ -6,7 +6,7 @@ socket is closed, because the kernel forgets with it.
 
 import socket
 
-from gateway.errors import BackendFault
+from gateway.errors import BackendReset
 from gateway.protocol.frames import Piece
 from gateway.protocol.framings import Framing, MessageNotCarried
 from gateway.protocol.records import RejectBody, Rung
@@ -122,7 +122,7 @@ class FramedBackend:
             self.relay.flush_upstream(now)
 
     def on_broken(self, endpoint: Endpoint, error: OSError, now: float) -> None:
-        self.relay.backend_ended(now, fault=BackendFault("the backend's connection broke"))
+        self.relay.backend_ended(now, fault=BackendReset("the backend's connection broke"))
 
     def on_endpoint_fault(self, error: Exception) -> None:
         self.relay.on_fault(error)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.errors import BackendFault, FramingViolation, ProtocolViolation
+from gateway.errors import BackendReset, BackendVanished, FramingViolation, ProtocolViolation
 from gateway.protocol.messages import is_legal_close_code
 from gateway.protocol.pieces import LAST, Piece
 from gateway.protocol.records import (
@@ -239,14 +239,14 @@ class RecordsBackend:
         if self._finished:
             self.relay.backend_ended(now)
         else:  # a session that is over ends with CLOSE, not with silence
-            self.relay.backend_lost(BackendFault("the backend ended its connection without CLOSE"), now)
+            self.relay.backend_lost(BackendVanished("the backend ended its connection without CLOSE"), now)
 
     def on_drained(self, endpoint: Endpoint, now: float) -> None:
         if endpoint.output is Output.OPEN:
             self.relay.flush_upstream(now)
 
     def on_broken(self, endpoint: Endpoint, error: OSError, now: float) -> None:
-        self.relay.backend_lost(BackendFault("the backend's connection broke"), now)
+        self.relay.backend_lost(BackendReset("the backend's connection broke"), now)
 
     def on_endpoint_fault(self, error: Exception) -> None:
         self.relay.on_fault(error)

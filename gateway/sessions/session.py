@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import structlog
 import trio
 
-from gateway.errors import BackendFault, BackendRefused, BackendUnreachable, ProtocolViolation
+from gateway.errors import BackendAway, BackendFault, BackendRefused, BackendUnreachable, ProtocolViolation
 from gateway.policy.admission import Ticket
 from gateway.protocol.messages import WebSocketConnection, is_legal_close_code
 from gateway.protocol.records import (
@@ -276,7 +276,7 @@ class Session:
                 await self._take_backend(dialed, opened, receiver)
                 return
         if relay.phase is not Phase.ENDED:
-            fault = BackendFault(f"the backend was not back within {grace:g} s")
+            fault = BackendAway(f"the backend was not back within {grace:g} s")
             relay.backend_ended(relay.pump.clock(), fault=fault)
 
     @property

@@ -19,6 +19,7 @@ from gateway.telemetry.metrics import (
     DialOutcome,
     DirectionMetrics,
     Histogram,
+    InFlightReading,
     Metrics,
     RouteMetrics,
 )
@@ -116,14 +117,27 @@ def _paused(metrics: Metrics) -> Iterator[Reading]:
                 yield (route.name, name, cause.value), paused.seconds(now)
 
 
+def _in_flight(read: Callable[[InFlightReading], float]) -> Reader:
+    """The sum over live ledgers that hold something: one pass, and idle sessions cost nothing here."""
+
+    def readings(metrics: Metrics) -> Iterator[Reading]:
+        sums: dict[int, float] = {}
+        for reading in metrics.in_flight():
+            key = id(reading.direction)
+            sums[key] = sums.get(key, 0) + read(reading)
+        for route in metrics.routes:
+            for name, direction in _directions(route):
+                yield (route.name, name), sums.get(id(direction), 0)
+
+    return readings
+
+
 def _oldest_in_flight(metrics: Metrics) -> Iterator[Reading]:
-    """One pass over the live ledgers that hold something: idle sessions cost nothing here."""
     now = metrics.clock()
     oldest: dict[int, float] = {}
-    for direction, accepted_at in metrics.oldest_in_flight():
-        key = id(direction)
-        if accepted_at < oldest.get(key, now):
-            oldest[key] = accepted_at
+    for reading in metrics.in_flight():
+        key = id(reading.direction)
+        oldest[key] = min(oldest.get(key, now), reading.oldest_accepted_at)
     for route in metrics.routes:
         for name, direction in _directions(route):
             yield (route.name, name), now - oldest.get(id(direction), now)
@@ -252,7 +266,7 @@ DECLARATIONS: Final = (
         unit="messages",
         labels=_DIRECTION,
         help="Messages accepted and not settled at this moment.",
-        read=_by_direction(attrgetter("in_flight_messages")),
+        read=_in_flight(attrgetter("messages")),
     ),
     Declaration(
         name="in_flight_bytes",
@@ -260,7 +274,7 @@ DECLARATIONS: Final = (
         unit="bytes",
         labels=_DIRECTION,
         help="Payload bytes of the messages in flight at this moment.",
-        read=_by_direction(attrgetter("in_flight_bytes")),
+        read=_in_flight(attrgetter("bytes")),
     ),
     Declaration(
         name="oldest_in_flight_seconds",

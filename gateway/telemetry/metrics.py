@@ -247,8 +247,6 @@ class DirectionMetrics:
     """Payload bytes forwarded, as they pass: also those of a message that has not ended."""
     settled: list[int] = field(default_factory=_per_rung)
     """Messages settled, at the rung they settled at."""
-    in_flight_messages: int = 0
-    in_flight_bytes: int = 0
     unknown: dict[UnknownReason, int] = field(default_factory=lambda: dict.fromkeys(UnknownReason, 0))
     never_forwarded: int = 0
     rejected: int = 0
@@ -302,6 +300,18 @@ class RouteMetrics:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InFlightReading:
+    """What one session has in flight in one direction at the moment of a scrape."""
+
+    direction: DirectionMetrics
+    """The counters of its route and direction."""
+    messages: int
+    bytes: int
+    oldest_accepted_at: float
+    """When its oldest unsettled message was accepted, on the clock of `Metrics`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackendReading:
     """One endpoint of one route at the moment of a scrape."""
 
@@ -323,7 +333,7 @@ class CertificateReading:
     """Seconds since the epoch."""
 
 
-def _nothing() -> Iterable[tuple[DirectionMetrics, float]]:
+def _nothing() -> Iterable[InFlightReading]:
     return ()
 
 
@@ -351,9 +361,8 @@ class Metrics:
         self.accept_errors: Final = dict.fromkeys(AcceptError, 0)
         self.unrouted: Final = RouteMetrics("")
         """Handshakes and refusals of requests that matched no route; exported with an empty route label."""
-        self.oldest_in_flight: Callable[[], Iterable[tuple[DirectionMetrics, float]]] = _nothing
-        """Yields, for each ledger that has a message in flight, its direction's counters and the time (on `clock`)
-        at which its oldest unsettled message was accepted. Ledgers with nothing in flight are left out."""
+        self.in_flight: Callable[[], Iterable[InFlightReading]] = _nothing
+        """Yields one reading for each ledger that has a message in flight; those with nothing are left out."""
         self.backends: Callable[[], Iterable[BackendReading]] = _no_backends
         self.certificates: Callable[[], Iterable[CertificateReading]] = _no_certificates
         self._routes: Final[dict[str, RouteMetrics]] = {}

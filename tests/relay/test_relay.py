@@ -276,6 +276,7 @@ def test_a_backends_reset_is_1014(new_scene: NewScene) -> None:
     assert scene.browser.close_code == 1014
     assert scene.relay.ending is not None
     assert scene.relay.ending.by is ClosedBy.BACKEND
+    assert scene.relay.ending.unknown is UnknownReason.RESET
 
 
 def test_a_backend_that_breaks_its_framing_is_1014(new_scene: NewScene) -> None:
