@@ -17,7 +17,7 @@ MAX_BODY_BYTES: Final = 64 * 1024
 """`/readyz` names each route that keeps the gateway from being ready; what is beyond this is not shown."""
 
 _TCP_ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:/@\[\]]+)):(?P<port>[0-9]{1,5})")
-"""`gateway.config.addresses` reads addresses with better words, but importing it takes half a second: the models come along."""
+"""`gateway.config.addresses` has better words, but importing it takes half a second: the models come along."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

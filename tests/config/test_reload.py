@@ -211,7 +211,7 @@ async def test_a_file_that_is_put_back_after_faults_is_delivered_though_it_means
     recorder: Recorder, path: Path, autojump_clock: MockClock
 ) -> None:
     await recorder.start()
-    before = path.read_text()
+    before = path.read_text()  # noqa: ASYNC240 -- a test's own small file
     rewrite(path, "listeners: []\n")
     await recorder.a_load()
     assert await recorder.faulty_keys() == ["listeners", "routes"]
