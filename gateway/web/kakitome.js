@@ -25,6 +25,7 @@ const MAX_BODY_BYTES = 1024 * 1024;
 const MAX_JSON_BYTES = 64 * 1024;
 const MAX_CLOSE_REASON_BYTES = 123;
 const MAX_REJECT_REASON_BYTES = 1024;
+const MAX_REASON_BYTES = { CLOSE: MAX_CLOSE_REASON_BYTES, REJECT: MAX_REJECT_REASON_BYTES };
 const DEFAULT_WINDOW_MESSAGES = 1024;
 const DEFAULT_WINDOW_BYTES = 4 * 1024 * 1024;
 
@@ -63,7 +64,7 @@ function encodeJsonRecord(type, seq, value) {
 export function parseRecord(data) {
   if (!(data instanceof ArrayBuffer)) throw new ProtocolViolation("a text message, expected records only");
   if (data.byteLength < HEADER_BYTES) {
-    throw new ProtocolViolation(`a record of ${data.byteLength} bytes, expected at least ${HEADER_BYTES}`);
+    throw new ProtocolViolation(`a record of ${data.byteLength} bytes, shorter than its header of ${HEADER_BYTES}`);
   }
   const header = new DataView(data);
   const type = header.getUint8(0);
@@ -156,7 +157,9 @@ const Body = {
     const value = Body.object(name, body);
     if (!isCode(value.code)) throw new ProtocolViolation(`${name} body: code: expected 1000 to 4999`);
     const reason = value.reason ?? "";
-    if (typeof reason !== "string") throw new ProtocolViolation(`${name} body: reason: expected a string`);
+    if (typeof reason !== "string" || encoder.encode(reason).length > MAX_REASON_BYTES[name]) {
+      throw new ProtocolViolation(`${name} body: reason: expected at most ${MAX_REASON_BYTES[name]} bytes of text`);
+    }
     return { code: value.code, reason, report: Body.report(name, value.report) };
   },
 

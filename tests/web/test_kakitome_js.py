@@ -1,0 +1,135 @@
+"""The browser client in Node: its unit tests, its declarations, and a conversation through a real gateway."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.support.backends import tcp_echo
+from tests.support.gateway import GatewayProcess, route
+from tests.support.process import ServiceProcess
+from tests.support.tools import REPOSITORY, need
+from tests.web.cable import Cable
+
+HERE: Final = Path(__file__).parent
+MODULE: Final = REPOSITORY / "gateway" / "web" / "kakitome.js"
+
+SUITE_SECONDS: Final = 300.0
+"""Generous: two cores run everything at once."""
+
+MESSAGES: Final = 2000
+CUTS: Final = 30
+KILLS: Final = 5
+
+
+def node() -> str:
+    return need("node", "apt-get install nodejs")
+
+
+@pytest.mark.parametrize("suite", sorted(file.name for file in HERE.glob("*.test.mjs")))
+def test_the_suite_passes(suite: str) -> None:
+    run = subprocess.run(
+        [node(), "--test", HERE / suite], capture_output=True, text=True, timeout=SUITE_SECONDS, check=False
+    )
+    assert run.returncode == 0, run.stdout[-20_000:]
+    passed = re.search(r"^# pass (\d+)$", run.stdout, re.MULTILINE)
+    assert passed is not None
+    assert int(passed[1]) > 0
+
+
+def test_the_declarations_name_what_the_module_exports() -> None:
+    declared = re.findall(r"^export (?:class|const|function) (\w+)", MODULE.with_suffix(".d.ts").read_text(), re.M)
+    script = f"import * as module from {json.dumps(MODULE.as_uri())}; console.log(Object.keys(module).join())"
+    argv = [node(), "--input-type=module", "--eval", script]
+    exported = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip().split(",")
+    # The parts of the protocol are for the project's own tests.
+    assert set(exported) == {*declared, "default", "Session", "RecordType", "encodeRecord", "parseRecord"}
+
+
+def websocket_flags() -> list[str]:
+    """What makes this Node have a WebSocket of its own; skips where nothing does."""
+    version = subprocess.run([node(), "--version"], capture_output=True, text=True, check=True).stdout
+    major, minor = (int(part) for part in version.removeprefix("v").split(".")[:2])
+    if (major, minor) < (20, 10):
+        pytest.skip(f"Node {version.strip()} has no WebSocket: install version 20.10 or newer")
+    return [] if major >= 22 else ["--experimental-websocket", "--no-warnings"]
+
+
+@contextmanager
+def gateway_to(endpoint: str, framing: str) -> Iterator[GatewayProcess]:
+    """A gateway with the route /echo to the echo there."""
+    with GatewayProcess({"routes": [route("echo", "/echo", endpoint, framing=framing)]}) as gateway:
+        yield gateway
+
+
+@contextmanager
+def records_echo() -> Iterator[GatewayProcess]:
+    """A gateway whose echo speaks records."""
+    argv = [sys.executable, "-m", "gateway.backend.echo"]
+    with ServiceProcess(argv, started=r"listening on (\S+)", environment={"PYTHONPATH": str(REPOSITORY)}) as echo:
+        assert echo.started_match is not None
+        with gateway_to(f"tcp://{echo.started_match[1]}", "records") as gateway:
+            yield gateway
+
+
+@contextmanager
+def conversation(port: int) -> Iterator[ServiceProcess]:
+    """Node sends `MESSAGES` messages through the port, and prints how many have come back."""
+    script = HERE / "conversation.mjs"
+    argv: list[str | Path] = [node(), *websocket_flags(), script, f"ws://127.0.0.1:{port}/echo", str(MESSAGES)]
+    with ServiceProcess(argv, name="the conversation") as process:
+        yield process
+
+
+def moments(process: ServiceProcess, count: int) -> Iterator[int]:
+    """So many moments, spread over the conversation."""
+    for moment in range(1, count + 1):
+        wanted = MESSAGES * moment // (count + 1) // 10 * 10
+        process.wait_for_line(rf"^{wanted}$", seconds=SUITE_SECONDS)
+        yield moment
+
+
+def outcome(process: ServiceProcess) -> dict[str, Any]:
+    """What it says at its end, after it has checked that every message was echoed once and in order."""
+    told: dict[str, Any] = json.loads(process.wait_for_line(r"^\{.*\}$", seconds=SUITE_SECONDS)[0])
+    assert process.wait() == 0
+    return told
+
+
+def test_a_conversation_survives_cuts_with_every_message_exactly_once() -> None:
+    with records_echo() as gateway, Cable(gateway.port()) as cable, conversation(cable.port) as process:
+        for _ in moments(process, CUTS):
+            cable.cut()
+        told = outcome(process)
+    assert (told["code"], told["wasClean"], told["rung"]) == (1000, True, "consumed")
+    assert told["resumes"] >= CUTS // 2, "cuts that follow closely may hit one connection"
+    assert cable.cuts >= told["resumes"]
+
+
+def test_a_conversation_survives_the_death_of_the_gateway_with_every_message_exactly_once() -> None:
+    with records_echo() as gateway, conversation(gateway.port()) as process:
+        for _ in moments(process, KILLS):
+            gateway.kill()
+            gateway.restart()
+        told = outcome(process)
+    assert told["wasClean"]
+    assert 2 <= told["resumes"] <= KILLS, "the last ones may come when all is said"
+
+
+def test_an_unmodified_service_keeps_its_connection_through_cuts() -> None:
+    with (
+        tcp_echo() as port,
+        gateway_to(f"tcp://127.0.0.1:{port}", "lines") as gateway,
+        Cable(gateway.port()) as cable,
+        conversation(cable.port) as process,
+    ):
+        for _ in moments(process, CUTS):
+            cable.cut()
+        told = outcome(process)
+    assert told["rung"] == "reached"
