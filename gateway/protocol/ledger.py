@@ -11,6 +11,9 @@ acknowledged); either way it is cumulative. There are two ways to know the ends:
 - Where that varies (WebSocket frames, records), only the end of each accepted batch is (`hop_bytes`). An offset within
   a batch then proves none of its messages and may have touched all of them.
 
+A session that is taken up from elsewhere has messages on their way that this ledger has not seen. Their receiver may
+acknowledge or reject them before their sender has sent them again: such evidence is *foretold*, kept until they come.
+
 Messages that were accepted in one turn are one *run* with one time: what settles is told in runs of `(accepted_at,
 count)`, so that a thousand messages cost one step of a latency histogram.
 """
@@ -22,7 +25,7 @@ from typing import Final, TypeAlias
 
 from gateway.errors import ProtocolViolation
 from gateway.protocol.pieces import LAST, Piece
-from gateway.protocol.records import LossReport, Rung
+from gateway.protocol.records import DEFAULT_WINDOW_MESSAGES, LossReport, Rung
 
 SettledRun: TypeAlias = tuple[float, int]
 """(accepted_at, count): so many messages that were accepted then have settled now."""
@@ -42,18 +45,21 @@ class Ledger:
 
     `settles_at` is the highest rung that the far side can evidence; evidence of a higher one counts as that.
     `overhead_bytes` is what each message costs on the next hop beyond its payload, None where it varies.
-    `start` is where the numbering goes on when the session is resumed from elsewhere: messages up to it are settled.
+    `start` is where the numbering goes on when the session is `resumed` from elsewhere: messages up to it are settled,
+    and some after it may have been sent.
     """
 
     __slots__ = (
         "_end",
         "_ends",
+        "_foretold_rejects",
         "_hop_end",
         "_overhead_bytes",
         "_reached",
         "_rejected",
         "_runs",
         "_sent_before",
+        "_sent_elsewhere",
         "_settled_end",
         "_unfinished_begin",
         "_unfinished_rejected",
@@ -61,6 +67,7 @@ class Ledger:
         "_written",
         "_written_offset",
         "accepted",
+        "foretold",
         "settled",
         "settles_at",
         "window_bytes",
@@ -75,6 +82,7 @@ class Ledger:
         window_bytes: int,
         overhead_bytes: int | None = 0,
         start: int = 0,
+        resumed: bool = False,
     ) -> None:
         if settles_at is Rung.ACCEPTED:
             raise ValueError("messages settle at WRITTEN, REACHED or CONSUMED: accepted they are when they are entered")
@@ -85,6 +93,10 @@ class Ledger:
         """The number of the newest message that is here whole."""
         self.settled = start
         """All messages up to this one are settled."""
+        self.foretold = start
+        """All messages up to this one settle as soon as they are here."""
+        self._foretold_rejects: set[int] | None = None
+        self._sent_elsewhere = start + max(window_messages, DEFAULT_WINDOW_MESSAGES) if resumed else 0
         self._varies = overhead_bytes is None
         self._overhead_bytes = overhead_bytes or 0
         self._end = 0
@@ -171,7 +183,11 @@ class Ledger:
         Less than what is known already changes nothing. Raises ProtocolViolation for a message that was never sent.
         """
         if seq > self.accepted:
-            raise ProtocolViolation(f"acknowledges message {seq}, but the last one sent is {self.accepted}")
+            if seq > self._sent_elsewhere:
+                raise ProtocolViolation(f"acknowledges message {seq}, but the last one sent is {self.accepted}")
+            if rung >= self.settles_at:
+                self.foretold = max(self.foretold, seq)
+            seq = self.accepted
         if rung >= self.settles_at:
             count = seq - self.settled
             if count <= 0:
@@ -223,13 +239,31 @@ class Ledger:
             known, self._unfinished_rejected = self._unfinished_rejected, True
             return not known
         if seq > self.accepted:
-            raise ProtocolViolation(f"rejects message {seq}, but the last one sent is {self.accepted}")
+            if seq > self._sent_elsewhere:
+                raise ProtocolViolation(f"rejects message {seq}, but the last one sent is {self.accepted}")
+            self._foretold_rejects = self._foretold_rejects or set()
+            known = seq in self._foretold_rejects
+            self._foretold_rejects.add(seq)
+            return not known
         if seq <= self.settled or (self._rejected is not None and seq in self._rejected):
             return False
         index = seq - self.settled - 1
         begin = self._ends[index - 1] if index else self._settled_end
         self._reject(seq, self._ends[index] - begin - self._overhead_bytes)
         return True
+
+    def fulfil(self) -> Sequence[SettledRun]:
+        """What has come that was foretold: it settles. To be called after messages were entered while `is_foretold`."""
+        if self._foretold_rejects:
+            for seq in sorted(seq for seq in self._foretold_rejects if seq <= self.accepted):
+                self._foretold_rejects.discard(seq)
+                self.reject(seq)
+        return self.advance(self.settles_at, min(self.foretold, self.accepted))
+
+    @property
+    def is_foretold(self) -> bool:
+        """Something is known about messages that are still to come."""
+        return self.foretold > self.settled or bool(self._foretold_rejects)
 
     def restart_hop(self, *, hop_bytes: int) -> None:
         """The next hop is a new connection, and all that is unsettled goes out again, as `hop_bytes` bytes.

@@ -18,6 +18,7 @@ for it is out, and the relay has ended when both are gone. A side that makes no 
 Design section 6 is the table of causes; each has a method here.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
@@ -27,6 +28,7 @@ import structlog
 from gateway.errors import BackendFault, ConnectionFault, PolicyViolation, ProtocolViolation
 from gateway.policy.admission import MessageRate
 from gateway.protocol.framings import MessageNotCarried
+from gateway.protocol.ledger import SettledRun
 from gateway.protocol.messages import is_legal_close_code
 from gateway.protocol.pieces import LAST, Piece
 from gateway.protocol.records import OpenedByGateway, RejectBody, Rung, SessionReport
@@ -180,7 +182,7 @@ class Relay:
         if rest:
             up.hold(rest)
         if rest or backend.is_full:
-            self._steer(now)
+            self.flush_upstream(now)  # what was foretold may have made room
 
     def _send_upstream(self, pieces: list[Piece], now: float) -> None:
         try:
@@ -191,8 +193,11 @@ class Relay:
         except ConnectionFault as fault:
             self.fail(fault, now)
             return
-        if self.up.ledger is not None:
+        ledger = self.up.ledger
+        if ledger is not None:
             self.pump.wake_at(self, now + SAMPLE_SECONDS)
+            if ledger.is_foretold:
+                self._note_settled_upstream(ledger.fulfil(), now)
 
     def _refuse_upstream(self, pieces: list[Piece], refusal: MessageNotCarried, now: float) -> None:
         """One message cannot be carried: a plain client is closed, a records client is told and goes on."""
@@ -228,12 +233,15 @@ class Relay:
             return
         settled = ledger.advance(rung, seq) if seq is not None else ledger.advance_to_offset(rung, offset or 0)
         if settled:
-            self.up.note_settled(settled, now)
-            self.client.upstream_advanced(now)
+            self._note_settled_upstream(settled, now)
             if self.up.held:
                 self.flush_upstream(now)
         elif self.client.receipts:
             self.client.upstream_advanced(now)
+
+    def _note_settled_upstream(self, settled: Sequence[SettledRun], now: float) -> None:
+        self.up.note_settled(settled, now)
+        self.client.upstream_advanced(now)
 
     def rejected_upstream(self, seq: int, body: RejectBody, now: float) -> None:
         """The backend refuses message number `seq`; it counts as settled."""
@@ -260,11 +268,18 @@ class Relay:
             return
         pieces, rest = down.admit(pieces)
         if pieces:
-            client.deliver(pieces, now)
+            self._deliver(pieces, now)
         if rest:
             down.hold(rest)
         if rest or client.is_full:
-            self._steer(now)
+            self.flush_downstream(now)
+
+    def _deliver(self, pieces: list[Piece], now: float) -> None:
+        self.client.deliver(pieces, now)
+        ledger = self.down.ledger
+        if ledger is not None and ledger.is_foretold:
+            self.down.note_settled(ledger.fulfil(), now)
+            self.backend.downstream_settled(now)
 
     def flush_downstream(self, now: float) -> None:
         """The client can take more, or its window has room again."""
@@ -274,7 +289,7 @@ class Relay:
             pieces = down.admit_held()
             if not pieces:
                 break
-            client.deliver(pieces, now)
+            self._deliver(pieces, now)
         if self._client_close is not None and not down.held:
             self._close_client(now)
         self._steer(now)

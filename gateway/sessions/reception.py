@@ -205,7 +205,16 @@ async def _begin(
         # Another connection with the same token was faster: its session is the one.
         backend.dialed.close()
         return taken
-    session = _session(arrival, house, backend, identity=identity, token=token, subprotocol=SUBPROTOCOL, start=consumed)
+    session = _session(
+        arrival,
+        house,
+        backend,
+        identity=identity,
+        token=token,
+        subprotocol=SUBPROTOCOL,
+        start=consumed,
+        resumed=must_exist,
+    )
     relay = session.relay
     limit = arrival.service.config.limits.message_bytes
     upstream_start = 0 if backend.opened is None else backend.opened.consumed
@@ -306,8 +315,12 @@ def _session(
     token: str | None,
     subprotocol: str | None,
     start: int = 0,
+    resumed: bool = False,
 ) -> Session:
-    """The session and its relay, whose links are still to be made; `start`: messages that its client has consumed."""
+    """The session and its relay, whose links are still to be made.
+
+    `start`: messages that its client has consumed; `resumed`: it was begun elsewhere.
+    """
     service = arrival.service
     delivery, metrics = service.config.delivery, service.metrics
     session = Session(
@@ -328,7 +341,7 @@ def _session(
         dialed=backend.dialed,
         ticket=arrival.ticket,
     )
-    up_ledger, up_outbox = _upstream(arrival, backend)
+    up_ledger, up_outbox = _upstream(arrival, backend, resumed=resumed)
     fenced = Rung.REACHED if delivery.fence else Rung.WRITTEN
     down_ledger = Ledger(
         fenced if token is None else Rung.CONSUMED,
@@ -336,6 +349,7 @@ def _session(
         window_bytes=delivery.window_bytes,
         overhead_bytes=None,
         start=start,
+        resumed=resumed,
     )
     down_outbox = None if token is None else Outbox(limit_bytes=delivery.window_bytes, start=start)
     track = delivery.track
@@ -350,7 +364,7 @@ def _session(
     return session
 
 
-def _upstream(arrival: Arrival, backend: _Backend) -> tuple[Ledger, Outbox | None]:
+def _upstream(arrival: Arrival, backend: _Backend, *, resumed: bool) -> tuple[Ledger, Outbox | None]:
     delivery = arrival.service.config.delivery
     if backend.opened is None:
         ledger = Ledger(
@@ -367,6 +381,7 @@ def _upstream(arrival: Arrival, backend: _Backend) -> tuple[Ledger, Outbox | Non
         window_bytes=min(delivery.window_bytes, body.window_bytes),
         overhead_bytes=None,
         start=start,
+        resumed=resumed,
     )
     return ledger, Outbox(limit_bytes=delivery.window_bytes, start=start)
 

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from gateway.errors import ProtocolViolation
 from gateway.protocol.ledger import Ledger
 from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
-from gateway.protocol.records import LossReport, Rung
+from gateway.protocol.records import DEFAULT_WINDOW_MESSAGES, LossReport, Rung
 
 PROVABLE = [Rung.WRITTEN, Rung.REACHED, Rung.CONSUMED]
 
@@ -415,3 +415,36 @@ def test_message_rejected_before_its_end_settles_when_its_end_comes() -> None:
     assert list(ledger.advance(Rung.CONSUMED, 3)) == [(1.0, 1), (2.0, 1)]
     with pytest.raises(ProtocolViolation, match="rejects message 4, but the last one sent is 3"):
         ledger.reject(4)
+
+
+def test_messages_of_a_resumed_session_may_be_acknowledged_before_they_come() -> None:
+    ledger = Ledger(Rung.CONSUMED, window_messages=4, window_bytes=100, overhead_bytes=None, start=10, resumed=True)
+    assert not ledger.is_foretold
+    assert ledger.advance(Rung.WRITTEN, 12) == ()
+    assert not ledger.is_foretold
+    assert ledger.advance(Rung.CONSUMED, 12) == ()
+    assert ledger.reject(14)
+    assert not ledger.reject(14)
+    assert (ledger.settled, ledger.accepted, ledger.is_foretold) == (10, 10, True)
+    ledger.accept_pieces([message(1), message(1), message(1), message(1)], now=7.0, hop_bytes=4)
+    assert list(ledger.fulfil()) == [(7.0, 2)]
+    assert (ledger.settled, ledger.in_flight_messages, ledger.is_foretold) == (12, 1, False)
+    assert list(ledger.advance(Rung.CONSUMED, 13)) == [(7.0, 1)]
+    assert ledger.settled == 14
+
+
+def test_what_no_window_can_have_let_through_is_not_foretold() -> None:
+    for start, resumed, seq in ((0, False, 1), (10, False, 11), (10, True, 11 + DEFAULT_WINDOW_MESSAGES)):
+        ledger = Ledger(Rung.CONSUMED, window_messages=4, window_bytes=100, start=start, resumed=resumed)
+        with pytest.raises(ProtocolViolation, match=f"acknowledges message {seq}, but the last one sent is {start}"):
+            ledger.advance(Rung.CONSUMED, seq)
+        with pytest.raises(ProtocolViolation, match=f"rejects message {seq}, but the last one sent is {start}"):
+            ledger.reject(seq)
+
+
+def test_a_connection_left_to_itself_may_carry_all_that_was_entered() -> None:
+    ledger = Ledger(Rung.CONSUMED, window_messages=4, window_bytes=100, overhead_bytes=None)
+    ledger.accept(10, now=0.0, hop_bytes=20)
+    ledger.give_up_hop()
+    ledger.accept(10, now=0.0)
+    assert ledger.report() == LossReport(settled=0, unknown=(1, 1), never_forwarded=(2, 2))

@@ -13,7 +13,7 @@ from gateway.config import Config
 from gateway.protocol.handshake import ClientHandshake
 from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Opcode
-from gateway.protocol.records import SUBPROTOCOL, Record, RecordType, encode_record, parse_record
+from gateway.protocol.records import SUBPROTOCOL, Record, RecordType, Rung, encode_record, parse_record
 from gateway.server import Server
 
 WHOLE = FIRST | LAST
@@ -127,6 +127,14 @@ class Client:
                         return record
                 assert not self.ended, f"ended with {self.close_code} {self.close_reason}"
                 await self._receive()
+
+    async def consumed(self, seq: int) -> None:
+        """Waits for the ACK that says that all messages up to `seq` are consumed; ACKs that say less may come first."""
+        while True:
+            _, rung, acked, _ = await self.next(RecordType.ACK)
+            if rung == Rung.CONSUMED and acked >= seq:
+                assert acked == seq
+                return
 
     async def closed(self) -> int | None:
         """Waits for the end: the code of the Close frame, None without one."""

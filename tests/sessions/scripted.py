@@ -41,6 +41,11 @@ class BackendLink:
                 assert not self.ended, "the gateway ended the connection"
                 await self._receive()
 
+    async def consumed(self, seq: int) -> None:
+        """Waits for the ACK that says that all messages up to `seq` are settled; ACKs that say less may come first."""
+        while (acked := (await self.next(RecordType.ACK))[2]) != seq:
+            assert acked < seq
+
     async def opened(self, consumed: int = 0, **body: Any) -> dict[str, Any]:
         """Waits for OPEN and answers it: its body, with its seq as `consumed`."""
         record = await self.next(RecordType.OPEN)
