@@ -35,7 +35,7 @@ def sections(model: type[Section] = Config) -> Iterator[type[Section]]:
             yield from sections(inner)
 
 
-@pytest.mark.parametrize("section", set(sections()), ids=lambda section: section.__name__)
+@pytest.mark.parametrize("section", dict.fromkeys(sections()), ids=lambda section: section.__name__)
 def test_every_section_and_every_key_is_described(section: type[Section]) -> None:
     assert section.__doc__
     for name, field in section.model_fields.items():
