@@ -98,6 +98,7 @@ _ENDPOINT: Final = _mapping(
     path=_matching("^/"),
     interval=_PROMETHEUS_DURATION,
     scrapeTimeout=_PROMETHEUS_DURATION,
+    honorLabels={"type": "boolean"},
     authorization=_mapping("credentials", type=TEXT, credentials=_mapping("key", name=TEXT, key=TEXT)),
     relabelings=_RELABELINGS,
     metricRelabelings=_RELABELINGS,
