@@ -270,22 +270,21 @@ class Conversation:
         if seq <= before:
             return
         self._climbed[rung] = seq
-        for climbed in range(before + 1, seq + 1):
-            receipt = self._receipts.get(climbed)
-            if receipt is not None:
-                receipt.climb(rung)
-        self._events.append(Acknowledged(first=before + 1, last=seq, rung=rung, settled=False))
+        receipts = [self._receipts[climbed] for climbed in range(before + 1, seq + 1) if climbed in self._receipts]
+        for receipt in receipts:
+            receipt.climb(rung)
+        self._events.append(Acknowledged(first=before + 1, last=seq, count=len(receipts), rung=rung, settled=False))
 
     def _settle(self, before: int, rung: Rung) -> None:
         """Tell of messages after `before` that are settled now; rejected ones among them have been told of."""
         settled = self.outbox.settled
         if settled == before:
             return
-        for seq in range(before + 1, settled + 1):
-            receipt = self._receipts.pop(seq, None)
-            if receipt is not None:
-                receipt.settle(rung)
-        self._events.append(Acknowledged(first=before + 1, last=settled, rung=rung, settled=True))
+        receipts = [self._receipts.pop(seq) for seq in range(before + 1, settled + 1) if seq in self._receipts]
+        for receipt in receipts:
+            receipt.settle(rung)
+        event = Acknowledged(first=before + 1, last=settled, count=len(receipts), rung=rung, settled=True)
+        self._events.append(event)
 
     def _reject(self, seq: int, body: RejectBody) -> None:
         if not self.outbox.reject(seq):
@@ -384,8 +383,9 @@ class Conversation:
             self.end = SessionEnd(code=code, reason=reason, by_gateway=False)
             self._store_is_done = True
         self.interrupt()
-        self._conclude(None, carry_over=False)
-        self._is_concluded = True
+        if not self._is_concluded:
+            self._conclude(None, carry_over=False)
+            self._is_concluded = True
 
     def release(self) -> None:
         """Another process will take the session up: what is not settled is lost to this one, and to nobody else."""

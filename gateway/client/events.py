@@ -41,10 +41,12 @@ class Opened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Acknowledged:
-    """Messages `first` to `last` are known to be at `rung`."""
+    """Messages `first` to `last` are known to be at `rung`, but for those that were rejected."""
 
     first: int
     last: int
+    count: int
+    """How many they are without the rejected ones."""
     rung: Rung
     settled: bool
     """It is the rung that settles them."""

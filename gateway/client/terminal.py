@@ -269,10 +269,10 @@ class Notes:
             case Opened():
                 self.say("the gateway has begun a new session" if self.was_open else "session open")
                 self.was_open = True
-            case Acknowledged(first=first, last=last, rung=rung, settled=settled):
-                self.settled += settled * (last - first + 1)
-                numbers = f"{first}" if first == last else f"{first}-{last}"
-                self.say(f"{numbers} {rung.name.lower()}", "green" if settled else None)
+            case Acknowledged(first=first, last=last, count=count, rung=rung, settled=settled):
+                self.settled += count if settled else 0
+                if count:
+                    self.say(f"{_range(first, last)} {rung.name.lower()}", "green" if settled else None)
             case MessageRejected(seq=seq, code=code, reason=reason):
                 self.rejected += 1
                 self.say(f"{seq} rejected: {code} {reason}".rstrip(), "red")
@@ -281,7 +281,7 @@ class Notes:
                 self.never_forwarded += len(never_forwarded)
                 for words, messages in (("unknown", unknown), ("never forwarded", never_forwarded)):
                     if messages:
-                        self.say(f"{messages[0].seq}-{messages[-1].seq} {words}", "red")
+                        self.say(f"{_range(messages[0].seq, messages[-1].seq)} {words}", "red")
 
     def sum_up(self) -> None:
         """The account at the end."""
@@ -289,6 +289,10 @@ class Notes:
         if self.rejected:
             text += f", {self.rejected} rejected"
         self.say(text, None if self.is_settled else "red")
+
+
+def _range(first: int, last: int) -> str:
+    return f"{first}" if first == last else f"{first}-{last}"
 
 
 class Talk:
