@@ -63,6 +63,13 @@ async def backend(handler: Handler = echo, *, store: Store | None = None, port: 
         nursery.cancel_scope.cancel()
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what the gateway does within itself and tells nobody."""
+    with trio.fail_after(PATIENCE_SECONDS):
+        while not condition():  # noqa: ASYNC110 -- there is nothing to wait on
+            await trio.sleep(0.01)
+
+
 _clients: "list[Client]" = []
 """Those that the test has connected, to be closed with the server."""
 
@@ -75,6 +82,7 @@ class Client:
         self.ws = WebSocketConnection(client=True)
         self.records: list[Record] = []
         self.messages: list[bytes] = []
+        self.pongs: list[bytes] = []
         self.close_code: int | None = None
         self.close_reason = ""
         self.ended = False
@@ -154,7 +162,9 @@ class Client:
 
     async def _take(self, data: bytes) -> None:
         for opcode, payload, flags in self.ws.receive_data(data):
-            if opcode == Opcode.PING:
+            if opcode == Opcode.PONG:
+                self.pongs.append(payload)
+            elif opcode == Opcode.PING:
                 if self.answers_pings:
                     await self.stream.send_all(self.ws.send([(int(Opcode.PONG), payload, WHOLE)]))
             elif opcode == Opcode.BINARY:
