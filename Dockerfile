@@ -53,7 +53,7 @@ LABEL org.opencontainers.image.title="Kakitome" \
       org.opencontainers.image.base.name="${BASE}"
 
 # The root file system may be read-only: no bytecode is written, and nothing else is.
-ENV PATH=/opt/kakitome/bin:/usr/local/bin:/usr/bin:/bin \
+ENV PATH=/opt/kakitome/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     KAKITOME_CONFIG=/etc/kakitome/kakitome.yaml

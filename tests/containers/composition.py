@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from tests.containers.engine import build, compose, docker, inspect, published, python, wait_until
+from tests.containers.engine import build, compose, docker, drain_seconds, inspect, published, python, wait_until
 from tests.containers.talk import Crowd, converse, fetch
 from tests.support.tools import REPOSITORY
 
@@ -121,12 +121,11 @@ class Composition:
     def _stop(self, gateway: str) -> float:
         """As `docker compose stop` does it, with clients connected; returns the seconds it took."""
         with Crowd(f"ws://127.0.0.1:{published(gateway, 8080)}", CONNECTIONS) as crowd:
-            started = time.monotonic()
             self.compose("stop", "gateway")
-            seconds = time.monotonic() - started
             codes = crowd.join()
         state = inspect("container", gateway)["State"]
         assert state["ExitCode"] == 0, f"{state}\n{docker('logs', gateway)[-4000:]}"
         assert codes == [1012] * CONNECTIONS, codes
-        assert seconds < DRAIN_SECONDS + 5, seconds
+        seconds = drain_seconds(gateway)
+        assert seconds < DRAIN_SECONDS, f"stopped after {seconds:.1f} s, with a drain window of {DRAIN_SECONDS} s"
         return seconds

@@ -8,6 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -76,6 +77,19 @@ def published(container: str, port: int) -> int:
     address, _, number = binding.rpartition(":")
     assert address == "127.0.0.1", f"{container} is open to more than this machine: {binding}"
     return int(number)
+
+
+def drain_seconds(container: str) -> float:
+    """From SIGTERM, as the gateway logged it, to the end of the container's process."""
+    lines = docker("logs", container).splitlines()
+    (draining,) = [line for line in lines if '"event":"draining"' in line]
+    began, ended = json.loads(draining)["timestamp"], inspect("container", container)["State"]["FinishedAt"]
+    # The engine counts in nanoseconds, which `datetime` does not.
+    return (_moment(ended) - _moment(began)).total_seconds()
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromisoformat(f"{text[:26].rstrip('Z')}+00:00")
 
 
 def python(container: str, code: str) -> str:

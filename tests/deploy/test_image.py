@@ -15,7 +15,7 @@ from packaging.version import Version
 from gateway import __version__
 from tests.support.tools import REPOSITORY, need
 
-DOCKERFILES = ("Dockerfile", "tests/containers/prometheus.Dockerfile")
+DOCKERFILES = ("Dockerfile", "tests/containers/prometheus.Dockerfile", "tests/containers/systemd.Dockerfile")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
