@@ -141,6 +141,11 @@ class Tab:
         viewport = {"width": width, "height": height}
         self.session.call("browsingContext.setViewport", context=self._context, viewport=viewport)
 
+    def set_online(self, online: bool) -> None:
+        """Lets the page believe that there is a network, or none; connections that it has stay."""
+        conditions = None if online else {"type": "offline"}
+        self.session.call("emulation.setNetworkConditions", networkConditions=conditions, contexts=[self._context])
+
     def _point_at(self, selector: str) -> None:
         element = f"document.querySelector({json.dumps(selector)})"
         self.wait_for(f"{element} && !{element}.disabled")

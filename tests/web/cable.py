@@ -1,13 +1,17 @@
-"""A cable between a client and the gateway that a test can cut, leave cut, and hold up."""
+"""A cable between a client and the gateway that a test can cut, leave cut, and turn into a black hole."""
 
 import socket
 import struct
 import threading
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 CHUNK_BYTES: Final = 65536
+PATIENCE_SECONDS: Final = 30.0
+
+Link: TypeAlias = tuple[socket.socket, socket.socket]
+"""Who connected, and the gateway."""
 
 RESET_AT_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -18,9 +22,9 @@ class Cable:
     def __init__(self, port: int) -> None:
         self._to = port
         self._lock = threading.Lock()
-        self._links: set[tuple[socket.socket, socket.socket]] = set()
-        self._passes = threading.Event()
-        self._passes.set()
+        self._links: set[Link] = set()
+        self._holes: set[Link] = set()
+        self._hung_up = threading.Event()
         self._is_down = False
         self._listener: socket.socket
         self.port = 0
@@ -39,7 +43,6 @@ class Cable:
         # A shutdown wakes the thread that accepts; closing alone would leave it, and the port, behind.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._passes.set()
         self.cut()
 
     # --- what a test does -----------------------------------------------------------------------------------------
@@ -62,9 +65,14 @@ class Cable:
         """Carries new connections again."""
         self._is_down = False
 
-    def hold(self) -> None:
-        """Nothing passes, and nobody is told."""
-        self._passes.clear()
+    def swallow(self) -> None:
+        """The connections there are take what is sent and pass nothing on, nor that one of their ends has hung up."""
+        with self._lock:
+            self._holes |= self._links
+
+    def wait_hung_up(self) -> None:
+        """Waits until the gateway has ended a connection that is swallowed."""
+        assert self._hung_up.wait(PATIENCE_SECONDS), "the gateway has not hung up"
 
     # --- carrying -------------------------------------------------------------------------------------------------
 
@@ -86,15 +94,16 @@ class Cable:
                 for source, target in (link, link[::-1]):
                     threading.Thread(target=self._carry, args=(source, target, link), daemon=True).start()
 
-    def _carry(self, source: socket.socket, target: socket.socket, link: tuple[socket.socket, socket.socket]) -> None:
+    def _carry(self, source: socket.socket, target: socket.socket, link: Link) -> None:
         with suppress(OSError):
             while data := source.recv(CHUNK_BYTES):
-                self._passes.wait()
-                with self._lock:
-                    if link not in self._links:
-                        return
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
+                if link not in self._holes:
+                    target.sendall(data)
+        if link not in self._holes:
+            with suppress(OSError):
+                target.shutdown(socket.SHUT_WR)
+        elif source is link[1]:
+            self._hung_up.set()
 
 
 def _reset(sock: socket.socket) -> None:
