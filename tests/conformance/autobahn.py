@@ -21,8 +21,8 @@ INSTALLED: Final = CACHE / "autobahn"
 INSTALL: Final = "run .ci/run once, or make a Python 2.7 virtualenv at .cache/autobahn with autobahntestsuite==0.8.2"
 EXPECTED_FILE: Final = Path(__file__).with_name("expected.yaml")
 
-CASE_SECONDS: Final = 3.0
-"""Longest average of a case: beyond it the run hangs."""
+CASE_SECONDS: Final = 6.0
+"""Longest average of a case, on a busy machine (alone it is below one): beyond it the run hangs."""
 
 # The suite's own numbering: which cases a group name means.
 GROUPS: Final = {

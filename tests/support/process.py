@@ -143,7 +143,7 @@ class ServiceProcess:
         with self._changed:
             return list(self._lines)
 
-    def report(self, lines: int = 60) -> str:
+    def report(self, lines: int = 25) -> str:
         """The end of its output, for the message of a failed test."""
         shown = "\n".join(f"  {line}" for line in self.lines[-lines:]) or "  (nothing)"
         status = "running" if self.process.poll() is None else f"exit status {self.process.returncode}"
