@@ -86,7 +86,7 @@ class Peer:
         try:
             with anyio.fail_after(PATIENCE_SECONDS):
                 data = await self.stream.receive()
-        except (anyio.EndOfStream, anyio.BrokenResourceError):
+        except (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
             return False
         self._take(data)
         return True
@@ -158,13 +158,16 @@ class GatewayDouble:
         self._listener = listener
         self.port = int(listener.extra(SocketAttribute.local_address)[1])
         self._open: list[ByteStream] = []
+        self.peers: list[Peer] = []
+        """All connections that were accepted."""
+        self.patience_seconds = PATIENCE_SECONDS
 
     @property
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}/path"
 
     async def _request(self) -> tuple[SocketStream, Request, bytes]:
-        with anyio.fail_after(PATIENCE_SECONDS):
+        with anyio.fail_after(self.patience_seconds):
             stream = await self._listener.accept()
             self._open.append(stream)
             reader = RequestReader()
@@ -176,7 +179,8 @@ class GatewayDouble:
         """The next connection, its handshake done."""
         stream, request, early = await self._request()
         await stream.send(accept_response(check_upgrade(request), subprotocol=subprotocol))
-        return Peer(stream, request, early)
+        self.peers.append(Peer(stream, request, early))
+        return self.peers[-1]
 
     async def refuse(self, status: int, body: str = "", headers: Sequence[tuple[str, str]] = ()) -> None:
         """Answers the next connection with an HTTP error."""

@@ -42,6 +42,8 @@ class ModelSession:
     outgoing: list[Payload] = field(default_factory=list)
     consumed: int = 0
     """Of `outgoing`, acknowledged by the client."""
+    carried: int = 0
+    """Of `outgoing`, the newest that was sent on any connection."""
     refused: set[int] = field(default_factory=set)
     """Of `outgoing`, rejected by the client."""
 
@@ -106,10 +108,10 @@ class ModelConnection:
             self._data(self.session, flags, seq, body)
         elif record_type == RecordType.ACK:
             assert flags == Rung.CONSUMED
-            assert self.session.consumed < seq <= self.sent, "an ACK is news, and of what was sent"
+            assert self.session.consumed < seq <= self.session.carried, "an ACK is news, and of what was sent"
             self.session.consumed = seq
         elif record_type == RecordType.REJECT:
-            assert self.session.consumed < seq <= self.sent
+            assert self.session.consumed < seq <= self.session.carried
             self.session.refused.add(seq)
         elif record_type == RecordType.CLOSE:
             self.closed = record
@@ -162,6 +164,7 @@ class ModelConnection:
             return False
         payload = session.outgoing[self.sent]
         self.sent += 1
+        session.carried = max(session.carried, self.sent)
         body = payload.encode() if isinstance(payload, str) else payload
         text = TEXT_FLAG if isinstance(payload, str) else 0
         half = len(body) // 2

@@ -1,0 +1,897 @@
+"""Sessions over real sockets, with a stand-in for the gateway that does as the test says."""
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+import trio
+from trio.testing import MockClock
+
+from gateway.client.connection import Timeouts
+from gateway.client.delivered import BinaryMessage, TextMessage
+from gateway.client.events import Event, MessagesLost, Opened, SessionState, StateChanged
+from gateway.client.faults import (
+    ConnectionClosed,
+    ConnectionFailed,
+    ConnectionTimeout,
+    Fate,
+    HandshakeRejected,
+    Lost,
+    NotRecords,
+    Rejected,
+    SessionEnded,
+    WindowFull,
+)
+from gateway.client.receipts import Receipt
+from gateway.client.session import Session, open_session
+from gateway.client.store import Changes, SqliteStore, Store, StoredSession
+from gateway.client.upkeep import Settings
+from gateway.errors import MessageTooBig
+from gateway.protocol.messages import CloseFrame
+from gateway.protocol.records import FRAGMENT_BYTES, MORE_FLAG, CloseBody, RecordType, Rung
+from tests.client.gateway_double import GatewayDouble, Peer, listening
+from tests.client.gateway_model import ModelStore
+from tests.client.runtimes import on_both_runtimes
+from tests.support.network import free_port
+
+PROMPT = Settings(first_delay=0.0, longest_delay=0.0)
+"""Connects again at once."""
+
+
+@asynccontextmanager
+async def opened(
+    settings: Settings = PROMPT,
+    *,
+    store: Store | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    **answer: object,
+) -> AsyncIterator[tuple[Session, Peer, GatewayDouble]]:
+    """A session, the gateway's end of its first connection, and the gateway; `answer` goes into OPENED.
+
+    Leaving the block leaves the session: what the gateway hears then, it hears with no one to answer.
+    """
+    async with listening() as double, anyio.create_task_group() as tasks:
+        peers: list[Peer] = []
+
+        async def accept() -> None:
+            peers.append(await double.accept())
+            await peers[0].open(**answer)  # type: ignore[arg-type]
+
+        tasks.start_soon(accept)
+        async with open_session(double.url, settings=settings, store=store, on_event=on_event) as session:
+            yield session, peers[0], double
+            tasks.start_soon(_see_off, double.peers[-1])
+        tasks.cancel_scope.cancel()
+
+
+async def _see_off(peer: Peer) -> None:
+    await peer.receive_end()
+
+
+# --- opening ------------------------------------------------------------------------------------------------------
+
+
+@on_both_runtimes
+async def test_the_first_open_asks_for_what_the_settings_say() -> None:
+    settings = Settings(receipts=frozenset({Rung.WRITTEN, Rung.ACCEPTED}), window_messages=7, window_bytes=999)
+    async with listening() as double, anyio.create_task_group() as tasks:
+        asked = []
+
+        async def answer() -> None:
+            peer = await double.accept()
+            asked.append(await peer.open(settles_at="reached", token="t1"))
+            await peer.receive_end()
+
+        tasks.start_soon(answer)
+        async with open_session(double.url, settings=settings) as session:
+            assert session.state is SessionState.OPEN
+            assert (session.token, session.resumes, session.settles_at) == ("t1", 0, Rung.REACHED)
+        assert session.has_ended
+    position, body = asked[0]
+    assert position == 0
+    assert body.session is None
+    assert body.receipts == (Rung.ACCEPTED, Rung.WRITTEN)
+    assert (body.window_messages, body.window_bytes) == (7, 999)
+
+
+async def _expect_failure(double: GatewayDouble, kind: type[Exception], match: str) -> Exception:
+    with pytest.raises(kind, match=match) as caught:
+        async with open_session(double.url, settings=PROMPT):
+            raise AssertionError("the block must not begin")
+    return caught.value
+
+
+@on_both_runtimes
+async def test_what_prevents_the_session_is_raised_as_it_is() -> None:
+    async with listening() as double, anyio.create_task_group() as tasks:
+        tasks.start_soon(double.refuse, 403, "the Origin is not allowed here")
+        failure = await _expect_failure(double, HandshakeRejected, "403")
+        assert isinstance(failure, HandshakeRejected)
+        tasks.start_soon(double.refuse, 502)
+        await _expect_failure(double, HandshakeRejected, "502")
+        tasks.start_soon(double.hang_up)
+        await _expect_failure(double, ConnectionFailed, "before it had answered")
+
+        async def speak_nothing() -> None:
+            await double.accept(None)
+
+        tasks.start_soon(speak_nothing)
+        await _expect_failure(double, NotRecords, r"does not speak kakitome\.v1 at /path")
+
+
+@on_both_runtimes
+async def test_a_close_in_answer_to_open_is_the_sessions_end() -> None:
+    async with listening() as double, anyio.create_task_group() as tasks:
+
+        async def refuse() -> None:
+            peer = await double.accept()
+            await peer.receive_open()
+            await peer.end_session(4003, "not you")
+            await peer.receive_end()
+
+        tasks.start_soon(refuse)
+        await _expect_failure(double, SessionEnded, "closed with 4003 not you")
+
+
+@on_both_runtimes
+async def test_a_connection_that_closes_before_opened_is_no_session() -> None:
+    async with listening() as double, anyio.create_task_group() as tasks:
+
+        async def close() -> None:
+            peer = await double.accept()
+            await peer.close(1013, "overloaded")
+            await peer.receive_end()
+
+        tasks.start_soon(close)
+        await _expect_failure(double, ConnectionClosed, "1013 overloaded")
+
+
+async def test_a_gateway_that_does_not_answer_open_is_given_up(autojump_clock: MockClock) -> None:
+    async with listening() as double, trio.open_nursery() as nursery:
+
+        async def be_silent() -> None:
+            await double.accept()
+
+        nursery.start_soon(be_silent)
+        await _expect_failure(double, ConnectionTimeout, "did not open the session within 10 s")
+
+
+@on_both_runtimes
+async def test_entering_need_not_wait_and_then_failures_that_pass_are_tried_again() -> None:
+    events: list[Event] = []
+    settings = Settings(wait_open=False, first_delay=0.0)
+    async with listening() as double, anyio.create_task_group() as tasks:
+
+        async def come_up() -> None:
+            await double.hang_up()
+            await double.refuse(503)
+            peer = await double.accept()
+            await peer.open()
+            assert await peer.receive_message() == (1, "before the session was open")
+            await peer.ack(1)
+            await peer.receive_end()
+
+        async with open_session(double.url, settings=settings, on_event=events.append) as session:
+            receipt = session.send_nowait("before the session was open")
+            tasks.start_soon(come_up)
+            assert await receipt.settled() is Rung.CONSUMED
+    causes = [type(event.cause) for event in events if isinstance(event, StateChanged) and event.cause]
+    assert causes == [ConnectionFailed, HandshakeRejected]
+
+
+@on_both_runtimes
+async def test_entering_without_waiting_ends_at_what_does_not_pass() -> None:
+    async with listening() as double, anyio.create_task_group() as tasks:
+        tasks.start_soon(double.refuse, 404)
+
+        async def send() -> None:
+            async with open_session(double.url, settings=Settings(wait_open=False)) as session:
+                receipt = session.send_nowait("never")
+                with pytest.raises(Lost, match="never forwarded"):
+                    await receipt.settled()
+                await session.send("nor this")
+
+        with pytest.raises(HandshakeRejected, match="404"):
+            await send()
+
+
+# --- sending ------------------------------------------------------------------------------------------------------
+
+
+@on_both_runtimes
+async def test_sending_waits_until_the_message_is_settled() -> None:
+    async with opened() as (session, peer, _), anyio.create_task_group() as tasks:
+        receipts: list[Receipt] = []
+
+        async def send() -> None:
+            receipts.append(await session.send("どやさ"))
+
+        tasks.start_soon(send)
+        assert await peer.receive_message() == (1, "どやさ")
+        await anyio.wait_all_tasks_blocked()
+        assert receipts == []
+        assert not session.is_settled
+        await peer.ack(1)
+        await session.drain()
+        await anyio.wait_all_tasks_blocked()
+        assert receipts[0].rung is Rung.CONSUMED
+        assert session.receipts == ()
+
+
+@on_both_runtimes
+async def test_receipts_climb_the_rungs_that_were_asked_for() -> None:
+    settings = Settings(receipts=frozenset({Rung.ACCEPTED, Rung.REACHED}))
+    async with opened(settings) as (session, peer, _):
+        first, second = session.send_nowait("a"), session.send_nowait("b")
+        climbed: list[tuple[int, Rung | None]] = []
+        for receipt in (first, second):
+            receipt.on_change(lambda changed: climbed.append((changed.seq, changed.rung)))
+        await peer.receive_message()
+        await peer.receive_message()
+        await peer.ack(2, Rung.ACCEPTED)
+        await peer.ack(1, Rung.REACHED)
+        await peer.ack(2)
+        await second.settled()
+        assert climbed == [
+            (1, Rung.ACCEPTED),
+            (2, Rung.ACCEPTED),
+            (1, Rung.REACHED),
+            (1, Rung.CONSUMED),
+            (2, Rung.CONSUMED),
+        ]
+
+
+@on_both_runtimes
+async def test_a_rejected_message_raises_the_reason_and_no_other_does() -> None:
+    async with opened() as (session, peer, _):
+        receipts = [session.send_nowait(text) for text in "abc"]
+        for _ in range(3):
+            await peer.receive_message()
+        await peer.reject(2, 4009, "not this one")
+        with pytest.raises(Rejected, match="message 2 was rejected with 4009 not this one"):
+            await receipts[1].settled()
+        await peer.ack(3)
+        assert await receipts[0].settled() is Rung.CONSUMED
+        assert await receipts[2].settled() is Rung.CONSUMED
+
+
+@on_both_runtimes
+async def test_no_more_than_the_window_is_under_way() -> None:
+    async with opened(window_messages=2) as (session, peer, _), anyio.create_task_group() as tasks:
+        session.send_nowait("a")
+        session.send_nowait("b")
+        with pytest.raises(WindowFull):
+            session.send_nowait("c")
+        posted: list[Receipt] = []
+
+        async def post() -> None:
+            posted.append(await session.post("c"))
+
+        tasks.start_soon(post)
+        assert [await peer.receive_message() for _ in range(2)] == [(1, "a"), (2, "b")]
+        await anyio.wait_all_tasks_blocked()
+        assert posted == []
+        await peer.ack(1)
+        assert await peer.receive_message() == (3, "c")
+        assert posted[0].seq == 3
+        await peer.ack(3)
+        await session.drain()
+
+
+@on_both_runtimes
+async def test_a_message_that_the_gateway_would_not_take_is_not_sent() -> None:
+    async with opened(message_bytes=10) as (session, peer, _):
+        with pytest.raises(MessageTooBig, match="message of 11 bytes exceeds the gateway's limit of 10 bytes"):
+            session.send_nowait("x" * 11)
+        receipt = session.send_nowait("x" * 10)
+        assert await peer.receive_message() == (1, "x" * 10)
+        await peer.ack(1)
+        await receipt.settled()
+
+
+@on_both_runtimes
+async def test_large_messages_go_in_fragments_behind_which_an_ack_need_not_wait_long() -> None:
+    payload = bytes(range(256)) * 1024
+    async with opened() as (session, peer, _):
+        session.send_nowait(payload)
+        sizes = []
+        while True:
+            _, flags, seq, body = await peer.receive()
+            assert seq == 1
+            sizes.append(len(body))
+            if not flags & MORE_FLAG:
+                break
+        assert sizes == [FRAGMENT_BYTES] * 4
+        await peer.ack(1)
+        await session.drain()
+
+
+@on_both_runtimes
+async def test_only_text_and_bytes_are_messages() -> None:
+    async with opened() as (session, _, _):
+        with pytest.raises(TypeError, match="a message is str or bytes, not list"):
+            session.send_nowait([])  # type: ignore[arg-type]
+
+
+# --- receiving ----------------------------------------------------------------------------------------------------
+
+
+@on_both_runtimes
+async def test_messages_are_acknowledged_when_the_loop_comes_back() -> None:
+    async with opened() as (session, peer, _), anyio.create_task_group() as tasks:
+        await peer.data(1, "text")
+        await peer.data(2, b"\xff", more=True)
+        await peer.data(2, b"\x00")
+        taken: list[str | bytes] = []
+        go_on = anyio.Event()
+
+        async def take() -> None:
+            async for message in session:
+                taken.append(message)
+                if message.seq == 2:
+                    await go_on.wait()
+
+        tasks.start_soon(take)
+        await peer.receive_ack(1)
+        assert taken == ["text", b"\xff\x00"]
+        assert isinstance(taken[0], TextMessage)
+        assert isinstance(taken[1], BinaryMessage)
+        assert peer.acks == [1]
+        go_on.set()
+        await peer.receive_ack(2)
+        tasks.cancel_scope.cancel()
+
+
+@on_both_runtimes
+async def test_acks_are_coalesced() -> None:
+    async with opened() as (session, peer, _):
+        for seq in range(1, 101):
+            await peer.data(seq, "x")
+        async for message in session:
+            if message.seq == 100:
+                break
+        session.finish_current()
+        await peer.receive_ack(100)
+        assert len(peer.acks) < 50
+
+
+@on_both_runtimes
+async def test_with_manual_ack_the_application_says_when_and_in_any_order() -> None:
+    async with opened() as (session, peer, _):
+        session.manual_ack = True
+        for seq in (1, 2, 3):
+            await peer.data(seq, f"message {seq}")
+        first, second, third = [await anext(session) for _ in range(3)]
+        second.ack()
+        third.reject(4009, "no, thank you")
+        record_type, _, seq, body = await peer.receive()
+        assert (record_type, seq) == (RecordType.REJECT, 3)
+        assert b"no, thank you" in body
+        assert peer.acks == []
+        first.ack()
+        first.ack()
+        await peer.receive_ack(3)
+        with pytest.raises(ValueError, match="code 7, expected 1000 to 4999"):
+            third.reject(7)
+
+
+@on_both_runtimes
+async def test_a_message_larger_than_is_taken_is_rejected_and_the_next_one_comes() -> None:
+    async with opened(Settings(message_bytes=100)) as (session, peer, _):
+        await peer.data(1, "x" * 101)
+        await peer.data(2, "small")
+        assert await anext(session) == "small"
+        record_type, _, seq, body = await peer.receive()
+        assert (record_type, seq) == (RecordType.REJECT, 1)
+        assert b"1009" in body
+
+
+# --- connections break --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reset", [False, True])
+@on_both_runtimes
+async def test_after_a_break_what_is_not_settled_goes_out_again_and_nothing_else(reset: bool) -> None:
+    events: list[Event] = []
+    async with opened(on_event=events.append, token="t1") as (session, peer, double):
+        receipts = [session.send_nowait(text) for text in "abc"]
+        for _ in range(3):
+            await peer.receive_message()
+        await peer.data(1, "from the gateway")
+        assert await anext(session) == "from the gateway"
+        await peer.ack(1)
+        await receipts[0].settled()
+        await peer.cut(reset=reset)
+        peer = await double.accept()
+        position, body = await peer.open(2, token="t1", resumed=True)
+        # The loop body of message 1 has not ended, so it is not consumed.
+        assert (position, body.session) == (0, "t1")
+        assert await peer.receive_message() == (3, "c")
+        await peer.data(1, "from the gateway")
+        await peer.data(2, "and another")
+        assert await anext(session) == "and another"
+        await peer.receive_ack(1)
+        await peer.ack(3)
+        await session.drain()
+        assert session.resumes == 1
+        assert [receipt.is_settled for receipt in receipts] == [True] * 3
+        await peer.end_session(1000)
+        await peer.receive_end()
+    states = [event.state for event in events if isinstance(event, StateChanged)]
+    waiting, connecting, is_open, ended = (
+        SessionState.WAITING,
+        SessionState.CONNECTING,
+        SessionState.OPEN,
+        SessionState.ENDED,
+    )
+    assert states == [is_open, waiting, connecting, is_open, ended]
+    assert [event for event in events if isinstance(event, Opened)] == [
+        Opened(resumed=False, replayed=0),
+        Opened(resumed=True, replayed=1),
+    ]
+
+
+@on_both_runtimes
+async def test_a_message_that_was_cut_goes_again_from_its_first_byte() -> None:
+    payload = bytes(range(256)) * 2000
+    async with opened() as (session, peer, double):
+        session.send_nowait(payload)
+        await peer.receive()
+        await peer.cut()
+        peer = await double.accept()
+        await peer.open(0, resumed=True)
+        assert await peer.receive_message() == (1, payload)
+        await peer.ack(1)
+        await session.drain()
+        await peer.end_session(1000)
+        await peer.receive_end()
+
+
+@on_both_runtimes
+async def test_a_message_that_came_in_part_is_taken_once_it_has_come_again() -> None:
+    async with opened() as (session, peer, double):
+        await peer.data(1, "one, ", more=True)
+        await peer.cut()
+        peer = await double.accept()
+        await peer.open(resumed=True)
+        await peer.data(1, "one, ", more=True)
+        await peer.data(1, "two")
+        assert await anext(session) == "one, two"
+        await peer.end_session(1000)
+        await peer.receive_end()
+
+
+@on_both_runtimes
+async def test_messages_can_be_sent_while_there_is_no_connection() -> None:
+    async with opened(window_messages=2) as (session, peer, double):
+        await peer.cut()
+        receipts = [session.send_nowait(text) for text in "ab"]
+        with pytest.raises(WindowFull):
+            session.send_nowait("c")
+        peer = await double.accept()
+        await peer.open(resumed=True, window_messages=2)
+        assert [await peer.receive_message() for _ in range(2)] == [(1, "a"), (2, "b")]
+        await peer.ack(2)
+        await receipts[1].settled()
+        await peer.end_session(1000)
+        await peer.receive_end()
+
+
+@on_both_runtimes
+async def test_a_drained_gateway_is_left_and_another_one_found() -> None:
+    async with opened() as (session, peer, double):
+        await peer.close(1012, "restart")
+        assert await peer.receive_end() == CloseFrame(code=1012)
+        peer = await double.accept()
+        await peer.open(resumed=True)
+        await session.wait_open()
+        await peer.end_session(1000)
+        await peer.receive_end()
+    assert session.resumes == 1
+
+
+@pytest.mark.parametrize("code", [4001, 1008, 1000])
+@on_both_runtimes
+async def test_a_close_that_does_not_pass_ends_the_session(code: int) -> None:
+    async with opened() as (session, peer, _):
+        receipt = session.send_nowait("a")
+        await peer.receive_message()
+        await peer.close(code, "taken over")
+        await peer.receive_end()
+        with pytest.raises(Lost, match="unknown whether it arrived"):
+            await receipt.settled()
+        with pytest.raises(SessionEnded, match=f"{code} taken over") as caught:
+            session.send_nowait("b")
+        assert isinstance(caught.value.__cause__, ConnectionClosed)
+    assert session.close_code == code
+
+
+async def test_delays_grow_and_what_the_server_asks_for_is_heeded(autojump_clock: MockClock) -> None:
+    delays: list[float | None] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, StateChanged) and event.state is SessionState.WAITING:
+            delays.append(event.delay_seconds)
+
+    async with opened(Settings(), on_event=note) as (session, peer, double):
+        await peer.cut()
+        double.patience_seconds = 1000.0
+        for _ in range(6):
+            await double.hang_up()
+        await double.refuse(503, headers=[("Retry-After", "100")])
+        begin = trio.current_time()
+        peer = await double.accept()
+        assert trio.current_time() - begin >= 100
+        await peer.open(resumed=True)
+        await session.wait_open()
+        await peer.end_session(1000)
+        await peer.receive_end()
+    assert len(delays) == 8
+    assert all(delay is not None and 0 <= delay <= 0.25 * 2**step for step, delay in enumerate(delays[:7]))
+    assert delays[7] is not None
+    assert 100 <= delays[7] <= 130
+
+
+@on_both_runtimes
+async def test_a_gateway_that_breaks_the_protocol_is_told_and_left() -> None:
+    async with opened() as (session, peer, _):
+        receipt = session.send_nowait("a")
+        await peer.receive_message()
+        await peer.ack(2)
+        end = await peer.receive_end()
+        assert end is not None
+        assert (end.code, end.reason) == (1002, "ACK 2, expected at most 1, the last message sent")
+        with pytest.raises(Lost):
+            await receipt.settled()
+        with pytest.raises(SessionEnded, match="1002"):
+            await anext(session)
+
+
+@on_both_runtimes
+async def test_text_on_a_connection_of_records_is_a_breach_of_the_protocol() -> None:
+    async with opened() as (_, peer, _):
+        await peer.send_pieces([(1, b"hello", 3)])
+        end = await peer.receive_end()
+        assert end is not None
+        assert (end.code, end.reason) == (1002, "a text message, expected binary ones with a record each")
+
+
+# --- the session is gone ------------------------------------------------------------------------------------------
+
+
+def report(settled: int, unknown: list[int] | None, never_forwarded: list[int] | None) -> dict[str, object]:
+    up = {"settled": settled, "unknown": unknown, "never_forwarded": never_forwarded}
+    return {"upstream": up, "downstream": {"settled": 0}}
+
+
+@on_both_runtimes
+async def test_in_a_new_session_what_was_never_forwarded_is_sent_and_the_unknown_is_told() -> None:
+    events: list[Event] = []
+    async with opened(on_event=events.append, token="t1") as (session, peer, double):
+        receipts = [session.send_nowait(text) for text in "abcde"]
+        for _ in range(5):
+            await peer.receive_message()
+        await peer.cut()
+        peer = await double.accept()
+        _, body = await peer.open(token="t2", report=report(1, [2, 3], [4, 4]))
+        assert body.session == "t1"
+        assert await receipts[0].settled() is Rung.CONSUMED
+        for receipt in receipts[1:3]:
+            with pytest.raises(Lost) as caught:
+                await receipt.settled()
+            assert caught.value.fate is Fate.UNKNOWN
+            assert caught.value.report == session.report
+        # The fourth was never sent on, the fifth never came to the gateway.
+        assert [await peer.receive_message() for _ in range(2)] == [(1, "d"), (2, "e")]
+        await peer.ack(2)
+        assert await receipts[4].settled() is Rung.CONSUMED
+        assert receipts[4].seq == 2
+        assert (session.token, session.resumes) == ("t2", 0)
+        await peer.end_session(1000)
+        await peer.receive_end()
+    [lost] = [event for event in events if isinstance(event, MessagesLost)]
+    assert [message.chunks for message in lost.unknown] == [(b"b",), (b"c",)]
+    assert lost.never_forwarded == ()
+
+
+@on_both_runtimes
+async def test_without_carrying_over_what_was_never_forwarded_is_told_too() -> None:
+    events: list[Event] = []
+    settings = Settings(carry_over=False, first_delay=0.0, longest_delay=0.0)
+    async with opened(settings, on_event=events.append) as (session, peer, double):
+        receipts = [session.send_nowait(text) for text in "ab"]
+        await peer.receive_message()
+        await peer.receive_message()
+        await peer.cut()
+        peer = await double.accept()
+        await peer.open(token="t2", report=report(0, [1, 1], None))
+        for receipt, fate in zip(receipts, (Fate.UNKNOWN, Fate.NEVER_FORWARDED), strict=True):
+            with pytest.raises(Lost) as caught:
+                await receipt.settled()
+            assert caught.value.fate is fate
+        session.send_nowait("c")
+        assert await peer.receive_message() == (1, "c")
+        await peer.ack(1)
+        await session.drain()
+        await peer.end_session(1000)
+        await peer.receive_end()
+    [lost] = [event for event in events if isinstance(event, MessagesLost)]
+    assert [message.seq for message in lost.never_forwarded] == [2]
+
+
+@on_both_runtimes
+async def test_without_a_report_all_that_was_sent_is_unknown() -> None:
+    async with opened(window_messages=1) as (session, peer, double):
+        sent = session.send_nowait("a")
+        await peer.receive_message()
+        await peer.cut()
+        peer = await double.accept()
+        await peer.open(token="t2")
+        with pytest.raises(Lost, match="unknown"):
+            await sent.settled()
+        assert session.report is None
+        await peer.end_session(1000)
+        await peer.receive_end()
+
+
+@on_both_runtimes
+async def test_messages_of_the_old_session_are_still_handed_out_and_not_acknowledged_in_the_new_one() -> None:
+    async with opened() as (session, peer, double):
+        for seq in (1, 2):
+            await peer.data(seq, f"old {seq}")
+        assert await anext(session) == "old 1"
+        await peer.cut()
+        peer = await double.accept()
+        await peer.open(token="t2")
+        await peer.data(1, "new 1")
+        await session.wait_open()
+        assert [await anext(session), await anext(session)] == ["old 2", "new 1"]
+        assert peer.acks == []
+        session.finish_current()
+        await peer.receive_ack(1)
+        await peer.end_session(1000)
+        await peer.receive_end()
+
+
+# --- the end ------------------------------------------------------------------------------------------------------
+
+
+@on_both_runtimes
+async def test_the_gateways_close_ends_the_session_with_its_report() -> None:
+    async with opened() as (session, peer, _):
+        receipts = [session.send_nowait(text) for text in "ab"]
+        await peer.receive_message()
+        await peer.receive_message()
+        await peer.data(1, "last words")
+        await peer.end_session(4000, "enough", report=report(1, [2, 2], None))
+        assert await receipts[0].settled() is Rung.CONSUMED
+        with pytest.raises(Lost):
+            await receipts[1].settled()
+        # What came before the end is still to be had, and acknowledged before we close.
+        assert await anext(session) == "last words"
+        with pytest.raises(SessionEnded, match="closed with 4000 enough"):
+            await anext(session)
+        await peer.receive_ack(1)
+        assert await peer.receive_end() == CloseFrame(code=4000, reason="enough")
+        assert session.report is not None
+        assert session.report.upstream.unknown == (2, 2)
+    assert (session.close_code, session.close_reason) == (4000, "enough")
+
+
+@on_both_runtimes
+async def test_an_end_in_good_order_ends_the_iteration() -> None:
+    async with opened() as (session, peer, _):
+        await peer.data(1, "bye")
+        await peer.end_session(1000, "done")
+        assert [message async for message in session] == ["bye"]
+        await peer.receive_ack(1)
+
+
+@on_both_runtimes
+async def test_leaving_waits_for_what_is_under_way_and_then_ends_the_session() -> None:
+    async with listening() as double, anyio.create_task_group() as tasks:
+        heard: list[object] = []
+
+        async def answer() -> None:
+            peer = await double.accept()
+            await peer.open()
+            heard.append(await peer.receive_message())
+            await peer.data(1, "not waited for")
+            await anyio.wait_all_tasks_blocked()
+            await peer.ack(1)
+            heard.append((await peer.receive())[0])
+            heard.append(await peer.receive_end())
+
+        tasks.start_soon(answer)
+        async with open_session(double.url) as session:
+            receipt = session.send_nowait("last")
+    assert receipt.is_settled
+    assert heard == [(1, "last"), RecordType.CLOSE, CloseFrame(code=1000)]
+    assert session.close_code == 1000
+
+
+async def test_what_is_not_settled_in_time_is_lost_when_the_session_is_left(autojump_clock: MockClock) -> None:
+    events: list[Event] = []
+    async with opened(on_event=events.append) as (session, peer, _):
+        receipt = session.send_nowait("a")
+        await peer.receive_message()
+        begin = trio.current_time()
+        await session.close(4000, "no more")
+        assert trio.current_time() - begin == pytest.approx(15.0)  # settle, and for a Close that nobody answers
+        with pytest.raises(Lost):
+            await receipt.settled()
+        record_type, _, _, body = await peer.receive()
+        assert record_type == RecordType.CLOSE
+        assert b"4000" in body
+        with pytest.raises(SessionEnded, match="4000 no more"):
+            await session.post("b")
+        assert [message async for message in session] == []
+    assert any(isinstance(event, MessagesLost) for event in events)
+
+
+@on_both_runtimes
+async def test_what_the_block_raises_comes_out_as_it_is_and_ends_the_session_with_1011() -> None:
+    async with listening() as double, anyio.create_task_group() as tasks:
+        closes: list[object] = []
+
+        async def answer() -> None:
+            peer = await double.accept()
+            await peer.open()
+            closes.append(CloseBody.from_json((await peer.receive())[3]).code)
+            closes.append(await peer.receive_end())
+
+        tasks.start_soon(answer)
+        with pytest.raises(ZeroDivisionError):
+            async with open_session(double.url):
+                _ = 1 / 0
+    assert closes == [1011, CloseFrame(code=1011)]
+
+
+@on_both_runtimes
+async def test_a_cancelled_block_still_ends_the_session() -> None:
+    async with listening() as double, anyio.create_task_group() as tasks:
+        closes: list[object] = []
+
+        async def answer() -> None:
+            peer = await double.accept()
+            await peer.open()
+            closes.append(CloseBody.from_json((await peer.receive())[3]).code)
+            closes.append(await peer.receive_end())
+
+        tasks.start_soon(answer)
+        with anyio.CancelScope() as scope:
+            async with open_session(double.url) as session:
+                scope.cancel()
+                await anext(session)
+    assert scope.cancelled_caught
+    assert closes == [1001, CloseFrame(code=1001)]
+
+
+async def test_leaving_while_the_gateway_is_gone_takes_no_longer_than_settling_may(autojump_clock: MockClock) -> None:
+    settings = Settings(timeouts=Timeouts(settle=10.0))
+    async with opened(settings) as (session, peer, double):
+        await peer.cut()
+        await double.close()
+        begin = trio.current_time()
+        await session.close()
+        assert trio.current_time() - begin <= 10.5
+
+
+# --- with a store -------------------------------------------------------------------------------------------------
+
+
+@on_both_runtimes
+async def test_a_stored_session_is_left_and_taken_up_by_the_next_block() -> None:
+    store = ModelStore()
+    async with opened(store=store, token="t1") as (session, peer, _):
+        session.send_nowait("a")
+        left = session.send_nowait("b")
+        assert [await peer.receive_message() for _ in range(2)] == [(1, "a"), (2, "b")]
+        await peer.ack(1)
+        await peer.data(1, "one")
+        await peer.data(2, "two")
+        assert [await anext(session), await anext(session)] == ["one", "two"]
+    with pytest.raises(Lost):  # to this process
+        await left.settled()
+    assert store.session is not None
+    assert (store.session.token, store.session.consumed, store.session.settled) == ("t1", 2, 1)
+    async with listening() as double, anyio.create_task_group() as tasks:
+
+        async def take_up() -> None:
+            peer = await double.accept()
+            position, body = await peer.open(1, token="t1", resumed=True)
+            assert (position, body.session) == (2, "t1")
+            assert await peer.receive_message() == (2, "b")
+            await peer.ack(2)
+            assert (await peer.receive())[0] == RecordType.CLOSE
+            await peer.receive_end()
+
+        tasks.start_soon(take_up)
+        async with open_session(double.url, store=store) as session:
+            [receipt] = session.receipts
+            assert await receipt.settled() is Rung.CONSUMED
+            await session.close()
+    assert store.session is None, "a session that was closed is not taken up again"
+
+
+@on_both_runtimes
+async def test_messages_that_were_sent_before_any_connection_outlive_the_process(tmp_path: Path) -> None:
+    path = tmp_path / "session.db"
+    store = SqliteStore(path)
+    async with open_session(
+        f"ws://127.0.0.1:{free_port()}/", store=store, settings=Settings(wait_open=False)
+    ) as session:
+        session.send_nowait("patience")
+    store.close()
+    store = SqliteStore(path)
+    async with listening() as double, anyio.create_task_group() as tasks:
+
+        async def take_up() -> None:
+            peer = await double.accept()
+            await peer.open()
+            assert await peer.receive_message() == (1, "patience")
+            await peer.ack(1)
+            await peer.receive_end()
+
+        tasks.start_soon(take_up)
+        async with open_session(double.url, store=store) as session:
+            await session.drain()
+    store.close()
+
+
+class FailingStore:
+    """Fails once it is told to."""
+
+    def __init__(self) -> None:
+        self.fails = False
+
+    def load(self) -> StoredSession | None:
+        return None
+
+    def save(self, changes: Changes) -> None:
+        if self.fails:
+            raise sqlite3.OperationalError("disk full")
+
+
+@on_both_runtimes
+async def test_what_cannot_be_saved_is_not_told_and_ends_the_session(caplog: pytest.LogCaptureFixture) -> None:
+    store = FailingStore()
+
+    async def take(double: GatewayDouble) -> None:
+        async with open_session(double.url, store=store) as session:
+            assert await anext(session) == "a"
+            store.fails = True
+            await anext(session)
+
+    async with listening() as double, anyio.create_task_group() as tasks:
+
+        async def answer() -> None:
+            peer = await double.accept()
+            await peer.open()
+            await peer.data(1, "a")
+            assert await peer.receive_end() is None
+            assert peer.acks == []
+
+        tasks.start_soon(answer)
+        with pytest.raises(sqlite3.OperationalError, match="disk full"):
+            await take(double)
+    assert "cannot be saved" in caplog.text
+
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+
+@on_both_runtimes
+async def test_a_callback_that_fails_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(event: Event) -> None:
+        raise RuntimeError("a bug of the application's")
+
+    async with opened(on_event=fail) as (session, peer, _):
+        receipt = session.send_nowait("a")
+        await peer.receive_message()
+        await peer.ack(1)
+        assert await receipt.settled() is Rung.CONSUMED
+    assert "the callback for events failed" in caplog.text
