@@ -42,6 +42,9 @@ class OpenedBackend:
     decoder: RecordDecoder
     early: Sequence[Record]
     """Records that came right behind the OPENED."""
+    window_messages: int
+    """What it was told that it may have unsettled; its client may have a smaller window, and then we hold more back."""
+    window_bytes: int
 
 
 class RecordsBackend:
@@ -56,6 +59,8 @@ class RecordsBackend:
         "_finished",
         "_hop_end",
         "_sender",
+        "_window_bytes",
+        "_window_messages",
         "endpoint",
         "receiver",
         "relay",
@@ -69,6 +74,8 @@ class RecordsBackend:
         self.relay = relay
         self._decoder = opened.decoder
         self._early = opened.early
+        self._window_messages = opened.window_messages
+        self._window_bytes = opened.window_bytes
         self._evidence = evidence
         self.receiver = receiver
         self._sender = DataSender(start=opened.consumed)
@@ -195,9 +202,8 @@ class RecordsBackend:
         relay.down.metrics.duplicates += self.receiver.duplicates - duplicates
         if pieces:
             relay.from_backend(pieces, now)
-            ledger = relay.down.ledger
-            if ledger is not None and self._exceeds_window(ledger.window_messages, ledger.window_bytes):
-                self._fail(f"the backend has more than its window of {ledger.window_messages} messages unsettled", now)
+            if self._exceeds_window():
+                self._fail(f"the backend has more than its window of {self._window_messages} messages unsettled", now)
                 return
         try:
             for record in others:
@@ -209,10 +215,10 @@ class RecordsBackend:
         if error is not None:
             self._fail(f"the backend broke the record protocol: {error}", now)
 
-    def _exceeds_window(self, window_messages: int, window_bytes: int) -> bool:
-        # What is held waits for room in the ledger, so a backend that keeps to its window never has much there.
+    def _exceeds_window(self) -> bool:
+        # What is held waits for room in the ledger, so a backend that keeps to its window never has more there.
         down = self.relay.down
-        return len(down.held) > window_messages or down.held_bytes > max(window_bytes, MAX_BODY_BYTES)
+        return len(down.held) > self._window_messages or down.held_bytes > max(self._window_bytes, MAX_BODY_BYTES)
 
     def _take_other(self, record: Record, now: float) -> None:
         record_type, flags, seq, body = record

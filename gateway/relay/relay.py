@@ -185,6 +185,8 @@ class Relay:
             self.flush_upstream(now)  # what was foretold may have made room
 
     def _send_upstream(self, pieces: list[Piece], now: float) -> None:
+        ledger = self.up.ledger
+        before = 0 if ledger is None else ledger.settled
         try:
             self.backend.send(pieces, now)
         except MessageNotCarried as refusal:
@@ -193,10 +195,9 @@ class Relay:
         except ConnectionFault as fault:
             self.fail(fault, now)
             return
-        ledger = self.up.ledger
         if ledger is not None:
             self.pump.wake_at(self, now + SAMPLE_SECONDS)
-            if ledger.is_foretold:
+            if ledger.is_foretold or ledger.settled != before:  # rejected before it was whole
                 self._note_settled_upstream(ledger.fulfil(), now)
 
     def _refuse_upstream(self, pieces: list[Piece], refusal: MessageNotCarried, now: float) -> None:
@@ -275,9 +276,10 @@ class Relay:
             self.flush_downstream(now)
 
     def _deliver(self, pieces: list[Piece], now: float) -> None:
-        self.client.deliver(pieces, now)
         ledger = self.down.ledger
-        if ledger is not None and ledger.is_foretold:
+        before = 0 if ledger is None else ledger.settled
+        self.client.deliver(pieces, now)
+        if ledger is not None and (ledger.is_foretold or ledger.settled != before):
             self.down.note_settled(ledger.fulfil(), now)
             self.backend.downstream_settled(now)
 
@@ -686,6 +688,9 @@ class Relay:
         if (to_client, to_backend) != self._progress and (client_buffered or backend_buffered):
             self._progress = (to_client, to_backend)
             self._deadline = now + self.settings.close_seconds
+        elif self._client_close is not None and not self.client.is_gone:
+            self.down.drop_held()  # it has no window for the rest, but it is to know why this is the end
+            self._close_client(now)
         else:
             self.cut(now)
 

@@ -44,7 +44,7 @@ async def open_backend(
                 records = decoder.feed(data)
                 if decoder.error is not None and not records:
                     raise decoder.error
-            return _check(records, decoder)
+            return _check(records, decoder, body)
     except trio.TooSlowError:
         raise BackendTimeout(f"the backend did not answer OPEN within {timeout_seconds:g} s") from None
     except ProtocolViolation as violation:
@@ -53,14 +53,21 @@ async def open_backend(
         raise BackendUnreachable(f"the backend's connection broke before OPENED: {error}") from None
 
 
-def _check(records: Sequence[Record], decoder: RecordDecoder) -> OpenedBackend:
+def _check(records: Sequence[Record], decoder: RecordDecoder, told: OpenToBackend) -> OpenedBackend:
     record_type, _, seq, body = records[0]
     if record_type == RecordType.CLOSE:
         close = CloseBody.from_json(body)
         raise BackendRefused("the backend refused the session", code=close.code, close_reason=close.reason)
     if record_type != RecordType.OPENED:
         raise ProtocolViolation(f"{RecordType(record_type).name} in answer to OPEN, expected OPENED or CLOSE")
-    return OpenedBackend(body=OpenedByBackend.from_json(body), consumed=seq, decoder=decoder, early=records[1:])
+    return OpenedBackend(
+        body=OpenedByBackend.from_json(body),
+        consumed=seq,
+        decoder=decoder,
+        early=records[1:],
+        window_messages=told.window_messages,
+        window_bytes=told.window_bytes,
+    )
 
 
 async def dismiss_backend(dialed: Dialed, *, code: int, reason: str, report: SessionReport | None = None) -> None:

@@ -3,7 +3,8 @@
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import trio
@@ -60,6 +61,22 @@ async def backend(handler: Handler = echo, *, store: Store | None = None, port: 
             lambda task_status: serve(handler, port=port, store=store or MemoryStore(), task_status=task_status)
         )
         yield address[1]
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def tcp_echo() -> AsyncIterator[int]:
+    """A TCP service that sends back what it receives; its port."""
+
+    async def converse(stream: trio.SocketStream) -> None:
+        async with stream:
+            with suppress(trio.BrokenResourceError):
+                async for data in stream:
+                    await stream.send_all(data)
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, converse, 0, host="127.0.0.1"))
+        yield listener.socket.getsockname()[1]
         nursery.cancel_scope.cancel()
 
 
