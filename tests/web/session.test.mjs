@@ -244,6 +244,28 @@ test("a rejected message gives its place in the window back", () => {
   assert.deepEqual(turn(session), [[DATA, TEXT, 3]]);
 });
 
+test("what is settled gives its bytes back", () => {
+  const session = open({}, { window_bytes: 4 });
+  append(session, "aaaa");
+  assert.ok(!session.outbox.hasRoom);
+  turn(session);
+  session.receive(record(ACK, 4, 1));
+  assert.ok(session.outbox.hasRoom);
+  assert.deepEqual([session.outbox.unsettledBytes, session.outbox.unsentBytes, session.outbox.waitingBytes], [0, 0, 0]);
+});
+
+test("what is settled before it was sent again need not be sent again", () => {
+  const session = open();
+  append(session, "aa", "bb", "cc");
+  turn(session);
+  resume(session, 0, { window_messages: 1 });
+  assert.deepEqual(turn(session), [[DATA, TEXT, 1]]);
+  session.receive(record(ACK, 4, 2));
+  assert.equal(session.outbox.unsentBytes, 2);
+  assert.deepEqual(turn(session), [[DATA, TEXT, 3]]);
+  assert.equal(session.outbox.unsentBytes, 0);
+});
+
 test("a gateway that exceeds our window is stopped", () => {
   const messages = open({ windowMessages: 1 });
   messages.receive(record(DATA, 0, 1));
@@ -550,6 +572,8 @@ test("a message whose REJECT has not left is not told as consumed", () => {
   session.consume(1);
   turn(session);
   session.reject(2, 4000, "no");
+  const changes = session.changes();
+  if (changes) session.markSaved(changes);
   session.detach();
   const { seq } = parsedOpen(session.attach());
   assert.equal(seq, 1);
@@ -588,7 +612,7 @@ test("only what was saved as consumed is told", () => {
 
 test("a save that was under way when numbers changed does not count", () => {
   const session = open();
-  append(session, "a");
+  append(session, "a", "a", "a");
   const stale = session.changes();
   session.detach();
   session.attach();
@@ -598,6 +622,9 @@ test("a save that was under way when numbers changed does not count", () => {
   assert.deepEqual(session.take(true), []);
   const changes = session.changes();
   assert.deepEqual([changes.replace, changes.state.token, changes.appended.length], [true, "fresh", 1]);
+  session.markSaved(changes);
+  append(session, "c");
+  assert.deepEqual(session.changes().appended.map(({ seq }) => seq), [2]);
 });
 
 test("a stored session goes on where it was", () => {
