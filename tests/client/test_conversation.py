@@ -4,15 +4,21 @@ Whatever happens: a message arrives at most once in a session and in order; what
 what it calls never forwarded has not; and once everything is healed, every message has been accounted for.
 """
 
+import json
+from collections.abc import Sequence
+
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from gateway.client.conversation import Conversation
+from gateway.client.events import Acknowledged, MessageRejected
 from gateway.client.faults import Fate, Lost, Rejected
 from gateway.client.receipts import Receipt
-from gateway.client.store import StoredSession
+from gateway.client.store import Changes, StoredSession
 from gateway.protocol.inbox import Inbox, WholeMessage
-from gateway.protocol.records import Record, parse_record
+from gateway.protocol.outbox import OutgoingMessage
+from gateway.protocol.records import FRAGMENT_BYTES, OpenFromClient, Record, RecordType, Rung, parse_record
 from tests.client.gateway_model import GatewayModel, ModelConnection, ModelSession, ModelStore, Payload
 
 WINDOW_MESSAGES = 4
@@ -228,3 +234,284 @@ class Sessions(RuleBasedStateMachine):
 
 
 TestSessions = Sessions.TestCase
+
+
+# --- what the model does not do: a gateway that breaks the protocol, and the end ------------------------------------
+
+
+def conversation(*, receipts: Sequence[Rung] = (), stored: StoredSession | None = None) -> Conversation:
+    return Conversation(stored, receipts=receipts, window_messages=1024, window_bytes=1 << 20)
+
+
+def save(conversation: Conversation) -> None:
+    conversation.mark_saved(conversation.changes())
+
+
+def opened(
+    conversation: Conversation, position: int = 0, *, token: str = "token", resumed: bool = False, **body: object
+) -> Conversation:
+    """The conversation, open on a new connection."""
+    conversation.attach()
+    conversation.records_to_send(1 << 20)
+    answer = {"session": token, "resumed": resumed, "settles_at": "consumed", **body}
+    conversation.receive([(RecordType.OPENED, 0, position, json.dumps(answer).encode())])
+    save(conversation)
+    return conversation
+
+
+def sent(conversation: Conversation, *texts: str) -> list[Receipt]:
+    """The receipts of messages that have left."""
+    receipts = [conversation.send(text=True, payload=text.encode()) for text in texts]
+    save(conversation)
+    conversation.records_to_send(1 << 20)
+    return receipts
+
+
+def types_sent(conversation: Conversation) -> list[int]:
+    save(conversation)
+    return [parse_record(record)[0] for record in conversation.records_to_send(1 << 20)]
+
+
+def close_record(code: int, **body: object) -> Record:
+    return RecordType.CLOSE, 0, 0, json.dumps({"code": code, "reason": "because", **body}).encode()
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ((RecordType.DATA, 0, 1, b"x"), "DATA in answer to OPEN, expected OPENED or CLOSE"),
+        ((RecordType.ACK, 4, 0, b""), "ACK in answer to OPEN"),
+        ((RecordType.OPENED, 0, 0, b"{}"), "OPENED body: session"),
+        ((RecordType.OPENED, 0, 0, b"[]"), "OPENED body: "),
+        (
+            (RecordType.OPENED, 0, 0, b'{"session":"t","resumed":true,"settles_at":"consumed"}'),
+            "OPENED says resumed, but no session was asked for",
+        ),
+        (
+            (RecordType.OPENED, 0, 3, b'{"session":"t","resumed":false,"settles_at":"consumed"}'),
+            "OPENED of a new session at message 3, expected 0",
+        ),
+    ],
+)
+def test_an_answer_that_breaks_the_protocol_ends_the_session(answer: Record, words: str) -> None:
+    session = conversation()
+    session.attach()
+    session.receive([answer])
+    assert session.end is not None
+    assert (session.end.code, session.end.by_gateway) == (1002, False)
+    assert words in session.end.reason
+    assert session.is_over, "there is nobody to send CLOSE to"
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ((RecordType.OPENED, 0, 0, b"{}"), "OPENED in an open session"),
+        ((RecordType.OPEN, 0, 0, b"{}"), "OPEN in an open session"),
+        ((RecordType.ACK, Rung.CONSUMED, 3, b""), "ACK 3, expected at most 2, the last message sent"),
+        ((RecordType.ACK, Rung.ACCEPTED, 3, b""), "ACK 3, expected at most 2, the last message sent"),
+        ((RecordType.REJECT, 0, 3, b'{"code":4000}'), "REJECT 3, expected at most 2"),
+        ((RecordType.REJECT, 0, 1, b'{"code":7}'), "REJECT body: code"),
+        ((RecordType.CLOSE, 0, 0, b"no"), "CLOSE body: "),
+        ((RecordType.DATA, 0, 2, b"x"), "DATA 2 after message 0, expected 1"),
+    ],
+)
+def test_a_record_that_breaks_the_protocol_ends_the_session_and_says_why(record: Record, words: str) -> None:
+    session = opened(conversation(receipts=[Rung.ACCEPTED]))
+    sent(session, "a", "b")
+    session.receive([record])
+    assert session.end is not None
+    assert words in session.end.reason
+    # At once: what waits to be sent does not come first.
+    session.send(text=True, payload=b"c")
+    assert types_sent(session) == [RecordType.CLOSE]
+    assert session.is_over
+
+
+@pytest.mark.parametrize("position", [0, 3])
+def test_a_resume_at_a_position_that_cannot_be_ends_the_session(position: int) -> None:
+    session = opened(conversation())
+    sent(session, "a", "b")
+    session.receive([(RecordType.ACK, Rung.CONSUMED, 1, b"")])
+    save(session)
+    session.interrupt()
+    opened(session, position, resumed=True)
+    assert session.end is not None
+    assert f"at {position}, expected 1 to 2" in session.end.reason
+
+
+def test_nothing_but_open_goes_out_before_opened_has_come() -> None:
+    session = conversation()
+    session.send(text=True, payload=b"early")
+    session.attach()
+    assert types_sent(session) == [RecordType.OPEN]
+    assert types_sent(session) == []
+
+
+def test_nothing_is_sent_or_heard_without_a_connection() -> None:
+    session = opened(conversation())
+    session.interrupt()
+    session.send(text=True, payload=b"a")
+    assert types_sent(session) == []
+    session.receive([(RecordType.OPENED, 0, 0, b"late, from a connection that is gone")])
+    assert session.end is None
+
+
+def test_a_token_is_not_used_before_it_was_saved() -> None:
+    session = conversation()
+    session.attach()
+    session.records_to_send(1 << 20)
+    session.receive([(RecordType.OPENED, 0, 0, b'{"session":"t1","resumed":false,"settles_at":"consumed"}')])
+    assert session.changes() == Changes(token="t1")
+    session.attach()
+    [record] = session.records_to_send(1 << 20)
+    assert OpenFromClient.from_json(parse_record(record)[3]).session is None
+
+
+def test_a_token_that_the_gateway_changes_is_taken_over() -> None:
+    session = opened(conversation(), token="t1")
+    opened(session, token="t2", resumed=True)
+    session.attach()
+    [record] = session.records_to_send(1 << 20)
+    assert OpenFromClient.from_json(parse_record(record)[3]).session == "t2"
+
+
+def test_rungs_below_the_settling_one_are_told_once_and_survive_a_resume() -> None:
+    session = opened(conversation(receipts=[Rung.WRITTEN]), settles_at="reached")
+    receipts = sent(session, "a", "b")
+    session.take_events()
+    session.receive([(RecordType.ACK, Rung.WRITTEN, 2, b""), (RecordType.ACK, Rung.WRITTEN, 1, b"")])
+    assert session.take_events() == [Acknowledged(first=1, last=2, count=2, rung=Rung.WRITTEN, settled=False)]
+    opened(session, resumed=True, settles_at="reached")
+    session.records_to_send(1 << 20)
+    session.take_events()
+    session.receive([(RecordType.ACK, Rung.WRITTEN, 2, b"")])
+    assert session.take_events() == []
+    session.receive([(RecordType.ACK, Rung.REACHED, 1, b""), (RecordType.ACK, Rung.CONSUMED, 2, b"")])
+    assert [receipt.rung for receipt in receipts] == [Rung.REACHED, Rung.CONSUMED]
+    assert [receipt.is_settled for receipt in receipts] == [True, True]
+
+
+def test_a_message_is_rejected_once_and_not_counted_as_settled() -> None:
+    session = opened(conversation())
+    receipts = sent(session, "a", "b")
+    session.take_events()
+    reject: Record = (RecordType.REJECT, 0, 1, b'{"code":4009,"reason":"no"}')
+    session.receive([reject, reject, (RecordType.ACK, Rung.CONSUMED, 2, b"")])
+    assert session.take_events() == [
+        MessageRejected(seq=1, code=4009, reason="no"),
+        Acknowledged(first=2, last=2, count=1, rung=Rung.CONSUMED, settled=True),
+    ]
+    assert isinstance(receipts[0].failure, Rejected)
+
+
+def test_an_orderly_close_goes_behind_all_messages_and_only_once() -> None:
+    session = opened(conversation())
+    session.send(text=True, payload=b"last")
+    session.close(1000, "")
+    session.close(4000, "too late")
+    over = [session.is_over]
+    assert types_sent(session) == [RecordType.DATA, RecordType.CLOSE]
+    over.append(session.is_over)
+    assert over == [False, True]
+    assert types_sent(session) == []
+    # Evidence that comes before the gateway's own CLOSE still counts.
+    session.receive([(RecordType.ACK, Rung.CONSUMED, 1, b"")])
+    assert session.is_settled
+
+
+def test_a_close_that_the_window_holds_back_waits_for_it() -> None:
+    session = opened(conversation(), window_messages=1)
+    for text in (b"a", b"b"):
+        session.send(text=True, payload=text)
+    session.close(1000, "")
+    assert types_sent(session) == [RecordType.DATA]
+    session.receive([(RecordType.ACK, Rung.CONSUMED, 1, b"")])
+    assert types_sent(session) == [RecordType.DATA, RecordType.CLOSE]
+
+
+def test_when_both_close_the_gateways_report_still_tells_of_the_messages() -> None:
+    session = opened(conversation())
+    receipts = sent(session, "a", "b")
+    session.close(1000, "")
+    assert types_sent(session) == [RecordType.CLOSE]
+    report = {"upstream": {"settled": 1, "unknown": [2, 2]}, "downstream": {"settled": 0}}
+    session.receive([close_record(1001, report=report)])
+    assert session.end is not None
+    assert (session.end.code, session.end.by_gateway) == (1000, False)
+    assert receipts[0].is_settled
+    assert isinstance(receipts[1].failure, Lost)
+
+
+def test_after_the_gateways_close_nothing_is_taken_any_more() -> None:
+    session = opened(conversation())
+    session.receive([close_record(1000)])
+    session.receive([(RecordType.DATA, 0, 1, b"x"), (RecordType.OPEN, 0, 0, b"nonsense")])
+    assert session.take_message(100) is None
+    assert session.end is not None
+    assert session.end.code == 1000
+
+
+def test_messages_that_come_behind_our_close_are_dropped() -> None:
+    session = opened(conversation())
+    session.close(1000, "")
+    types_sent(session)
+    session.receive([(RecordType.DATA, 0, 1, b"x")])
+    assert session.inbox.accepted == 0
+    assert not session.is_congested(0)
+
+
+@pytest.mark.parametrize(("code", "reason"), [(999, ""), (5000, ""), (4000, "x" * 124)])
+def test_an_end_that_the_gateway_would_not_take_is_refused(code: int, reason: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        conversation().close(code, reason)
+
+
+def test_an_abandoned_session_stays_in_the_store_and_an_ended_one_does_not() -> None:
+    session = opened(conversation())
+    receipts = sent(session, "a")
+    session.abandon(1006, "")
+    assert not session.changes()
+    assert isinstance(receipts[0].failure, Lost)
+    session.abandon(4000, "again")
+    assert session.end is not None
+    assert session.end.code == 1006
+    session = opened(conversation())
+    session.receive([close_record(1000)])
+    assert session.changes() == Changes(ended=True)
+    save(session)
+    assert not session.changes()
+
+
+def test_a_report_that_claims_more_than_was_sent_settles_only_what_was() -> None:
+    session = opened(conversation())
+    receipts = sent(session, "a")
+    waiting = session.send(text=True, payload=b"b")
+    session.receive([close_record(1000, report={"upstream": {"settled": 99}, "downstream": {"settled": 0}})])
+    assert receipts[0].is_settled
+    assert isinstance(waiting.failure, Lost)
+    assert waiting.failure.fate is Fate.NEVER_FORWARDED
+
+
+def test_a_large_message_that_came_to_the_gateway_in_part_may_have_been_sent_on() -> None:
+    """It is in no report, because it was never whole there; a small one goes in one record and was not there at all."""
+    for size, fate in ((FRAGMENT_BYTES + 1, Fate.UNKNOWN), (FRAGMENT_BYTES, Fate.NEVER_FORWARDED)):
+        session = opened(conversation())
+        receipts = sent(session, "a", "x" * size)
+        report = {"upstream": {"settled": 0, "unknown": [1, 1]}, "downstream": {"settled": 0}}
+        session.receive([close_record(1014, report=report)])
+        assert isinstance(receipts[1].failure, Lost)
+        assert receipts[1].failure.fate is fate
+
+
+def test_what_an_earlier_process_left_may_have_been_sent() -> None:
+    message = OutgoingMessage(seq=3, text=True, chunks=(b"kept",))
+    stored = StoredSession(token="t1", consumed=5, sent=3, settled=2, outbox=(message,))
+    session = conversation(stored=stored)
+    session.attach()
+    [record] = session.records_to_send(1 << 20)
+    assert parse_record(record)[2] == 5
+    [receipt] = session.receipts
+    opened(session, token="t2")
+    assert isinstance(receipt.failure, Lost)
+    assert receipt.failure.fate is Fate.UNKNOWN

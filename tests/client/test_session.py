@@ -418,6 +418,7 @@ async def test_after_a_break_what_is_not_settled_goes_out_again_and_nothing_else
         await session.drain()
         assert session.resumes == 1
         assert [receipt.is_settled for receipt in receipts] == [True] * 3
+        session.finish_current()
         await peer.end_session(1000)
         await peer.receive_end()
     states = [event.state for event in events if isinstance(event, StateChanged)]
@@ -460,6 +461,7 @@ async def test_a_message_that_came_in_part_is_taken_once_it_has_come_again() -> 
         await peer.data(1, "one, ", more=True)
         await peer.data(1, "two")
         assert await anext(session) == "one, two"
+        session.finish_current()
         await peer.end_session(1000)
         await peer.receive_end()
 
