@@ -824,8 +824,13 @@ export class Session {
 
   #closed({ code, reason, report }) {
     // An answer to OPEN that names a passing state of the gateway ends this attempt and not the session.
-    if (this.#phase === Phase.OPENING && PASSING_CODES.has(code)) this.#facts.push({ type: "refused", code, reason });
-    else this.end(code, reason, { report, byPeer: true });
+    if (this.#phase === Phase.OPENING && PASSING_CODES.has(code)) {
+      this.#facts.push({ type: "refused", code, reason });
+      return;
+    }
+    // The answer to our own CLOSE need not repeat why.
+    const ours = this.#closeSent && code === this.ending.code ? this.ending.reason : "";
+    this.end(code, reason || ours, { report, byPeer: true });
   }
 
   /** Ends the session because the gateway broke the protocol; `take` then gives the CLOSE that says so. */
@@ -1684,7 +1689,7 @@ export class Kakitome extends EventTarget {
     // A page that was frozen between its handshake and its OPEN was too late for one that waits for no more than that.
     const isPassing = isGhost || PASSING_CODES.has(code) || (!wasOpen && code === 1008);
     if (session.hasClosed) {
-      this.#finish(session.ending.code, session.ending.reason, { wasClean: true });
+      this.#finish(session.ending.code, session.ending.reason, { wasClean: code !== 1006 });
     } else if (code === SUPERSEDED && !isGhost) {
       this.#abandon(code, reason);
     } else if (!isPassing) {

@@ -657,6 +657,15 @@ test("our CLOSE goes behind the last settlement, and the last ACK before it", ()
   assert.ok(session.hasClosed);
 });
 
+test("the answer to our CLOSE leaves our reason", () => {
+  const session = open();
+  session.close(4000, "done");
+  turn(session);
+  session.receive(json(CLOSE, 0, { code: 4000, reason: "" }));
+  const ended = facts(session).at(-1);
+  assert.deepEqual([ended.code, ended.reason, ended.byPeer], [4000, "done", true]);
+});
+
 test("the gateway's CLOSE ends the session with its report", () => {
   const session = open({}, { settles_at: "reached" });
   append(session, "a", "b", "c", "d", "e");
