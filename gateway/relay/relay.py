@@ -416,8 +416,12 @@ class Relay:
             self.down.ledger.give_up_hop()
 
     def evict(self, now: float) -> None:
-        """Ends a parked session before its time, for memory."""
+        """Ends a parked session before its time, for memory: at once, unless something is still on its way out."""
         self._expire(UnknownReason.EVICTED, now)
+        _, buffered = self.backend.progress
+        if not self.backend.is_gone and not buffered and not self.up.held:
+            self._close_backend(now)
+            self._ended(now)
 
     def _expire(self, unknown: UnknownReason, now: float) -> None:
         away = self._away or Ending(by=ClosedBy.CLIENT, code=ABNORMAL)
