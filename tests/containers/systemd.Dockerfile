@@ -12,5 +12,5 @@ RUN apt-get update \
 ENV container=docker
 HEALTHCHECK NONE
 STOPSIGNAL SIGRTMIN+3
-ENTRYPOINT ["/lib/systemd/systemd"]
-CMD ["--log-target=journal"]
+# On a bare machine mounts are shared, and systemd hands credentials to services by one.
+ENTRYPOINT ["/bin/sh", "-c", "mount --make-rshared / && exec /lib/systemd/systemd --log-target=journal"]

@@ -170,9 +170,12 @@ def test_prometheus_scrapes_the_gateways_admin_listener_under_the_name_that_the_
 
 def test_grafana_is_given_the_data_source_that_the_dashboards_ask_for() -> None:
     (source,) = read(COMPOSE / "grafana/datasources.yaml")["datasources"]
-    assert source["url"] == "http://prometheus:9090"
+    assert (source["url"], source["isDefault"]) == ("http://prometheus:9090", True)
     scraped = read(REPOSITORY / "deploy/prometheus/prometheus.yml")["global"]["scrape_interval"]
     assert source["jsonData"]["timeInterval"] == scraped
+    for file in (REPOSITORY / "deploy/grafana/dashboards").glob("*.json"):
+        variables = {variable["name"]: variable for variable in json.loads(file.read_text())["templating"]["list"]}
+        assert variables["datasource"]["query"] == source["type"], file
 
 
 def test_grafana_provisions_the_dashboards_from_where_they_are_mounted() -> None:
