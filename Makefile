@@ -6,10 +6,12 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 600
+LOCK_ARGS ?=
+LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(LOCK_ARGS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types imports tests conformance bench fuzz lock chart codec clean
+.PHONY: help demo test check lint types imports tests conformance bench fuzz lock chart containers codec clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,9 +77,15 @@ bench: $(VENV)/.dev $(VENV)/.codec ## Compare with websockify, websocat, nginx a
 fuzz: $(VENV)/.fuzz $(VENV)/.codec ## Coverage-guided fuzzing of the cores for FUZZ_SECONDS (600)
 	$(BIN)/python -m tests.fuzz --atheris --seconds $(FUZZ_SECONDS)
 
-lock: $(VENV)/.dev ## Pin the runtime dependencies with hashes
-	$(BIN)/python -m pip install --quiet 'pip-tools>=7.4'
-	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --no-header --output-file requirements.lock pyproject.toml
+# One resolution for every Python from 3.11 on; LOCK_ARGS=--upgrade takes newer versions than those locked.
+lock: $(VENV)/.dev ## Pin what the image is made of and built with, with hashes
+	$(BIN)/python -m pip install --quiet 'uv>=0.9'
+	$(LOCK) --output-file requirements.lock pyproject.toml
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
+	  $(LOCK) --output-file requirements-build.lock -
+
+containers: $(VENV)/.dev ## Prove image, composition and systemd unit on a Docker engine (tests/containers/README.md)
+	tests/containers/run
 
 chart: $(VENV)/.dev ## Write the Helm chart's README, values schema and copies of dashboards and rules; package it into build/
 	$(BIN)/python -m helm
