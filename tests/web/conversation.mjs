@@ -1,29 +1,33 @@
 // Sends numbered messages to an echo through a real gateway, and tells as JSON what came of them.
 //
-// node conversation.mjs URL MESSAGES; each line on standard output is the number of echoes so far, the last one JSON.
+// node conversation.mjs URL RESUMES: goes on until the session was resumed so often. Now and then it says on standard
+// output how often it was; in the end comes JSON.
 
 import assert from "node:assert/strict";
 
 import { Kakitome } from "../../gateway/web/kakitome.js";
 
-const [url, count] = [process.argv[2], Number(process.argv[3])];
+const [url, resumes] = [process.argv[2], Number(process.argv[3])];
 const line = new Kakitome(url, { reconnectMinMs: 10, reconnectMaxMs: 200, connectTimeoutMs: 2000 });
 const received = [];
 const closed = new Promise((resolve) => (line.onclose = resolve));
-const everything = new Promise((resolve) => {
-  line.onmessage = ({ data }) => {
-    received.push(data);
-    if (received.length % 10 === 0) console.log(received.length);
-    if (received.length === count) resolve();
-  };
-});
+let hasEverything = null;
+let count = Infinity;
+const everything = new Promise((resolve) => (hasEverything = resolve));
+line.onmessage = ({ data }) => {
+  received.push(data);
+  if (received.length % 10 === 0) console.log(`resumed ${line.statistics.resumes} times`);
+  if (received.length === count) hasEverything();
+};
 
 const sent = [];
-for (let number = 1; number <= count; number += 1) {
+for (let number = 1; line.statistics.resumes < resumes; number += 1) {
   await line.ready;
   sent.push(line.send(number % 50 ? `message ${number}` : `message ${number}`.padEnd(100_000)));
   if (number % 4 === 0) await new Promise((resolve) => setTimeout(resolve, 2)); // lets faults strike in between
 }
+count = sent.length;
+if (received.length === count) hasEverything();
 const settled = await Promise.all(sent);
 await everything;
 line.close();
