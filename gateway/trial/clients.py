@@ -81,6 +81,7 @@ class RecordsParticipant:
         self._receipts: list[tuple[int, Receipt]] = []
         self._lines = LineReader()
         self._must_greet = False
+        self._was_open = False
         self._changed = trio.Event()
 
     async def run(self) -> None:
@@ -102,6 +103,7 @@ class RecordsParticipant:
             timeouts=TIMEOUTS,
         )
         done = False
+        self._must_greet, self._was_open = True, False
         async with open_session(self._task.url, settings=settings, on_event=self._on_event) as session:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._receive, session, nursery.cancel_scope)
@@ -114,7 +116,9 @@ class RecordsParticipant:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Opened):
             self.connections += 1
-            self._must_greet = self._must_greet or not event.resumed
+            # What was posted before a session was there goes out in it, the greeting first.
+            self._must_greet = self._must_greet or (self._was_open and not event.resumed)
+            self._was_open = True
         elif isinstance(event, Acknowledged) and event.settled:
             self.settled += event.last - event.first + 1
             self._up.progress(trio.current_time())

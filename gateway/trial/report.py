@@ -10,7 +10,7 @@ from rich.table import Table
 
 from gateway.trial.faults import FaultKind
 from gateway.trial.tally import DirectionReport, Witness
-from gateway.trial.trial import Account, BackendKind, ClientKind, Report
+from gateway.trial.trial import Account, ClientKind, Report
 
 COLUMNS: Final[Sequence[tuple[str, str]]] = (
     ("sent", "sent"),
@@ -147,6 +147,3 @@ def markdown_table(reports: Sequence[Report]) -> str:
             values = [f"{getattr(account.report, field):,}" for field in MARKDOWN_COLUMNS]
             lines.append([settings.name, pairing, account.direction, account.witness, *values])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-__all__ = ["BackendKind", "document", "faults_line", "markdown_table", "print_table", "summary", "to_json", "verdict"]

@@ -49,8 +49,8 @@ WATCH_SECONDS: Final = 0.02
 KEEPALIVE: Final = "2s"
 """Of the gateway that the trial starts itself: shorter than the longest black holes."""
 
-START_PATIENCE_SECONDS: Final = 5.0
-"""For the backend's place to be bound again after a trial before this one."""
+RECOVERY_SECONDS: Final = 10.0
+"""After a kill, how long all clients have to go on again before the next kill: one may be in a black hole."""
 
 
 class ClientKind(StrEnum):
@@ -170,8 +170,8 @@ class _Trial:
         self._stream_backend: StreamBackend | None = None
         self._kills, self._kills_to_do = trio.open_memory_channel[Fault](2 * settings.kills)
         self._killing = False
-        self._recovered = trio.Event()
-        """Set when something goes on again after a kill."""
+        self._moved = trio.Event()
+        """Set when something goes on."""
 
     async def run(self) -> Report:
         settings = self._settings
@@ -280,7 +280,7 @@ class _Trial:
             now = trio.current_time()
             if part != last or self._killing:
                 last, moved_at = part, now
-                self._recovered.set()
+                self._moved.set()
             elif now - moved_at > self._settings.patience_seconds:
                 running.cancel()
             for kill in self._schedule.advance(part):
@@ -299,7 +299,7 @@ class _Trial:
         return min(1.0, (up + down) / (2 * settings.clients * settings.messages))
 
     async def _do_kills(self) -> None:
-        """One after the other, and each finds something going on again."""
+        """One after the other, each when all clients have gone on after the one before it."""
         async for fault in self._kills_to_do:
             self._killing = True
             if fault.kind is FaultKind.KILL_GATEWAY:
@@ -312,8 +312,21 @@ class _Trial:
             elif self._stream_backend is not None:
                 self._stream_backend.kill()
             self._killing = False
-            self._recovered = trio.Event()
-            await self._recovered.wait()
+            with trio.move_on_after(RECOVERY_SECONDS):
+                before = self._positions()
+                while self._is_anyone_stuck_since(before):
+                    self._moved = trio.Event()
+                    await self._moved.wait()
+
+    def _positions(self) -> list[tuple[int, int]]:
+        """How far each client is, upstream and downstream."""
+        settled = [participant.settled for participant in self._participants]
+        return list(zip(settled, (tally.arrived for tally in self._books.down), strict=True))
+
+    def _is_anyone_stuck_since(self, before: list[tuple[int, int]]) -> bool:
+        """Some client that is not done has not moved."""
+        total = self._settings.messages
+        return any(now == then and min(now) < total for now, then in zip(self._positions(), before, strict=True))
 
     # --- the end --------------------------------------------------------------------------------------------------
 
