@@ -135,11 +135,18 @@ class Upkeep:
         self._hurry.wake()
 
     async def finish(self) -> None:
-        """Waits for the last word; a connection that has no session yet is dropped for it."""
+        """Waits for the last word, no longer than `Timeouts.close`: then the connection is dropped.
+
+        One that has no session yet is dropped at once.
+        """
         if not self.conversation.is_open:
             self.drop()
         self.hurry()
         self.wake_writer()
+        # A gateway that does not read would never see that we want to close.
+        with anyio.move_on_after(self.settings.timeouts.close):
+            await self.finished.wait()
+        self.drop()
         await self.finished.wait()
 
     def drop(self) -> None:
@@ -177,7 +184,7 @@ class Upkeep:
         if dialed.accepted.subprotocol != SUBPROTOCOL:
             await anyio.aclose_forcefully(dialed.stream)
             return NotRecords(f"the server does not speak {SUBPROTOCOL} at {self._target.url.target}")
-        before = self._progress
+        before, began = self._progress, anyio.current_time()
         carriage = _Carriage(self, dialed)
         self.save()
         self.conversation.attach()
@@ -187,7 +194,7 @@ class Upkeep:
         finally:
             self._link = None
             self.conversation.interrupt()
-        if self._progress != before:
+        if self._progress != before or anyio.current_time() - began > self.settings.longest_delay:
             self._back_off.succeeded()
         if carriage.is_late:
             return ConnectionTimeout(f"the gateway did not open the session within {timeout:g} s")

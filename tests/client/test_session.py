@@ -782,6 +782,16 @@ async def test_leaving_while_the_gateway_is_gone_takes_no_longer_than_settling_m
         assert trio.current_time() - begin <= 10.5
 
 
+async def test_a_gateway_that_does_not_read_is_not_waited_for_long(autojump_clock: MockClock) -> None:
+    async with opened(Settings(message_bytes=1 << 30), window_bytes=1 << 30) as (session, _, _):
+        receipt = session.send_nowait(bytes(32 << 20))
+        begin = trio.current_time()
+        await session.end(1000)
+        assert trio.current_time() - begin == pytest.approx(5.0)
+        with pytest.raises(Lost, match="unknown"):
+            await receipt.settled()
+
+
 # --- with a store -------------------------------------------------------------------------------------------------
 
 
