@@ -26,7 +26,6 @@ from gateway.protocol.records import (
 from gateway.protocol.sequencing import DataReceiver, DataSender
 from gateway.relay.endpoint import Endpoint, Output, endpoint_for
 from gateway.relay.evidence import Evidence
-from gateway.relay.links import BackendLink
 from gateway.relay.relay import Relay
 from gateway.telemetry.metrics import PauseCause
 
@@ -48,7 +47,7 @@ class OpenedBackend:
     window_bytes: int
 
 
-class RecordsBackend(BackendLink):
+class RecordsBackend:
     """A backend connection behind its OPENED."""
 
     __slots__ = (
