@@ -41,7 +41,7 @@ class ParkedClient:
 
     def resume(self) -> None: ...
 
-    def deliver(self, pieces: list[Piece], now: float, *, fence: bool) -> None:
+    def deliver(self, pieces: list[Piece], now: float) -> None:
         """Kept by the direction's outbox; the hop it will go out on does not exist yet."""
         self.relay.down.enter(pieces, 0, now)
 
@@ -62,6 +62,8 @@ class ParkedClient:
     def fence(self, now: float) -> bool:
         """No evidence is to be had."""
         return False
+
+    def hurry(self, now: float) -> None: ...
 
     def upstream_advanced(self, now: float) -> None: ...
 
@@ -116,9 +118,7 @@ class AbsentBackend:
 
     def resume(self) -> None: ...
 
-    def sample(self, now: float) -> bool:
-        """No evidence is to be had."""
-        return False
+    def sample(self, now: float) -> None: ...
 
     def take_stock(self, now: float) -> None: ...
 
