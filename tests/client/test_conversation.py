@@ -18,7 +18,15 @@ from gateway.client.receipts import Receipt
 from gateway.client.store import Changes, StoredSession
 from gateway.protocol.inbox import Inbox, WholeMessage
 from gateway.protocol.outbox import OutgoingMessage
-from gateway.protocol.records import FRAGMENT_BYTES, OpenFromClient, Record, RecordType, Rung, parse_record
+from gateway.protocol.records import (
+    FRAGMENT_BYTES,
+    OpenFromClient,
+    Record,
+    RecordType,
+    Rung,
+    encode_record,
+    parse_record,
+)
 from tests.client.gateway_model import GatewayModel, ModelConnection, ModelSession, ModelStore, Payload
 
 WINDOW_MESSAGES = 4
@@ -515,3 +523,57 @@ def test_what_an_earlier_process_left_may_have_been_sent() -> None:
     opened(session, token="t2")
     assert isinstance(receipt.failure, Lost)
     assert receipt.failure.fate is Fate.UNKNOWN
+
+
+def data(seq: int, payload: bytes = b"x") -> Record:
+    return RecordType.DATA, 0, seq, payload
+
+
+def take(session: Conversation) -> tuple[Inbox, int]:
+    """(inbox, number) of the next message."""
+    taken = session.take_message(1 << 20)
+    assert taken is not None
+    return taken[0], taken[1].seq
+
+
+def test_a_new_session_is_acknowledged_from_its_first_message() -> None:
+    session = opened(conversation())
+    session.receive([data(1), data(2), data(3)])
+    for _ in range(3):
+        inbox, seq = take(session)
+        inbox.consume(seq)
+    assert types_sent(session) == [RecordType.ACK]
+    opened(session, token="t2")
+    session.receive([data(1)])
+    inbox, seq = take(session)
+    inbox.consume(seq)
+    save(session)
+    assert session.records_to_send(1 << 20) == [encode_record(RecordType.ACK, Rung.CONSUMED, 1)]
+
+
+def test_nothing_is_refused_in_a_new_session_that_came_in_the_old_one() -> None:
+    session = opened(conversation())
+    session.receive([data(1), data(2)])
+    session.reject(*take(session), 4009, "decided before the break")
+    waiting = take(session)
+    opened(session, token="t2")
+    session.reject(*waiting, 4009, "decided after it")
+    assert types_sent(session) == []
+    # The numbers are those of the new session's messages by now.
+    session.receive([data(1), data(2)])
+    session.reject(*take(session), 4009, "new")
+    assert types_sent(session) == [RecordType.REJECT, RecordType.ACK]
+
+
+def test_a_reject_that_no_connection_carried_goes_out_on_the_next_one_before_its_ack() -> None:
+    session = opened(conversation())
+    session.receive([data(1), data(2)])
+    first, second = take(session), take(session)
+    first[0].consume(first[1])
+    session.reject(*second, 4009, "no")
+    save(session)
+    session.attach()
+    [record] = session.records_to_send(1 << 20)
+    assert parse_record(record)[2] == 1, "OPEN must not call the rejected message consumed"
+    session.receive([(RecordType.OPENED, 0, 0, b'{"session":"token","resumed":true,"settles_at":"consumed"}')])
+    assert types_sent(session) == [RecordType.REJECT, RecordType.ACK]
