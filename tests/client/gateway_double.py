@@ -12,7 +12,14 @@ from typing import Any
 import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketListener, SocketStream
 
-from gateway.protocol.handshake import Request, RequestReader, accept_response, check_upgrade, http_response
+from gateway.protocol.handshake import (
+    ExtensionOffer,
+    Request,
+    RequestReader,
+    accept_response,
+    check_upgrade,
+    http_response,
+)
 from gateway.protocol.messages import CloseFrame, WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
 from gateway.protocol.records import (
@@ -175,10 +182,10 @@ class GatewayDouble:
                 pass
         return stream, request, reader.leftover
 
-    async def accept(self, subprotocol: str | None = SUBPROTOCOL) -> Peer:
+    async def accept(self, subprotocol: str | None = SUBPROTOCOL, extensions: Sequence[ExtensionOffer] = ()) -> Peer:
         """The next connection, its handshake done."""
         stream, request, early = await self._request()
-        await stream.send(accept_response(check_upgrade(request), subprotocol=subprotocol))
+        await stream.send(accept_response(check_upgrade(request), subprotocol=subprotocol, extensions=extensions))
         self.peers.append(Peer(stream, request, early))
         return self.peers[-1]
 

@@ -1,5 +1,7 @@
 """Plain connections, to the `websockets` library's server and to servers that misbehave."""
 
+from collections.abc import Awaitable, Callable
+
 import anyio
 import pytest
 import trio
@@ -264,6 +266,32 @@ async def test_closing_is_heard_even_where_nobody_takes_what_came() -> None:
             await connection.close()
             assert connection.close_code == 1000
             assert await connection.receive() == b"x" * 100_000
+
+
+@on_both_runtimes
+async def test_whoever_waits_learns_that_the_connection_is_lost() -> None:
+    async with listening() as double, anyio.create_task_group() as tasks:
+
+        async def lose() -> None:
+            peer = await double.accept(None)
+            await anyio.wait_all_tasks_blocked()
+            await peer.cut(reset=True)
+
+        tasks.start_soon(lose)
+        async with connect(double.url) as connection:
+            failures: list[int] = []
+
+            async def expect_failure(work: Callable[[], Awaitable[object]]) -> None:
+                with pytest.raises(ConnectionClosed) as caught:
+                    await work()
+                failures.append(caught.value.code)
+
+            async with anyio.create_task_group() as waiting:
+                # More than the socket takes, as nobody reads it.
+                waiting.start_soon(expect_failure, lambda: connection.send(bytes(32 << 20)))
+                waiting.start_soon(expect_failure, connection.ping)
+                waiting.start_soon(expect_failure, connection.receive)
+            assert failures == [1006] * 3
 
 
 async def test_a_server_that_falls_silent_is_given_up(autojump_clock: MockClock) -> None:

@@ -1,5 +1,6 @@
 """From a URL to an open connection, and the words for what goes wrong on the way."""
 
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from gateway.client.faults import (
     HandshakeRejected,
     Untrusted,
 )
+from gateway.protocol.negotiation import ExtensionOffer
 from tests.client.gateway_double import listening
 from tests.client.runtimes import on_both_runtimes
 from tests.client.websockets_server import running
@@ -157,6 +159,55 @@ async def test_a_server_that_never_answers_is_given_up(autojump_clock: MockClock
 
     await answering(be_silent, work)
     assert trio.current_time() >= 20
+
+
+@on_both_runtimes
+async def test_a_server_that_ends_the_connection_instead_of_speaking_tls_is_told() -> None:
+    async def end(stream: SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+
+    async def work(address: str) -> None:
+        with pytest.raises(ConnectionFailed, match=r"no TLS with 127.0.0.1:\d+: the server closed the connection"):
+            await dial_once(f"wss://{address}")
+
+    await answering(end, work)
+
+
+async def test_a_server_that_is_silent_within_tls_is_given_up(autojump_clock: MockClock) -> None:
+    async def be_silent(stream: SocketStream) -> None:
+        async with stream:
+            await trio.sleep_forever()
+
+    async def work(address: str) -> None:
+        with pytest.raises(ConnectionTimeout, match="TLS and handshake included"):
+            await dial_once(f"wss://{address}")
+
+    await answering(be_silent, work)
+
+
+@on_both_runtimes
+async def test_a_connection_that_is_reset_in_the_handshake_may_be_tried_again() -> None:
+    async def reset(stream: SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            raw: socket.socket = stream.extra(anyio.abc.SocketAttribute.raw_socket)
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+    async def work(address: str) -> None:
+        with pytest.raises(ConnectionFailed, match="broke in the handshake"):
+            await dial_once(f"ws://{address}")
+
+    await answering(reset, work)
+
+
+@on_both_runtimes
+async def test_an_answer_on_compression_that_is_none_to_our_offer_is_refused() -> None:
+    extension = ExtensionOffer(name="permessage-deflate", parameters=(("server_max_window_bits", "15"),))
+    async with listening() as double, anyio.create_task_group() as tasks:
+        tasks.start_soon(double.accept, None, [extension])
+        with pytest.raises(HandshakeFailed, match="the server's answer on compression is none to the offer"):
+            await dial_once(double.url, compression=True)
 
 
 # --- TLS, with a server that is not ours --------------------------------------------------------------------------

@@ -71,6 +71,14 @@ def test_any_cut_of_the_stream_gives_the_same_messages(
     assert gathered == messages
 
 
+def test_a_compressed_message_is_had_whole_however_far_it_expands() -> None:
+    client = Exchange(now=0.0, deflate=MODEST)
+    server = WebSocketConnection(client=False, deflate=MODEST)
+    pieces = client.receive_data(server.send([(BINARY, bytes(3 << 20), WHOLE)]), now=1.0)
+    assert sum(len(payload) for _, payload, _ in pieces) == 3 << 20
+    assert pieces[-1][2] & LAST
+
+
 # --- pings --------------------------------------------------------------------------------------------------------
 
 
