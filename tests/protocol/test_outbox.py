@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import ProtocolViolation
 from gateway.protocol.outbox import PIECES_AHEAD_BYTES, MessageNotKept, Outbox, OutgoingMessage
-from gateway.protocol.records import FRAGMENT_BYTES, MORE_FLAG, TEXT_FLAG, RecordDecoder, RecordType
+from gateway.protocol.records import FRAGMENT_BYTES, MORE_FLAG, TEXT_FLAG, RecordDecoder, RecordType, encode_record
 
 
 def outbox(*, messages: int = 10, size: int = 1000, kept: int = 1000) -> Outbox:
@@ -326,3 +326,38 @@ def test_the_counts_always_agree_with_what_was_done(steps: list[tuple[str, int]]
         box.settle(max((seq for seq, complete in received.items() if complete), default=0))
     assert box.settled == len(sizes)
     assert (box.unsettled_messages, box.unsettled_bytes, box.unsent_bytes, box.is_drained) == (0, 0, 0, True)
+
+
+# --- what is known of messages that are not settled -----------------------------------------------------------------
+
+
+def test_unsettled_messages_are_had_in_order_without_those_that_were_rejected() -> None:
+    box = Outbox(kept_bytes=1000)
+    for payload in (b"a", b"b", b"c", b"d"):
+        box.append(text=True, payload=payload)
+    box.mark_saved(4)
+    box.pull(1000)
+    box.settle(1)
+    box.reject(3)
+    assert [(message.seq, message.chunks) for message in box.unsettled()] == [(2, (b"b",)), (4, (b"d",))]
+
+
+def test_a_message_counts_as_begun_with_its_first_byte_and_for_ever() -> None:
+    box = Outbox(kept_bytes=1000)
+    for _ in range(3):
+        box.append(text=False, payload=bytes(2 * FRAGMENT_BYTES))
+    box.mark_saved(3)
+    assert (box.begun, box.carried) == (0, 0)
+    box.pull(1)
+    assert (box.begun, box.carried) == (1, 0)
+    box.pull(2 * FRAGMENT_BYTES)
+    assert (box.begun, box.carried) == (2, 1)
+    box.resume(0)
+    assert (box.begun, box.carried) == (2, 1)
+
+
+def test_records_are_encoded_as_their_hop_wants_them() -> None:
+    box = Outbox(kept_bytes=1000, encode=encode_record)
+    box.append(text=True, payload=b"a")
+    box.mark_saved(1)
+    assert box.pull(1000) == [encode_record(RecordType.DATA, TEXT_FLAG, 1, b"a")]
