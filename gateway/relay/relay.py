@@ -151,12 +151,20 @@ class Relay:
 
     def start(self, client: "ClientLink", backend: "BackendLink", *, early: bytes, now: float) -> None:
         """Begins: from here on the pump drives. `early` is what the client sent behind its handshake."""
+        self.join(client, backend, now=now)
+        client.start(early, now)
+        self.start_backend(now)
+
+    def join(self, client: "ClientLink", backend: "BackendLink", *, now: float) -> None:
+        """Takes its two links; neither is read yet."""
         self.client = client
         self.backend = backend
         self.last_message_at = self.opened_at = now
-        client.start(early, now)
-        if not backend.is_gone:
-            backend.start(now)
+
+    def start_backend(self, now: float) -> None:
+        """Begins to read the backend, its early words first."""
+        if not self.backend.is_gone:
+            self.backend.start(now)
         if self.phase is not Phase.ENDED:
             self._arm(now)
 

@@ -223,7 +223,8 @@ async def _begin(
     )
     client: ClientLink = ParkedClient(relay, numbering)
     link = _backend_link(arrival, session, backend, start=consumed)
-    relay.start(client, link, early=b"", now=relay.opened_at)
+    # The backend is not read before the client is attached: its first words, a CLOSE even, are for the client.
+    relay.join(client, link, now=relay.opened_at)
     return session
 
 

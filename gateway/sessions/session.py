@@ -78,6 +78,7 @@ class Session:
     """A live session, the host of its `relay`."""
 
     __slots__ = (
+        "_backend_started",
         "_client_facts",
         "_dialed",
         "_house",
@@ -117,6 +118,7 @@ class Session:
         self.epoch = 0 if opening is None else opening.epoch
         self.is_parked = False
         self.resumes = 0
+        self._backend_started = False
         self.relay: Relay
         self._house = house
         self._client_facts = client_facts
@@ -188,6 +190,9 @@ class Session:
         )
         relay.attach(client, body, consumed, now)
         client.start(b"", now)
+        if not self._backend_started:
+            self._backend_started = True
+            relay.start_backend(now)
 
     # --- what the relay tells -------------------------------------------------------------------------------------
 
