@@ -298,6 +298,21 @@ class Ledger:
         return in_flight - sum(self._rejected.values()) if self._rejected else in_flight
 
     @property
+    def is_half_full(self) -> bool:
+        """Whether half the window or more is used up, what was rejected included."""
+        return (
+            2 * (self.accepted - self.settled) >= self.window_messages
+            or 2 * (self._end - self._settled_end) >= self.window_bytes
+        )
+
+    def has_room_for(self, messages: int, size: int) -> bool:
+        """Whether so many messages of `size` bytes together fit for certain."""
+        return (
+            self.accepted - self.settled + messages <= self.window_messages
+            and self._end - self._settled_end + size <= self.window_bytes
+        )
+
+    @property
     def has_room(self) -> bool:
         """Whether more may be accepted. A message that is larger than the window passes when it is alone."""
         if self.accepted == self.settled:

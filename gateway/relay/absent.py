@@ -41,7 +41,7 @@ class ParkedClient:
 
     def resume(self) -> None: ...
 
-    def deliver(self, pieces: list[Piece], now: float) -> None:
+    def deliver(self, pieces: list[Piece], now: float, *, fence: bool) -> None:
         """Kept by the direction's outbox; the hop it will go out on does not exist yet."""
         self.relay.down.enter(pieces, 0, now)
 
@@ -62,8 +62,6 @@ class ParkedClient:
     def fence(self, now: float) -> bool:
         """No evidence is to be had."""
         return False
-
-    def hurry(self, now: float) -> None: ...
 
     def upstream_advanced(self, now: float) -> None: ...
 
@@ -118,7 +116,9 @@ class AbsentBackend:
 
     def resume(self) -> None: ...
 
-    def sample(self, now: float) -> None: ...
+    def sample(self, now: float) -> bool:
+        """No evidence is to be had."""
+        return False
 
     def take_stock(self, now: float) -> None: ...
 

@@ -56,32 +56,36 @@ class Direction:
         for piece in pieces:
             self.held_bytes += len(piece[1])
 
-    def admit(self, pieces: list[Piece]) -> tuple[list[Piece], list[Piece]]:
-        """Divides by what the window has room for: (pieces to hand on now, pieces to hold), between messages only.
+    def has_room_for(self, pieces: list[Piece]) -> bool:
+        """Whether pieces of one read fit the window for certain, without looking at each: the usual case."""
+        ledger = self.ledger
+        return ledger is None or self.waives_window or ledger.has_room_for(len(pieces), BUFFER_BYTES)
+
+    def admit_held(self) -> list[Piece]:
+        """Takes out of the held pieces those that the window has room for, and divides between messages only.
 
         A message that has begun goes on to its end whatever its size, since its first byte is already out.
         """
+        pieces = self.held
+        count = self._admitted(pieces)
+        self.held = pieces[count:]
+        self.held_bytes = sum([len(piece[1]) for piece in self.held])
+        return pieces[:count]
+
+    def _admitted(self, pieces: list[Piece]) -> int:
         ledger = self.ledger
         if ledger is None or self.waives_window:
-            return pieces, []
+            return len(pieces)
         room = ledger.window_messages - ledger.in_flight_messages
-        if room >= len(pieces) and ledger.in_flight_bytes + BUFFER_BYTES <= ledger.window_bytes:
-            return pieces, []  # the usual case: no piece needs to be looked at
         room_bytes = ledger.window_bytes - ledger.in_flight_bytes
         alone = ledger.window_messages == room
         for index, (_, payload, flags) in enumerate(pieces):
             if flags & FIRST and not alone and (room <= 0 or room_bytes <= 0):
-                return pieces[:index], pieces[index:]
+                return index
             alone = False
             room -= flags >> 1 & 1
             room_bytes -= len(payload)
-        return pieces, []
-
-    def admit_held(self) -> list[Piece]:
-        """Takes out of the held pieces what may go on now."""
-        pieces, self.held = self.admit(self.held)
-        self.held_bytes = sum(len(piece[1]) for piece in self.held)
-        return pieces
+        return len(pieces)
 
     def drop_held(self) -> None:
         """Forgets what is held: nobody is there any more to take it."""
@@ -90,16 +94,17 @@ class Direction:
 
     def enter(self, pieces: list[Piece], hop_bytes: int, now: float) -> None:
         """Counts and records pieces that are about to be written as `hop_bytes` bytes."""
-        size = messages = 0
-        for _, payload, flags in pieces:
-            size += len(payload)
-            messages += flags >> 1 & 1
+        if self.ledger is not None:
+            messages, size = self.ledger.accept_pieces(pieces, now=now, hop_bytes=hop_bytes)
+        else:
+            messages = size = 0
+            for _, payload, flags in pieces:
+                size += len(payload)
+                messages += flags >> 1 & 1
         self.messages += messages
         self.bytes += size
         self.metrics.messages += messages
         self.metrics.bytes += size
-        if self.ledger is not None:
-            self.ledger.accept_pieces(pieces, now=now, hop_bytes=hop_bytes)
         if self.outbox is not None:
             self.outbox.add(pieces)
 
@@ -109,11 +114,7 @@ class Direction:
         """Counts messages that the ledger has just settled."""
         assert self.ledger is not None
         rung = self.ledger.settles_at
-        metrics = self.metrics
-        histogram = metrics.delivery[rung]
-        for accepted_at, count in runs:
-            metrics.settled[rung] += count
-            histogram.observe(now - accepted_at, count)
+        self.metrics.settled[rung] += self.metrics.delivery[rung].observe_since(runs, now)
         if self.outbox is not None:
             self.outbox.settle(self.ledger.settled)
 

@@ -84,15 +84,17 @@ class FramedBackend:
     def downstream_rejected(self, seq: int, body: RejectBody, now: float) -> None:
         pass
 
-    def sample(self, now: float) -> None:
-        endpoint = self.endpoint
-        written = endpoint.bytes_taken
+    def sample(self, now: float) -> bool:
+        if self.is_gone:
+            return False
+        written = self.endpoint.bytes_taken
         if self._evidence.settles_at is Rung.WRITTEN:
             self.relay.settled_upstream(Rung.WRITTEN, offset=written, now=now)
-            return
+            return True
         reached = self._evidence.reached_offset(written)
         if reached is not None:
             self.relay.settled_upstream(Rung.REACHED, offset=reached, now=now)
+        return True
 
     def take_stock(self, now: float) -> None:
         self.relay.settled_upstream(Rung.WRITTEN, offset=self.endpoint.bytes_taken, now=now)
@@ -101,15 +103,11 @@ class FramedBackend:
     # --- the endpoint's news --------------------------------------------------------------------------------------
 
     def on_data(self, endpoint: Endpoint, data: memoryview, now: float) -> None:
-        relay = self.relay
-        ledger = relay.up.ledger
-        if ledger is not None and ledger.in_flight_messages:
-            self.sample(now)  # acknowledgements ride on data
         pieces = self.framing.receive_data(data)
         if pieces:
-            relay.from_backend(pieces, now)
+            self.relay.from_backend(pieces, now)
         if self.framing.error is not None and not self.is_gone:
-            relay.backend_ended(now, fault=self.framing.error)
+            self.relay.backend_ended(now, fault=self.framing.error)
 
     def on_eof(self, endpoint: Endpoint, now: float) -> None:
         pieces = self.framing.receive_eof()

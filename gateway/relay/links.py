@@ -65,8 +65,8 @@ class ClientLink(Link, Protocol):
     def resume(self) -> None:
         """Reads on, unless nothing is to be heard any more."""
 
-    def deliver(self, pieces: list[Piece], now: float) -> None:
-        """Records and sends data."""
+    def deliver(self, pieces: list[Piece], now: float, *, fence: bool) -> None:
+        """Records and sends data, with `fence` a fence behind it in the same write, where one can be raised."""
 
     def send_close(self, code: int | None, reason: str) -> None:
         """Sends the Close that ends the session."""
@@ -80,9 +80,6 @@ class ClientLink(Link, Protocol):
     def fence(self, now: float) -> bool:
         """Raises a fence behind what was sent, or says that one will tell; false if no evidence is to be had."""
 
-    def hurry(self, now: float) -> None:
-        """The window is full: evidence is wanted as soon as can be."""
-
     def upstream_advanced(self, now: float) -> None:
         """Messages of the client's were settled, or climbed to a rung that it wants to hear of."""
 
@@ -93,7 +90,7 @@ class ClientLink(Link, Protocol):
         """When `tick` has something to do, in seconds; may lie in the past."""
 
     def tick(self, now: float) -> None:
-        """Keepalive and fences."""
+        """Keepalive."""
 
 
 class BackendLink(Link, Protocol):
@@ -123,8 +120,8 @@ class BackendLink(Link, Protocol):
     def pause(self) -> None:
         """Reads no more at all."""
 
-    def sample(self, now: float) -> None:
-        """Looks for evidence of what was sent, and tells the relay what it finds."""
+    def sample(self, now: float) -> bool:
+        """Looks for evidence of what was sent, and tells the relay what it finds; false if none is to be had."""
 
     def downstream_settled(self, now: float) -> None:
         """Messages of the backend's were settled."""

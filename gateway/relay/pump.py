@@ -24,6 +24,7 @@ from typing import Final, Protocol
 import structlog
 import trio
 
+from gateway.relay.pace import Pace
 from gateway.relay.timers import Entry, Timers
 
 READABLE: Final = select.EPOLLIN
@@ -75,6 +76,7 @@ class Pump:
         self._timers: Timers[Sleeper] = Timers()
         self._alarm = trio.CancelScope()
         self._clock = clock if clock is not None else trio.current_time
+        self.pace = Pace()
         self.now = 0.0
         self.turns = 0
         self._in_turn = False

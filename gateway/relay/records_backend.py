@@ -163,17 +163,18 @@ class RecordsBackend:
         if ledger is not None:
             ledger.advance_to_offset(Rung.WRITTEN, min(self.endpoint.bytes_taken, self._hop_end))
 
-    def sample(self, now: float) -> None:
+    def sample(self, now: float) -> bool:
         # Its ACKs come by themselves; the rungs below are looked at only for a client that wants to hear of them.
         wanted = self.relay.client.receipts
-        if not wanted:
-            return
+        if not wanted or self.is_gone:
+            return False
         self.take_stock(now)
         if Rung.REACHED in wanted:
             reached = self._evidence.reached_offset(self.endpoint.bytes_taken)
             if reached is not None:
                 self.relay.settled_upstream(Rung.REACHED, offset=min(reached, self._hop_end), now=now)
         self.relay.client.upstream_advanced(now)
+        return True
 
     def downstream_settled(self, now: float) -> None:
         if not self._ack_due:

@@ -61,7 +61,7 @@ class RecordsClient(WebSocketClient):
         self, sock: socket.socket, relay: Relay, ws: WebSocketConnection, numbering: Numbering, reader: RecordAssembler
     ) -> None:
         """`reader` has read up to the OPEN."""
-        super().__init__(sock, relay, ws, fences=False)
+        super().__init__(sock, relay, ws)
         self.numbering = numbering
         self._reader = reader
         self._ack_due = False
@@ -99,7 +99,7 @@ class RecordsClient(WebSocketClient):
 
     # --- what the relay asks and wants ----------------------------------------------------------------------------
 
-    def deliver(self, pieces: list[Piece], now: float) -> None:
+    def deliver(self, pieces: list[Piece], now: float, *, fence: bool) -> None:
         endpoint = self.endpoint
         data = self.ws.send(self.numbering.sender.encode_messages(pieces))
         hop_end = endpoint.bytes_taken + endpoint.buffered + len(data)
@@ -109,9 +109,6 @@ class RecordsClient(WebSocketClient):
 
     def fence(self, now: float) -> bool:
         return False  # its ACKs come by themselves
-
-    def hurry(self, now: float) -> None:
-        pass
 
     def upstream_advanced(self, now: float) -> None:
         if not self._ack_due:

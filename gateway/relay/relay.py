@@ -9,6 +9,10 @@ It does no I/O and reads no clock.
 *Waiting.* Pieces that may not go on are held in their direction. A paused client is read on through a bounded
 look-ahead, so that its pings and its close are still heard. The two directions never wait for each other.
 
+*Evidence.* What is unsettled is looked for: a sample of the kernel's numbers, a fence. That is done when data comes
+down and the pace (`pace`) allows it, so that it costs no system call to the client, else by a timer; and at once, at
+any pace, while a window is half used up or more, because somebody may be waiting for room.
+
 *Absence.* A records client may go and come back, a records backend may break and be dialled again. Meanwhile a link of
 `absent` stands in its place; the other side notices nothing but that it may have to wait.
 
@@ -28,12 +32,13 @@ import structlog
 from gateway.errors import BackendFault, ConnectionFault, PolicyViolation, ProtocolViolation
 from gateway.policy.admission import MessageRate
 from gateway.protocol.framings import MessageNotCarried
-from gateway.protocol.ledger import SettledRun
+from gateway.protocol.ledger import Ledger, SettledRun
 from gateway.protocol.messages import is_legal_close_code
 from gateway.protocol.pieces import LAST, Piece
 from gateway.protocol.records import OpenedByGateway, RejectBody, Rung, SessionReport
 from gateway.relay.direction import LOOK_AHEAD_BYTES, Direction
 from gateway.relay.ending import ABNORMAL, Ending, ending_by_fault
+from gateway.relay.pace import LOOK_SECONDS
 from gateway.relay.pump import Pump
 from gateway.relay.timers import NEVER, Entry
 from gateway.telemetry.metrics import ClosedBy, PauseCause, UnknownReason
@@ -43,9 +48,6 @@ if TYPE_CHECKING:
     from gateway.relay.links import BackendLink, ClientLink
     from gateway.relay.records_backend import RecordsBackend
     from gateway.relay.records_client import RecordsClient
-
-SAMPLE_SECONDS: Final = 0.025
-"""How often the kernel is asked about unsettled bytes when no answer of the backend's gives the occasion."""
 
 ECHO_LINGER_SECONDS: Final = 1.0
 """How long a client's Close waits for the backend's last words. A client that closes wants its answer soon (browsers
@@ -102,6 +104,8 @@ class Relay:
         "_echo_deadline",
         "_grace_deadline",
         "_host",
+        "_look_deadline",
+        "_may_look_at",
         "_progress",
         "_rate",
         "backend",
@@ -147,6 +151,8 @@ class Relay:
         self._deadline = NEVER
         self._echo_deadline = NEVER
         self._drain_deadline = NEVER
+        self._may_look_at = NEVER if up.ledger is None else self.opened_at
+        self._look_deadline = NEVER
         self._progress = (0, 0)
 
     def start(self, client: "ClientLink", backend: "BackendLink", *, early: bytes, now: float) -> None:
@@ -179,34 +185,37 @@ class Relay:
             self.fail(PolicyViolation(f"more than {self.settings.messages_per_second:g} messages per second"), now)
             return
         up = self.up
-        backend = self.backend
-        if up.held or backend.is_full:
+        if up.held or self.backend.is_full:
             up.hold(pieces)
             self._steer(now)
             return
-        pieces, rest = up.admit(pieces)
-        if pieces:
-            self._send_upstream(pieces, now)
-        if rest:
-            up.hold(rest)
-        if rest or backend.is_full:
-            self.flush_upstream(now)  # what was foretold may have made room
+        if up.ledger is not None and up.ledger.is_half_full:
+            self.backend.sample(now)
+        if up.has_room_for(pieces):
+            if self._send_upstream(pieces, now):
+                self._steer(now)
+        else:
+            up.hold(pieces)
+            self.flush_upstream(now)
 
-    def _send_upstream(self, pieces: list[Piece], now: float) -> None:
+    def _send_upstream(self, pieces: list[Piece], now: float) -> bool:
+        """Hands the pieces on; whether the backend is full now."""
         ledger = self.up.ledger
         before = 0 if ledger is None else ledger.settled
         try:
             self.backend.send(pieces, now)
         except MessageNotCarried as refusal:
             self._refuse_upstream(pieces, refusal, now)
-            return
+            return self.backend.is_full
         except ConnectionFault as fault:
             self.fail(fault, now)
-            return
+            return self.backend.is_full
         if ledger is not None:
-            self.pump.wake_at(self, now + SAMPLE_SECONDS)
             if ledger.is_foretold or ledger.settled != before:  # rejected before it was whole
                 self._note_settled_upstream(ledger.fulfil(), now)
+            if self._look_deadline == NEVER or ledger.is_half_full:
+                self._plan_look(ledger, now)
+        return self.backend.is_full
 
     def _refuse_upstream(self, pieces: list[Piece], refusal: MessageNotCarried, now: float) -> None:
         """One message cannot be carried: a plain client is closed, a records client is told and goes on."""
@@ -270,26 +279,36 @@ class Relay:
             return  # the client is closing: nobody is there to take it
         self.last_message_at = now
         down = self.down
-        client = self.client
-        if down.held or client.is_full:
+        if down.held or self.client.is_full:
             down.hold(pieces)
             self._steer(now)
-            return
-        pieces, rest = down.admit(pieces)
-        if pieces:
-            self._deliver(pieces, now)
-        if rest:
-            down.hold(rest)
-        if rest or client.is_full:
+        elif down.has_room_for(pieces):
+            if self._send_downstream(pieces, now):
+                self._steer(now)
+        else:
+            down.hold(pieces)
             self.flush_downstream(now)
 
-    def _deliver(self, pieces: list[Piece], now: float) -> None:
+    def _send_downstream(self, pieces: list[Piece], now: float) -> bool:
+        """Hands the pieces on; whether the client is full now."""
         ledger = self.down.ledger
         before = 0 if ledger is None else ledger.settled
-        self.client.deliver(pieces, now)
-        if ledger is not None and (ledger.is_foretold or ledger.settled != before):
-            self.down.note_settled(ledger.fulfil(), now)
-            self.backend.downstream_settled(now)
+        may_look = now >= self._may_look_at
+        self.client.deliver(pieces, now, fence=may_look)
+        if ledger is not None:
+            if ledger.is_foretold or ledger.settled != before:
+                self.down.note_settled(ledger.fulfil(), now)
+                self.backend.downstream_settled(now)
+            if may_look:
+                self._may_look_at = self.pump.pace.reserve(now)
+                if self.up.ledger is not None and self.up.ledger.in_flight_messages:
+                    self.backend.sample(now)  # acknowledgements ride on data
+            is_half_full = ledger.is_half_full
+            if is_half_full:
+                self.client.fence(now)
+            if self._look_deadline == NEVER or is_half_full:
+                self._plan_look(ledger, now)
+        return self.client.is_full
 
     def flush_downstream(self, now: float) -> None:
         """The client can take more, or its window has room again."""
@@ -299,7 +318,7 @@ class Relay:
             pieces = down.admit_held()
             if not pieces:
                 break
-            self._deliver(pieces, now)
+            self._send_downstream(pieces, now)
         if self._client_close is not None and not down.held:
             self._close_client(now)
         self._steer(now)
@@ -315,7 +334,7 @@ class Relay:
             self.backend.downstream_settled(now)
             if self.down.held:
                 self.flush_downstream(now)
-        if self._drain_deadline is not NEVER:
+        if self._drain_deadline != NEVER:
             if not ledger.in_flight_messages:
                 self._drained(now)
             else:
@@ -335,6 +354,27 @@ class Relay:
     @property
     def _downstream_open(self) -> bool:
         return not self.client.is_closing
+
+    # --- evidence -------------------------------------------------------------------------------------------------
+
+    def _plan_look(self, ledger: Ledger, now: float) -> None:
+        """Something is unsettled in `ledger`: a timer will look, if data does not bring the occasion before."""
+        deadline = (now if ledger.is_half_full else max(self._may_look_at, now)) + LOOK_SECONDS
+        if deadline < self._look_deadline:
+            self._look_deadline = deadline
+            self.pump.wake_at(self, deadline)
+
+    def _look(self, now: float) -> None:
+        """Looks for evidence of what is unsettled each way, unless data brought the occasion meanwhile."""
+        self._look_deadline = NEVER
+        is_due = now >= self._may_look_at
+        if is_due:
+            self._may_look_at = self.pump.pace.reserve(now)
+        for ledger, look in ((self.up.ledger, self.backend.sample), (self.down.ledger, self.client.fence)):
+            if ledger is not None and ledger.in_flight_messages:
+                may_find_more = look(now) if is_due or ledger.is_half_full else True
+                if may_find_more and ledger.in_flight_messages:
+                    self._plan_look(ledger, now)
 
     # --- who may be read ------------------------------------------------------------------------------------------
 
@@ -358,10 +398,8 @@ class Relay:
         if not backend.is_gone:
             if down.held or (client.is_full and self._downstream_open):
                 down.paused_for(client.pause_cause, now)
-                if down.held and not client.is_full:
-                    client.hurry(now)
                 backend.hold_back()
-            elif self._drain_deadline is NEVER:
+            elif self._drain_deadline == NEVER:
                 down.paused_for(None, now)
                 backend.resume()
 
@@ -515,7 +553,7 @@ class Relay:
         self._end(ending, now)
         self._backend_finish = self._backend_finish or (code, reason)
         assert self.ending is not None
-        if self._echo_deadline is not NEVER:
+        if self._echo_deadline != NEVER:
             self._echo_deadline = NEVER
             code, reason = self.ending.code, ""
         else:
@@ -658,11 +696,10 @@ class Relay:
             deadline = min(self.client.next_deadline(now), self._grace_deadline)
             if self.settings.idle_seconds is not None:
                 deadline = min(deadline, self.last_message_at + self.settings.idle_seconds)
-            if self.up.ledger is not None and self.up.ledger.in_flight_messages:
-                deadline = min(deadline, now + SAMPLE_SECONDS)
+            deadline = min(deadline, self._look_deadline)
         else:
             deadline = min(self._deadline, self._echo_deadline, self._drain_deadline)
-        if deadline is not NEVER:
+        if deadline != NEVER:
             self.pump.wake_at(self, deadline)
 
     def on_timer(self, now: float) -> None:
@@ -674,8 +711,8 @@ class Relay:
             elif now >= self._grace_deadline:
                 self._expire(UnknownReason.GRACE_EXPIRED, now)
             else:
-                if self.up.ledger is not None and self.up.ledger.in_flight_messages:
-                    self.backend.sample(now)
+                if now >= self._look_deadline:
+                    self._look(now)
                 self.client.tick(now)
         elif self.phase is Phase.ENDING:
             if now >= self._echo_deadline and self.ending is not None:

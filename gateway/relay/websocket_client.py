@@ -27,10 +27,6 @@ _CLOSE: Final = int(Opcode.CLOSE)
 _PING: Final = int(Opcode.PING)
 _PONG: Final = int(Opcode.PONG)
 
-FENCE_SPACING_SECONDS: Final = 0.02
-"""The least time from one fence to the next: on a fast network a fence a round trip would double the packets, and
-knowing 20 ms later costs nothing. A window that is full does not wait for it."""
-
 log = structlog.get_logger("client")
 
 
@@ -39,7 +35,6 @@ class WebSocketClient(ABC):
 
     __slots__ = (
         "_fence",
-        "_fence_due",
         "_hop_end",
         "_last_heard",
         "_left",
@@ -52,7 +47,7 @@ class WebSocketClient(ABC):
         "ws",
     )
 
-    def __init__(self, sock: socket.socket, relay: Relay, ws: WebSocketConnection, *, fences: bool) -> None:
+    def __init__(self, sock: socket.socket, relay: Relay, ws: WebSocketConnection) -> None:
         """Takes the socket over, non-blocking and behind its handshake."""
         self.endpoint = endpoint_for(sock, relay.pump, self)
         self.relay = relay
@@ -61,7 +56,6 @@ class WebSocketClient(ABC):
         self.timer: Entry | None = None
         """The pump's, used once the relay has been left."""
         self._fence = Fence()
-        self._fence_due = 0.0 if fences else NEVER
         self._hop_end = 0
         self._last_heard = relay.pump.clock()
         self._left = False
@@ -170,7 +164,6 @@ class WebSocketClient(ABC):
         return not (self._mid_message or self.is_closing or self.ws.close_received is not None)
 
     def _raise_fence(self, now: float) -> bytes:
-        self._fence_due = NEVER
         ledger = self.relay.down.ledger
         payload = self._fence.raise_(0 if ledger is None else ledger.accepted, now=now)
         return self.ws.send([(_PING, payload, WHOLE)])
@@ -183,14 +176,9 @@ class WebSocketClient(ABC):
         if self._fence.in_flight:
             timeout = settings.keepalive_timeout_seconds
             return NEVER if timeout is None else max(self._fence.sent_at, self._last_heard) + timeout
-        deadline = NEVER
-        if settings.keepalive_seconds is not None:
-            deadline = max(self._last_heard, self._fence.sent_at) + settings.keepalive_seconds
-        if self._fence_due is not NEVER:
-            ledger = self.relay.down.ledger
-            if ledger is not None and ledger.in_flight_messages:
-                deadline = min(deadline, self._fence_due)
-        return deadline
+        if settings.keepalive_seconds is None:
+            return NEVER
+        return max(self._last_heard, self._fence.sent_at) + settings.keepalive_seconds
 
     def tick(self, now: float) -> None:
         if now < self.next_deadline(now):
@@ -298,7 +286,7 @@ class PlainClient(WebSocketClient):
 
     def __init__(self, sock: socket.socket, relay: Relay, ws: WebSocketConnection) -> None:
         self._fences = relay.settings.fence and relay.down.ledger is not None
-        super().__init__(sock, relay, ws, fences=self._fences)
+        super().__init__(sock, relay, ws)
 
     @property
     def is_resumable(self) -> bool:
@@ -308,7 +296,7 @@ class PlainClient(WebSocketClient):
     def receipts(self) -> frozenset[Rung]:
         return frozenset()
 
-    def deliver(self, pieces: list[Piece], now: float) -> None:
+    def deliver(self, pieces: list[Piece], now: float, *, fence: bool) -> None:
         self._mid_message = not pieces[-1][2] & LAST
         endpoint = self.endpoint
         data = self.ws.send(pieces)
@@ -316,7 +304,7 @@ class PlainClient(WebSocketClient):
         hop_end = endpoint.bytes_taken + endpoint.buffered + len(data)
         self.relay.down.enter(pieces, hop_end - self._hop_end, now)
         self._hop_end = hop_end
-        if now >= self._fence_due and self._can_ping:
+        if fence and self._fences and not self._fence.in_flight and self._can_ping:
             data += self._raise_fence(now)  # in the same write: such a fence costs no system call
         endpoint.write(data)
         if not self._fences:
@@ -328,9 +316,6 @@ class PlainClient(WebSocketClient):
         if not self._fence.in_flight:
             self.endpoint.write(self._raise_fence(now))
         return True
-
-    def hurry(self, now: float) -> None:
-        self.fence(now)
 
     def _settle_written(self, now: float) -> None:
         """Without fences there is no other evidence than that the kernel has taken it."""
@@ -346,11 +331,10 @@ class PlainClient(WebSocketClient):
         covers = self._fence.answered(payload)
         if covers is None or not self._fences:
             return
-        self._fence_due = self._fence.sent_at + FENCE_SPACING_SECONDS
         self.relay.settled_downstream(Rung.REACHED, seq=covers, now=now)
         ledger = self.relay.down.ledger
-        if ledger is not None and ledger.in_flight_messages:
-            self.relay.pump.wake_at(self.relay, max(now, self._fence_due))
+        if ledger is not None and ledger.is_half_full:
+            self.fence(now)  # the backend may be waiting for room
 
     def upstream_advanced(self, now: float) -> None:
         pass  # a plain client is told nothing

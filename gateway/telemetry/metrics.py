@@ -203,6 +203,18 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += count
         self.total += value * count
 
+    def observe_since(self, runs: Sequence[tuple[float, int]], now: float) -> int:
+        """Count how long ago, in seconds, the `count` events of each `(at, count)` were; how many events that is."""
+        bounds, counts = self.bounds, self.counts
+        events = 0
+        total = 0.0
+        for at, count in runs:
+            events += count
+            total += (now - at) * count
+            counts[bisect_left(bounds, now - at)] += count
+        self.total += total
+        return events
+
 
 class PausedTime:
     """Seconds that connections spent paused, moving also while they still are.

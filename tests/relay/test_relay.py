@@ -10,6 +10,7 @@ from gateway.protocol.framings import LengthPrefixedFraming, LinesFraming
 from gateway.protocol.records import Rung
 from gateway.relay.direction import LOOK_AHEAD_BYTES
 from gateway.relay.endpoint import HIGH_MARK_BYTES
+from gateway.relay.pace import LOOK_SECONDS
 from gateway.relay.relay import ECHO_LINGER_SECONDS, Phase, RelaySettings
 from gateway.telemetry.metrics import ClosedBy, PauseCause, UnknownReason
 from tests.relay.harness import Scene
@@ -108,11 +109,26 @@ def test_fences_are_spaced_and_none_is_sent_when_nothing_is_unsettled(new_scene:
         scene.service.sock.sendall(b"%d" % number)
         scene.until(lambda number=number: len(scene.browser.messages) == number + 1)  # type: ignore[misc]
     assert scene.browser.pings == 1
-    scene.pass_time(0.02)
+    scene.pass_time(2 * LOOK_SECONDS)
     assert scene.browser.pings == 2
     assert scene.down.ledger.settled == 20
     scene.pass_time(5.0)
     assert scene.browser.pings == 2
+
+
+def test_a_half_used_window_asks_for_evidence_at_once_each_way(new_scene: NewScene) -> None:
+    scene = new_scene(window_messages=8, framing=LinesFraming(1000))
+    assert scene.down.ledger is not None
+    assert scene.up.ledger is not None
+    scene.service.sock.sendall(b"first\n")
+    scene.until(lambda: scene.browser.pings == 1)
+    scene.service.sock.sendall(b"1\n2\n3\n4\n")
+    scene.until(lambda: scene.browser.pings == 2)
+    scene.until(lambda: scene.down.ledger.settled == 5)  # type: ignore[union-attr]
+    for number in range(5):
+        scene.browser.text(str(number))
+        scene.until(lambda number=number: scene.up.messages == number + 1)  # type: ignore[misc]
+    assert scene.up.ledger.settled > 0
 
 
 def test_an_unsolicited_pong_proves_nothing(new_scene: NewScene) -> None:
