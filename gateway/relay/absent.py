@@ -6,16 +6,17 @@ is sent to an absent backend, because it is always full.
 
 from gateway.protocol.pieces import Piece
 from gateway.protocol.records import RejectBody, Rung
+from gateway.relay.links import BackendLink, ClientLink
 from gateway.relay.records_client import Numbering
 from gateway.relay.relay import Relay
 from gateway.relay.timers import NEVER
 from gateway.telemetry.metrics import PauseCause
 
 
-class ParkedClient:
+class ParkedClient(ClientLink):
     """A records client whose connection is gone and may come back."""
 
-    __slots__ = ("close_sent", "is_gone", "numbering", "relay")
+    __slots__ = ("_is_gone", "close_sent", "numbering", "relay")
 
     is_full = False
     is_resumable = True
@@ -27,13 +28,18 @@ class ParkedClient:
     def __init__(self, relay: Relay, numbering: Numbering) -> None:
         self.relay = relay
         self.numbering = numbering
-        self.is_gone = False
+        self._is_gone = False
         self.close_sent = False
 
     @property
+    def is_gone(self) -> bool:
+        """Nobody will come back."""
+        return self._is_gone
+
+    @property
     def is_closing(self) -> bool:
-        """Ended: nobody will come back."""
-        return self.is_gone
+        """The same: there is no closing handshake."""
+        return self._is_gone
 
     def start(self, early: bytes, now: float) -> None: ...
 
@@ -47,7 +53,7 @@ class ParkedClient:
 
     def send_close(self, code: int | None, reason: str) -> None:
         """It learns of the end when it asks for its session."""
-        self.is_gone = self.close_sent = True
+        self._is_gone = self.close_sent = True
 
     def finish(self) -> None: ...
 
@@ -55,7 +61,7 @@ class ParkedClient:
 
     def close(self) -> None:
         """The session ends without it."""
-        self.is_gone = True
+        self._is_gone = True
 
     def take_stock(self, now: float) -> None: ...
 
@@ -76,17 +82,22 @@ class ParkedClient:
     def tick(self, now: float) -> None: ...
 
 
-class AbsentBackend:
+class AbsentBackend(BackendLink):
     """A records backend whose connection broke and is being made anew."""
 
-    __slots__ = ("is_gone",)
+    __slots__ = ("_is_gone",)
 
     is_full = True
     pause_cause = PauseCause.REDIAL
     progress = (0, 0)
 
     def __init__(self) -> None:
-        self.is_gone = False
+        self._is_gone = False
+
+    @property
+    def is_gone(self) -> bool:
+        """Nobody dials it any more."""
+        return self._is_gone
 
     def start(self, now: float) -> None: ...
 
@@ -99,16 +110,16 @@ class AbsentBackend:
 
     def leave(self) -> bool:
         """It can be resumed from elsewhere."""
-        self.is_gone = True
+        self._is_gone = True
         return True
 
     def close(self) -> None:
         """The session ends without it."""
-        self.is_gone = True
+        self._is_gone = True
 
     def reset(self) -> None:
         """The session ends without it."""
-        self.is_gone = True
+        self._is_gone = True
 
     def hold_back(self) -> None: ...
 

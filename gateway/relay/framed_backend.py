@@ -12,11 +12,12 @@ from gateway.protocol.framings import Framing, MessageNotCarried
 from gateway.protocol.records import RejectBody, Rung
 from gateway.relay.endpoint import Endpoint, Output, endpoint_for
 from gateway.relay.evidence import Evidence
+from gateway.relay.links import BackendLink
 from gateway.relay.relay import Relay
 from gateway.telemetry.metrics import PauseCause
 
 
-class FramedBackend:
+class FramedBackend(BackendLink):
     """A TCP or Unix socket in the pump; its host's acknowledgements tell how far messages got."""
 
     __slots__ = ("_evidence", "endpoint", "framing", "relay")

@@ -26,6 +26,7 @@ from gateway.protocol.records import (
 from gateway.protocol.sequencing import DataReceiver, DataSender
 from gateway.relay.endpoint import Endpoint, Output, endpoint_for
 from gateway.relay.evidence import Evidence
+from gateway.relay.links import BackendLink
 from gateway.relay.relay import Relay
 from gateway.telemetry.metrics import PauseCause
 
@@ -47,7 +48,7 @@ class OpenedBackend:
     window_bytes: int
 
 
-class RecordsBackend:
+class RecordsBackend(BackendLink):
     """A backend connection behind its OPENED."""
 
     __slots__ = (

@@ -5,7 +5,7 @@ sent is not queued twice: of the pongs that a full buffer cannot take only the n
 """
 
 import socket
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Final
 
 import structlog
@@ -16,6 +16,7 @@ from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
 from gateway.protocol.records import RejectBody, Rung
 from gateway.relay.endpoint import Endpoint, Output, endpoint_for
+from gateway.relay.links import ClientLink
 from gateway.relay.relay import Relay
 from gateway.relay.timers import NEVER, Entry
 from gateway.telemetry.metrics import PauseCause, UnknownReason
@@ -30,7 +31,7 @@ _PONG: Final = int(Opcode.PONG)
 log = structlog.get_logger("client")
 
 
-class WebSocketClient(ABC):
+class WebSocketClient(ClientLink):
     """A client's socket under RFC 6455: control frames, keepalive, and the closing handshake."""
 
     __slots__ = (

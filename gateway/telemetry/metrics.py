@@ -21,15 +21,15 @@ from gateway.protocol.http import Refusal
 RUNG_NAMES: Final = ("accepted", "written", "reached", "consumed")
 """The ladder of design section 2; a rung's number is its place here, counted from 1 as in an ACK record."""
 
-DELIVERY_BOUNDS: Final = (
+DELIVERY_BOUNDS: Final[tuple[float, ...]] = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
 )  # fmt: skip
 """Seconds. From a loopback round trip up to the default `grace`, after which no message can settle any more."""
 
-HANDSHAKE_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+HANDSHAKE_BOUNDS: Final[tuple[float, ...]] = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds. The last bound is the default handshake deadline."""
 
-EVENT_LOOP_LAG_BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+EVENT_LOOP_LAG_BOUNDS: Final[tuple[float, ...]] = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Seconds. A turn of the pump is meant to stay below 5 ms; beyond one second deadlines begin to be missed."""
 
 _NANOSECONDS: Final = 1_000_000_000
