@@ -14,30 +14,43 @@ acknowledged); either way it is cumulative. There are two ways to know the ends:
 A session that is taken up from elsewhere has messages on their way that this ledger has not seen. Their receiver may
 acknowledge or reject them before their sender has sent them again: such evidence is *foretold*, kept until they come.
 
-Messages that were accepted in one turn are one *run* with one time: what settles is told in runs of `(accepted_at,
-count)`, so that a thousand messages cost one step of a latency histogram.
+Messages that were accepted in one turn are one *run* with one time: what settles is told in runs, so that a thousand
+messages cost one step of a latency histogram.
 """
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from operator import itemgetter
-from typing import Final, TypeAlias
+from operator import attrgetter
+from typing import Final
 
 from gateway.errors import ProtocolViolation
 from gateway.protocol.pieces import LAST, Piece
 from gateway.protocol.records import DEFAULT_WINDOW_MESSAGES, LossReport, Rung
 
-SettledRun: TypeAlias = tuple[float, int]
-"""(accepted_at, count): so many messages that were accepted then have settled now."""
-
-_NOTHING: Final[Sequence[SettledRun]] = ()
-
 # Plain ints: in Python 3.11 reading a member off an Enum costs as much as all the rest of a call here.
 _WRITTEN: Final = int(Rung.WRITTEN)
 _REACHED: Final = int(Rung.REACHED)
 
-_run_end = itemgetter(2)
-_run_begin = itemgetter(3)
+_run_end = attrgetter("end")
+_run_begin = attrgetter("begin")
+
+
+class Run:
+    """So many messages that were accepted at the same time and are all unsettled, or have settled at the same time."""
+
+    __slots__ = ("accepted_at", "begin", "count", "end", "last")
+
+    def __init__(self, last: int, count: int, *, accepted_at: float, begin: int, end: int) -> None:
+        self.last = last
+        """The number of the last one."""
+        self.count = count
+        self.accepted_at = accepted_at
+        self.begin = begin
+        """Where they begin and end on the next hop, as far as that is known; kept where the overhead varies."""
+        self.end = end
+
+
+_NOTHING: Final[Sequence[Run]] = ()
 
 
 class Ledger:
@@ -104,9 +117,8 @@ class Ledger:
         self._settled_end = 0
         self._ends: list[int] = []
         """Ends of the messages settled+1 to accepted."""
-        self._runs: list[tuple[int, float, int, int]] = []
-        """Each batch that has unsettled messages: its last message, when it was accepted, and, where the overhead
-        varies, where it ends and begins on the next hop."""
+        self._runs: list[Run] = []
+        """The messages settled+1 to accepted, by batch."""
         self._hop_end = 0
         """End on the next hop of all that was entered; kept where the overhead varies."""
         self._unfinished_begin: int | None = None
@@ -144,7 +156,7 @@ class Ledger:
         run_begin = self._enter_batch(pieces, count, hop_bytes) if self._varies else 0
         if count:
             self.accepted = accepted = self.accepted + count
-            self._runs.append((accepted, now, self._hop_end, run_begin))
+            self._runs.append(Run(accepted, count, accepted_at=now, begin=run_begin, end=self._hop_end))
             if self._unfinished_rejected:
                 self._unfinished_rejected = False
                 self.reject(accepted - count + 1)
@@ -157,7 +169,7 @@ class Ledger:
         self.accepted = accepted = self.accepted + 1
         begin = self._hop_end
         self._hop_end = begin + hop_bytes
-        self._runs.append((accepted, now, begin + hop_bytes, begin))
+        self._runs.append(Run(accepted, 1, accepted_at=now, begin=begin, end=begin + hop_bytes))
         return accepted
 
     def refuse(self, *, now: float) -> int:
@@ -170,14 +182,14 @@ class Ledger:
         self._unfinished_begin = None
         self._unfinished_rejected = False
         self.accepted += 1
-        self._runs.append((self.accepted, now, self._hop_end, self._hop_end))
+        self._runs.append(Run(self.accepted, 1, accepted_at=now, begin=self._hop_end, end=self._hop_end))
         # It has no overhead, which in_flight_bytes takes off for each number that is not settled.
         self._reject(self.accepted, -self._overhead_bytes)
         return self.accepted
 
     # --- evidence ---------------------------------------------------------------------------------------------------
 
-    def advance(self, rung: Rung, seq: int) -> Sequence[SettledRun]:
+    def advance(self, rung: Rung, seq: int) -> Sequence[Run]:
         """All messages up to `seq` are at `rung`; what has settled by it, oldest first.
 
         Less than what is known already changes nothing. Raises ProtocolViolation for a message that was never sent.
@@ -189,27 +201,14 @@ class Ledger:
                 self.foretold = max(self.foretold, seq)
             seq = self.accepted
         if rung >= self.settles_at:
-            count = seq - self.settled
-            if count <= 0:
-                return _NOTHING
-            runs = self._runs
-            if seq != self.accepted or len(runs) != 1 or self._rejected is not None:
-                return self._settle(seq)
-            # One turn's messages all at once: what nearly every call is.
-            run = runs[0]
-            ends = self._ends
-            self._settled_end = ends[-1]
-            self.settled = seq
-            runs.clear()
-            ends.clear()
-            return ((run[1], count),)
+            return self._settle(seq) if seq > self.settled else _NOTHING
         if rung >= _WRITTEN and seq > self._written:
             self._written = seq
         if rung >= _REACHED and seq > self._reached:
             self._reached = seq
         return _NOTHING
 
-    def advance_to_offset(self, rung: Rung, offset: int) -> Sequence[SettledRun]:
+    def advance_to_offset(self, rung: Rung, offset: int) -> Sequence[Run]:
         """All bytes up to `offset` of the next hop are at `rung`; what has settled by it, oldest first.
 
         Raises ValueError for an offset beyond what was entered: a fault of the caller's, for only kernels count bytes.
@@ -218,16 +217,14 @@ class Ledger:
             raise ValueError(f"offset {offset} is beyond the {self._hop_end if self._varies else self._end} bytes sent")
         if offset > self._written_offset:
             self._written_offset = offset
-        if self._varies:
-            runs = self._runs
-            if not runs or offset < runs[0][2]:
-                return _NOTHING
-            return self.advance(rung, runs[bisect_right(runs, offset, key=_run_end) - 1][0])
-        ends = self._ends
-        if not ends or offset < ends[0]:
+        runs, ends = self._runs, self._ends
+        if not runs or offset < (runs[0].end if self._varies else ends[0]):
             return _NOTHING
-        # The usual case, all of it, needs no search.
-        return self.advance(rung, self.accepted if offset >= ends[-1] else self.settled + bisect_right(ends, offset))
+        if offset >= (runs[-1].end if self._varies else ends[-1]):
+            return self.advance(rung, self.accepted)  # the usual case needs no search
+        if self._varies:
+            return self.advance(rung, runs[bisect_right(runs, offset, key=_run_end) - 1].last)
+        return self.advance(rung, self.settled + bisect_right(ends, offset))
 
     def reject(self, seq: int) -> bool:
         """One message was refused by the far side and counts as settled; False where it was settled already.
@@ -252,7 +249,7 @@ class Ledger:
         self._reject(seq, self._ends[index] - begin - self._overhead_bytes)
         return True
 
-    def fulfil(self) -> Sequence[SettledRun]:
+    def fulfil(self) -> Sequence[Run]:
         """What has come that was foretold: it settles. To be called after messages were entered while `is_foretold`."""
         if self._foretold_rejects:
             for seq in sorted(seq for seq in self._foretold_rejects if seq <= self.accepted):
@@ -274,7 +271,8 @@ class Ledger:
         if not self._varies:
             raise ValueError("a hop without records cannot be made anew")
         self._sent_before = self._newest_sent()
-        self._runs = [(last, accepted_at, hop_bytes, 0) for last, accepted_at, _, _ in self._runs]
+        for run in self._runs:
+            run.begin, run.end = 0, hop_bytes
         self._unfinished_begin = None if self._unfinished_begin is None else 0
         self._hop_end = hop_bytes
         self._written = self._reached = self.settled
@@ -329,7 +327,7 @@ class Ledger:
     @property
     def oldest_accepted_at(self) -> float | None:
         """When the oldest unsettled message was accepted; None when all are settled."""
-        return self._runs[0][1] if self._runs else None
+        return self._runs[0].accepted_at if self._runs else None
 
     def position(self, rung: Rung) -> int:
         """All messages up to this one are at `rung`; 0 for a rung above the settling one, which nothing can prove."""
@@ -362,33 +360,45 @@ class Ledger:
             self._unfinished_begin = batch_begin
         return batch_begin if unfinished_begin is None else unfinished_begin
 
-    def _settle(self, seq: int) -> Sequence[SettledRun]:
+    def _settle(self, seq: int) -> Sequence[Run]:
         """Settle up to `seq`, and on over messages that were rejected there."""
-        ends, runs, rejected = self._ends, self._runs, self._rejected
+        rejected = self._rejected
         if rejected is not None:
             while seq + 1 in rejected:
                 seq += 1
-        settled_runs: list[SettledRun] = []
-        previous, ended = self.settled, 0
-        for last, accepted_at, _, _ in runs:
-            upto = min(last, seq)
-            count = upto - previous
-            if rejected is not None:
-                count -= sum(previous < number <= upto for number in rejected)
-            if count:
-                settled_runs.append((accepted_at, count))
-            previous = upto
-            if last > seq:
-                break
-            ended += 1
-        del runs[:ended]
+        settled_runs = self._take_runs(seq)
         if rejected is not None:
+            for run in settled_runs:
+                first = run.last - run.count
+                run.count -= sum([first < number <= run.last for number in rejected])
+            settled_runs = [run for run in settled_runs if run.count]
             self._rejected = {number: size for number, size in rejected.items() if number > seq} or None
         count = seq - self.settled
+        ends = self._ends
         self._settled_end = ends[count - 1]
         del ends[:count]
         self.settled = seq
         return settled_runs
+
+    def _take_runs(self, seq: int) -> list[Run]:
+        """The runs up to `seq`, divided there, which are no longer unsettled then."""
+        runs = self._runs
+        if seq == self.accepted:
+            self._runs = []
+            return runs
+        count = 0
+        for run in runs:
+            if run.last > seq:
+                break
+            count += 1
+        taken = runs[:count]
+        del runs[:count]
+        rest = runs[0]
+        count = seq - (rest.last - rest.count)
+        if count:
+            rest.count -= count
+            taken.append(Run(seq, count, accepted_at=rest.accepted_at, begin=rest.begin, end=rest.end))
+        return taken
 
     def _reject(self, seq: int, size: int) -> None:
         if self._rejected is None:
@@ -404,7 +414,7 @@ class Ledger:
         if self._varies:
             begun = bisect_left(self._runs, offset, key=_run_begin)
             if begun:
-                newest = max(newest, self._runs[begun - 1][0])
+                newest = max(newest, self._runs[begun - 1].last)
         elif self._ends and offset > self._settled_end:
             newest = max(newest, min(self.settled + bisect_left(self._ends, offset) + 1, self.accepted))
         return newest

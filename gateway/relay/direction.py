@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gateway.protocol.frames import FIRST, Piece
-from gateway.protocol.ledger import Ledger, SettledRun
+from gateway.protocol.ledger import Ledger, Run
 from gateway.relay.outbox import Outbox
 from gateway.relay.pump import BUFFER_BYTES
 from gateway.telemetry.metrics import DirectionMetrics, PauseCause
@@ -110,11 +110,16 @@ class Direction:
 
     # --- settling -------------------------------------------------------------------------------------------------
 
-    def note_settled(self, runs: Sequence[SettledRun], now: float) -> None:
+    def note_settled(self, runs: Sequence[Run], now: float) -> None:
         """Counts messages that the ledger has just settled."""
         assert self.ledger is not None
         rung = self.ledger.settles_at
-        self.metrics.settled[rung] += self.metrics.delivery[rung].observe_since(runs, now)
+        histogram = self.metrics.delivery[rung]
+        count = 0
+        for run in runs:
+            histogram.observe(now - run.accepted_at, run.count)
+            count += run.count
+        self.metrics.settled[rung] += count
         if self.outbox is not None:
             self.outbox.settle(self.ledger.settled)
 

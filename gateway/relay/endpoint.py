@@ -74,10 +74,10 @@ class Endpoint:
         "_pending",
         "_reading",
         "_registered",
-        "_was_full",
         "buffered",
         "bytes_read",
         "bytes_taken",
+        "is_full",
         "output",
         "pump",
         "sock",
@@ -97,18 +97,14 @@ class Endpoint:
         self._nudged = False
         self._reading = False
         self._registered = False
-        self._was_full = False
         self.buffered = 0
         """Bytes written by the owner that the kernel has not taken."""
         self.bytes_read = 0
         self.bytes_taken = 0
         """Bytes the kernel has taken: the rung `written` is measured by it."""
-        self.output = Output.OPEN
-
-    @property
-    def is_full(self) -> bool:
+        self.is_full = False
         """True from the high mark until `on_drained`."""
-        return self._was_full
+        self.output = Output.OPEN
 
     @property
     def is_reading(self) -> bool:
@@ -216,7 +212,7 @@ class Endpoint:
         self._pending.append(data)
         self.buffered += len(data)
         if self.buffered >= self._high_mark:
-            self._was_full = True
+            self.is_full = True
 
     def _send(self, data: bytes | memoryview) -> int:
         return self.sock.send(data)
@@ -251,8 +247,8 @@ class Endpoint:
             if self.output is Output.FINISHING:
                 self._finish_now()
         self._watch()
-        if not self.buffered or (self._was_full and self.buffered <= LOW_MARK_BYTES):
-            self._was_full = False
+        if not self.buffered or (self.is_full and self.buffered <= LOW_MARK_BYTES):
+            self.is_full = False
             if self._owner is not None:
                 self._owner.on_drained(self, now)
 

@@ -32,7 +32,7 @@ import structlog
 from gateway.errors import BackendFault, ConnectionFault, PolicyViolation, ProtocolViolation
 from gateway.policy.admission import MessageRate
 from gateway.protocol.framings import MessageNotCarried
-from gateway.protocol.ledger import Ledger, SettledRun
+from gateway.protocol.ledger import Ledger, Run
 from gateway.protocol.messages import is_legal_close_code
 from gateway.protocol.pieces import LAST, Piece
 from gateway.protocol.records import OpenedByGateway, RejectBody, Rung, SessionReport
@@ -257,7 +257,7 @@ class Relay:
         elif self.client.receipts:
             self.client.upstream_advanced(now)
 
-    def _note_settled_upstream(self, settled: Sequence[SettledRun], now: float) -> None:
+    def _note_settled_upstream(self, settled: Sequence[Run], now: float) -> None:
         self.up.note_settled(settled, now)
         self.client.upstream_advanced(now)
 

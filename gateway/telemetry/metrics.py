@@ -7,12 +7,13 @@ direction) and its attributes are incremented; whatever they are exported as is 
 Every `now` is in seconds on the clock that was given to `Metrics`, which must be the one that stamps the messages.
 """
 
+import math
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 from gateway.policy.admission import AdmissionRefusal
 from gateway.policy.origin import OriginRefusal
@@ -21,15 +22,18 @@ from gateway.protocol.http import Refusal
 RUNG_NAMES: Final = ("accepted", "written", "reached", "consumed")
 """The ladder of design section 2; a rung's number is its place here, counted from 1 as in an ACK record."""
 
-DELIVERY_BOUNDS: Final[tuple[float, ...]] = (
+Bounds: TypeAlias = tuple[float, ...]
+"""Upper bounds of a histogram's counts, ascending."""
+
+DELIVERY_BOUNDS: Final[Bounds] = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
 )  # fmt: skip
 """Seconds. From a loopback round trip up to the default `grace`, after which no message can settle any more."""
 
-HANDSHAKE_BOUNDS: Final[tuple[float, ...]] = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+HANDSHAKE_BOUNDS: Final[Bounds] = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds. The last bound is the default handshake deadline."""
 
-EVENT_LOOP_LAG_BOUNDS: Final[tuple[float, ...]] = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+EVENT_LOOP_LAG_BOUNDS: Final[Bounds] = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Seconds. A turn of the pump is meant to stay below 5 ms; beyond one second deadlines begin to be missed."""
 
 _NANOSECONDS: Final = 1_000_000_000
@@ -185,9 +189,13 @@ def close_code_label(code: int) -> str:
 class Histogram:
     """Counts observations by size: `counts[i]` of those up to `bounds[i]`, the last of those beyond all bounds."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_above", "_index", "_upto", "bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
+        # Most values fall where the one before fell: `counts[_index]` is of those above _above and up to _upto.
+        self._index = 0
+        self._above = -math.inf
+        self._upto = bounds[0]
         self.bounds: Final = tuple(bounds)
         self.counts: Final = [0] * (len(self.bounds) + 1)
         self.total = 0.0
@@ -200,20 +208,13 @@ class Histogram:
 
     def observe(self, value: float, count: int = 1) -> None:
         """Count `value` (the histogram's unit) `count` times."""
-        self.counts[bisect_left(self.bounds, value)] += count
+        if not self._above < value <= self._upto:
+            bounds = self.bounds
+            self._index = index = bisect_left(bounds, value)
+            self._above = bounds[index - 1] if index else -math.inf
+            self._upto = bounds[index] if index < len(bounds) else math.inf
+        self.counts[self._index] += count
         self.total += value * count
-
-    def observe_since(self, runs: Sequence[tuple[float, int]], now: float) -> int:
-        """Count how long ago, in seconds, the `count` events of each `(at, count)` were; how many events that is."""
-        bounds, counts = self.bounds, self.counts
-        events = 0
-        total = 0.0
-        for at, count in runs:
-            events += count
-            total += (now - at) * count
-            counts[bisect_left(bounds, now - at)] += count
-        self.total += total
-        return events
 
 
 class PausedTime:
