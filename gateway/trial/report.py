@@ -102,7 +102,8 @@ def numbers(report: DirectionReport) -> list[str]:
 
 def print_table(report: Report, console: Console) -> None:
     """The report for a terminal."""
-    table = Table(title=summary(report), title_justify="left", caption=verdict(report), caption_justify="left")
+    console.print(summary(report), highlight=False)
+    table = Table()
     table.add_column("")
     names = [f"{account.direction}\ntold by {account.witness}" for account in report.accounts]
     for name in names:
@@ -112,6 +113,7 @@ def print_table(report: Report, console: Console) -> None:
         wrong = any(_is_wrong(account, field, report) for account in report.accounts)
         table.add_row(title, *(row[index] for row in rows), style="red" if wrong else None)
     console.print(table)
+    console.print(verdict(report), style=None if report.promise_kept else "red", highlight=False)
 
 
 def _is_wrong(account: Account, field: str, report: Report) -> bool:

@@ -1,15 +1,18 @@
 """The trial's backend that knows nothing of records: a plain TCP service, or a WebSocket one, that keeps the books.
 
 Invariant: a message has arrived when the *host* has it, that is when its kernel has acknowledged its bytes, whether or
-not the service has read them. So a connection is ended in an order that leaves no doubt: first the kernel is kept from
-taking any more (after `shutdown` of both directions Linux answers further data with a reset), then what it had taken is
-read to its end, then the connection is closed. What a service's death does to its connections is done so too, for only
-from within can be counted what reached it.
+not the service has read them. So a connection is ended in an order that leaves no doubt: first the socket is made deaf
+(a filter drops what comes, so the kernel acknowledges no more), then what the kernel had taken is read to its end, then
+the connection is closed. What a service's death does to its connections is done so too, for only from within can be
+counted what reached it: with a reset where something was unread, with FIN elsewhere, as the kernel does.
 """
 
+import ctypes
 import math
+import os
 import socket
-from collections.abc import Callable, Iterable
+import struct
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -32,6 +35,11 @@ TRICKLE_SECONDS: Final = 0.004
 
 RESTART_SECONDS: Final = 0.3
 """How long nothing listens after the service was killed."""
+
+SO_ATTACH_FILTER: Final = 26
+SO_DETACH_FILTER: Final = 27
+DROP_ALL: Final = struct.pack("HBBI", 0x06, 0, 0, 0)
+"""Linux, socket(7): a classic BPF program of one instruction, `return 0`: nothing of a packet is kept."""
 
 _WHOLE: Final = FIRST | LAST
 
@@ -247,27 +255,36 @@ class StreamBackend:
                 raise ValueError(f"{fault.kind} is nothing that a connection can do")
 
     def _end(self, connection: _Connection, *, reset: bool) -> None:
-        """Ends a connection, having taken all that reached this host."""
+        """Ends a connection, having taken all that reached this host; as the death of the service would, or a reset."""
         if connection not in self._connections:
             return
         self._connections.discard(connection)
         sock = connection.sock
         with suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+            _deafen(sock)
         for data in _rest(sock):
+            reset = True  # the kernel resets a connection that is closed over unread bytes
             self._take(connection, data)
-        if reset:
-            with suppress(OSError):
+        with suppress(OSError):
+            if reset:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
+            else:
+                sock.shutdown(socket.SHUT_RDWR)  # from here on Linux answers data with a reset
+                sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
         sock.close()
         connection.scope.cancel()
 
 
-def _rest(sock: trio.socket.SocketType) -> Iterable[bytes]:
+def _deafen(sock: trio.socket.SocketType) -> None:
+    """What comes from now on is dropped and not acknowledged."""
+    program = ctypes.create_string_buffer(DROP_ALL)
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
+
+
+def _rest(sock: trio.socket.SocketType) -> Iterator[bytes]:
     """What the kernel has taken and nobody has read."""
-    # trio's socket is non-blocking; its own recv would let others run in between.
-    raw = socket.socket(fileno=socket.dup(sock.fileno()))
-    with raw, suppress(OSError):
+    # trio's own recv would let others run in between.
+    with socket.socket(fileno=os.dup(sock.fileno())) as raw, suppress(OSError):
         raw.setblocking(False)
         while data := raw.recv(READ_BYTES):
             yield data

@@ -371,6 +371,8 @@ def _wanted(settings: Settings) -> dict[Hop | None, dict[FaultKind, int]]:
     """How many faults of each kind on each hop. Raises ValueError for what cannot be."""
     if (settings.client is ClientKind.RECORDS) < (settings.backend is BackendKind.RECORDS):
         raise ValueError("a trial with a records backend needs records clients: it waits for every message")
+    if settings.client is ClientKind.RECORDS and settings.backend is BackendKind.WEBSOCKET:
+        raise ValueError("a websocket backend is for plain clients, of a gateway that passes WebSockets through")
     if settings.url is not None and urlsplit(settings.url).scheme != "ws":
         raise ValueError("a trial needs a ws:// URL: its faults are done to TCP connections, below any TLS")
     if settings.kills and settings.url is not None and settings.gateway_command is None:

@@ -1,0 +1,92 @@
+"""The trial's records backend: what it wrote down is what a backend with lasting effects would have done."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from gateway.backend import Limits, SqliteStore, serve
+from gateway.trial.faults import Direction
+from gateway.trial.records_backend import SCHEMA, RecordsBackend, read_books
+from gateway.trial.tally import Books, Witness
+from gateway.trial.traffic import GREETING, Traffic
+from tests.backend.initiator import Link
+
+TRAFFIC = Traffic(1)
+UP, DOWN = Direction.UPSTREAM, Direction.DOWNSTREAM
+MESSAGES = 5
+
+
+@asynccontextmanager
+async def running(path: Path) -> AsyncIterator[tuple[str, int]]:
+    store = SqliteStore(path)
+    store.connection.executescript(SCHEMA)
+    backend = RecordsBackend(store=store, traffic=TRAFFIC, messages=MESSAGES)
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(partial(serve, backend.handle, store=store, limits=Limits()))
+        yield address
+        nursery.cancel_scope.cancel()
+    store.close()
+
+
+async def test_its_books_survive_it_and_its_sources_go_on_where_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "backend.sqlite"
+    async with running(path) as address, await Link.connect(address) as link:
+        await link.open(session="s1")
+        await link.data(1, TRAFFIC.message(UP, 1, GREETING))
+        await link.data(2, TRAFFIC.message(UP, 1, 1).decode())
+        await link.data(3, TRAFFIC.message(UP, 1, 2))
+        await link.receive_ack(3)
+        for number in range(1, MESSAGES + 1):
+            seq, payload = await link.receive_message()
+            data = payload.encode() if isinstance(payload, str) else payload
+            assert (seq, TRAFFIC.read(data)) == (number, (DOWN, 1, number))
+        await link.ack(2)
+        await link.data(4, b"nobody's")
+        await link.receive_ack(4)
+    async with running(path) as address, await Link.connect(address) as link:
+        assert (await link.open(session="s1", epoch=2, seq=3))["seq"] == 4
+        assert (await link.receive_message())[0] == 4
+        await link.data(5, TRAFFIC.message(UP, 1, 2))
+        await link.data(6, TRAFFIC.message(UP, 0, 1))
+        await link.receive_ack(6)
+    books = Books(2, MESSAGES)
+    books.up[1].sent = 2
+    read_books(path, books)
+    tally = books.up[1]
+    assert (tally.arrived, tally.doubled, tally.damaged) == (2, 1, 2)
+    (report,) = [report for direction, witness, report in books.reports() if (direction, witness) == WITNESSED]
+    assert (report.sent, report.told_settled) == (5, 3)
+
+
+WITNESSED = (DOWN, Witness.RECORDS)
+
+
+async def test_a_client_with_a_second_session_is_sent_what_follows(tmp_path: Path) -> None:
+    path = tmp_path / "backend.sqlite"
+    async with running(path) as address:
+        for session, window, numbers in (("s1", 2, [1, 2]), ("s2", 100, [3, 4, 5])):
+            async with await Link.connect(address) as link:
+                await link.open(session=session, window_messages=window)
+                await link.data(1, TRAFFIC.message(UP, 1, GREETING))
+                for number in numbers:
+                    _, payload = await link.receive_message()
+                    data = payload.encode() if isinstance(payload, str) else payload
+                    assert TRAFFIC.read(data) == (DOWN, 1, number)
+
+
+async def test_a_session_that_never_greeted_has_no_books(tmp_path: Path) -> None:
+    path = tmp_path / "backend.sqlite"
+    async with running(path) as address, await Link.connect(address) as link:
+        await link.open(session="s1")
+        await link.data(1, TRAFFIC.message(UP, 1, 1))
+        await link.receive_ack(1)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM trial_arrivals").fetchone() == (1,)
+    connection.close()
+    books = Books(2, MESSAGES)
+    read_books(path, books)
+    assert books.up[1].arrived == 0

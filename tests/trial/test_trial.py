@@ -1,0 +1,106 @@
+"""Whole trials, short ones: what each pairing promises is kept, and what is found is reported."""
+
+import sys
+
+import pytest
+
+from gateway.errors import StartupError
+from gateway.trial.faults import FaultKind
+from gateway.trial.tally import Witness
+from gateway.trial.trial import BackendKind, ClientKind, Progress, Report, Settings, run_trial
+from tests.support.network import free_port
+
+
+def problems(report: Report) -> str:
+    return "\n".join(f"{account.direction} {account.witness} {account.report}" for account in report.accounts)
+
+
+async def test_records_on_both_hops_lose_and_double_nothing_whatever_is_cut_or_killed() -> None:
+    seen: list[Progress] = []
+    settings = Settings(clients=4, messages=400, faults=40, kills=2, seed=20261121)
+    report = await run_trial(settings, seen.append)
+    assert report.promise_kept, problems(report)
+    assert sum(report.faults.values()) == 40
+    assert report.faults[FaultKind.KILL_GATEWAY] == report.faults[FaultKind.KILL_BACKEND] == 2
+    assert report.resumes >= 4
+    for account in report.accounts:
+        assert account.report.told_settled >= account.report.sent - 10  # the last ACK may be lost with its connection
+    assert seen[-1].part > 0.9
+    assert seen[-1].faults == 40
+
+
+async def test_a_stream_backend_that_lives_gets_everything_once_and_so_does_its_client() -> None:
+    settings = Settings(backend=BackendKind.STREAM, clients=4, messages=300, faults=30, seed=3)
+    report = await run_trial(settings)
+    assert report.promise_kept, problems(report)
+    assert report.resumes > 0
+
+
+async def test_with_kills_a_stream_backends_clients_are_told_the_truth() -> None:
+    settings = Settings(backend=BackendKind.STREAM, clients=3, messages=300, faults=20, kills=2, seed=4)
+    report = await run_trial(settings)
+    assert report.promise_kept, problems(report)
+    assert report.most_unknown <= 256
+    assert {account.witness for account in report.accounts} == {Witness.RECORDS, Witness.SEND}
+
+
+async def test_of_plain_clients_the_gateway_claims_nothing_that_is_not_true() -> None:
+    settings = Settings(client=ClientKind.PLAIN, backend=BackendKind.STREAM, clients=3, messages=200, faults=20, seed=5)
+    report = await run_trial(settings)
+    assert report.promise_kept, problems(report)
+    (claims,) = [account.report for account in report.accounts if account.witness is Witness.LOG]
+    assert claims.told_settled > 0
+
+
+async def test_any_gateway_can_be_tried_here_one_that_only_copies_bytes() -> None:
+    listen, backend = free_port(), free_port()
+    settings = Settings(
+        url=f"ws://127.0.0.1:{listen}/",
+        name="copier",
+        gateway_command=f"{sys.executable} -m tests.trial.copier {listen} {backend}",
+        backend_bind=("127.0.0.1", backend),
+        client=ClientKind.PLAIN,
+        backend=BackendKind.WEBSOCKET,
+        clients=2,
+        messages=200,
+        faults=12,
+        kills=1,
+        seed=6,
+    )
+    report = await run_trial(settings)
+    assert report.finished
+    assert {account.witness for account in report.accounts} == {Witness.SEND}
+    assert all(account.report.arrived > 0 for account in report.accounts)
+
+
+async def test_a_trial_in_which_nothing_moves_is_ended_and_says_so() -> None:
+    port = free_port()  # where nothing listens
+    settings = Settings(url=f"ws://127.0.0.1:{port}/", clients=1, messages=5, faults=0, patience_seconds=0.5)
+    report = await run_trial(settings)
+    assert not report.finished
+    assert not report.promise_kept
+
+
+async def test_a_gateway_that_does_not_start_is_named() -> None:
+    settings = Settings(
+        url="ws://127.0.0.1:1/", gateway_command="/nonexistent/gateway", clients=1, messages=1, faults=0
+    )
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(StartupError, match="the gateway cannot be started"), flatten_subgroups=True
+    ):
+        await run_trial(settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (Settings(faults=3, kills=2), "3 faults cannot have 2 kills each of two processes among them"),
+        (Settings(client=ClientKind.PLAIN), "a records backend needs records clients"),
+        (Settings(backend=BackendKind.WEBSOCKET), "a websocket backend is for plain clients"),
+        (Settings(url="wss://127.0.0.1/"), "a trial needs a ws:// URL"),
+        (Settings(url="ws://127.0.0.1:1/", kills=1), "give the command"),
+    ],
+)
+async def test_settings_that_contradict_each_other_are_refused(settings: Settings, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        await run_trial(settings)
