@@ -11,7 +11,7 @@ import signal
 import sqlite3
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -54,12 +54,17 @@ class RecordsBackend:
     traffic: Traffic
     messages: int
     """How many each client is to be sent."""
+    sources: dict[int, "Source"] = field(default_factory=dict)
+    """What each client is being sent from."""
 
     async def handle(self, session: Session) -> None:
         """Takes a client's messages down and sends it its own, from where an earlier run of this handler was."""
         async with anyio.create_task_group() as tasks:
+            # A client that knows nothing of sessions has a new one for each connection: only the last is sent to.
             row = self.store.connection.execute(
-                "SELECT client, base FROM trial_sessions WHERE session = ?", (session.id,)
+                "SELECT client, base FROM trial_sessions AS its WHERE session = ?"
+                " AND rowid = (SELECT max(rowid) FROM trial_sessions WHERE client = its.client)",
+                (session.id,),
             ).fetchone()
             if row is not None:
                 tasks.start_soon(self._send, session, *row)
@@ -68,6 +73,8 @@ class RecordsBackend:
                 numbered = self.traffic.read(data)
                 if numbered is not None and numbered.direction is not Direction.UPSTREAM:
                     numbered = None
+                if numbered is not None and numbered.number == GREETING and numbered.client in self.sources:
+                    await self.sources[numbered.client].stop()
                 async with message.transaction() as transaction:
                     if numbered is not None and numbered.number == GREETING:
                         base = _greet(transaction.effects, session.id, numbered.client)
@@ -78,9 +85,27 @@ class RecordsBackend:
             tasks.cancel_scope.cancel()
 
     async def _send(self, session: Session, client: int, base: int) -> None:
-        while (number := base + session.sent_messages + 1) <= self.messages:
-            message = self.traffic.message(Direction.DOWNSTREAM, client, number)
-            await session.send(message if number % 2 else message.decode())
+        source = self.sources[client] = Source()
+        try:
+            with source.scope:
+                while (number := base + session.sent_messages + 1) <= self.messages:
+                    message = self.traffic.message(Direction.DOWNSTREAM, client, number)
+                    await session.send(message if number % 2 else message.decode())
+        finally:
+            source.stopped.set()
+
+
+class Source:
+    """What sends a client its messages, in one session."""
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.stopped = anyio.Event()
+
+    async def stop(self) -> None:
+        """Nothing is sent from here any more, so what follows can be numbered."""
+        self.scope.cancel()
+        await self.stopped.wait()
 
 
 def _greet(effects: sqlite3.Connection, session: str, client: int) -> int:

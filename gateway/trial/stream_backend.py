@@ -4,12 +4,13 @@ Invariant: a message has arrived when the *host* has it, that is when its kernel
 not the service has read them. So a connection is ended in an order that leaves no doubt: first the socket is made deaf
 (a filter drops what comes, so the kernel acknowledges no more), then what the kernel had taken is read to its end, then
 the connection is closed. What a service's death does to its connections is done so too, for only from within can be
-counted what reached it: with a reset where something was unread, with FIN elsewhere, as the kernel does.
+counted what reached it: with a reset where something was unread, with FIN elsewhere, as the kernel does. For the same
+reason no task ever holds bytes that are neither in the kernel nor in the books while others run: sockets are the
+standard library's, for trio's yield between receiving and returning.
 """
 
 import ctypes
 import math
-import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -106,7 +107,8 @@ class WebSocketCodec:
 class _Connection:
     """One connection of a gateway's."""
 
-    sock: trio.socket.SocketType
+    sock: socket.socket
+    """Non-blocking."""
     codec: Codec
     lines: LineReader = field(default_factory=LineReader)
     client: int | None = None
@@ -129,7 +131,6 @@ class StreamBackend:
         self._codec = codec
         self._connections: set[_Connection] = set()
         self._by_client: dict[int, _Connection] = {}
-        self._bind = ("", 0)
         self._listening = trio.CancelScope()
         self._listens_on_at = -math.inf
 
@@ -148,7 +149,9 @@ class StreamBackend:
                     async with listener:
                         while True:
                             stream = await listener.accept()
-                            nursery.start_soon(self._converse, stream.socket)
+                            sock = socket.socket(fileno=stream.socket.detach())
+                            sock.setblocking(False)
+                            nursery.start_soon(self._converse, sock)
                 await trio.sleep_until(self._listens_on_at)
 
     def kill(self) -> None:
@@ -160,7 +163,7 @@ class StreamBackend:
 
     # --- one connection -------------------------------------------------------------------------------------------
 
-    async def _converse(self, sock: trio.socket.SocketType) -> None:
+    async def _converse(self, sock: socket.socket) -> None:
         connection = _Connection(sock, self._codec())
         self._connections.add(connection)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -183,13 +186,12 @@ class StreamBackend:
                 elif now < connection.trickles_until:
                     await trio.sleep(TRICKLE_SECONDS)
                     size = TRICKLE_BYTES
-                data = await connection.sock.recv(size)
+                data = await _receive(connection.sock, size)
                 if not data:
                     return
                 before = connection.client
                 answer = self._take(connection, data)
-                if answer:
-                    await connection.sock.send(answer)
+                await _send_all(connection.sock, answer)
                 if before is None and connection.client is not None:
                     nursery.start_soon(self._send, connection, connection.client)
                 fault = self._schedule.strike(Hop.BACK)
@@ -230,11 +232,8 @@ class StreamBackend:
                 tally.sent += 1
                 number = tally.sent
                 data = connection.codec.encode(self._traffic.message(Direction.DOWNSTREAM, client, number))
-                while data:
-                    now = trio.current_time()
-                    if now < connection.reads_on_at:
-                        await trio.sleep_until(connection.reads_on_at)
-                    data = data[await connection.sock.send(data) :]
+                await trio.sleep_until(connection.reads_on_at)
+                await _send_all(connection.sock, data)
                 self._books.tell(Direction.DOWNSTREAM, Witness.SEND, client, number, Told.SETTLED)
 
     async def _apply(self, connection: _Connection, fault: Fault) -> None:
@@ -271,20 +270,42 @@ class StreamBackend:
             else:
                 sock.shutdown(socket.SHUT_RDWR)  # from here on Linux answers data with a reset
                 sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+        trio.lowlevel.notify_closing(sock)
         sock.close()
         connection.scope.cancel()
 
 
-def _deafen(sock: trio.socket.SocketType) -> None:
+async def _receive(sock: socket.socket, size: int) -> bytes:
+    """What came, at most `size` bytes; nobody else runs between the kernel's giving it and its return."""
+    while True:
+        _check_open(sock)
+        await trio.lowlevel.wait_readable(sock)
+        with suppress(BlockingIOError):
+            return sock.recv(size)
+
+
+async def _send_all(sock: socket.socket, data: bytes) -> None:
+    while data:
+        _check_open(sock)
+        await trio.lowlevel.wait_writable(sock)
+        with suppress(BlockingIOError):
+            data = data[sock.send(data) :]
+
+
+def _check_open(sock: socket.socket) -> None:
+    """Raises ClosedResourceError: a connection may have ended while its task was on its way."""
+    if sock.fileno() < 0:
+        raise trio.ClosedResourceError("the connection has ended")
+
+
+def _deafen(sock: socket.socket) -> None:
     """What comes from now on is dropped and not acknowledged."""
     program = ctypes.create_string_buffer(DROP_ALL)
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
 
 
-def _rest(sock: trio.socket.SocketType) -> Iterator[bytes]:
+def _rest(sock: socket.socket) -> Iterator[bytes]:
     """What the kernel has taken and nobody has read."""
-    # trio's own recv would let others run in between.
-    with socket.socket(fileno=os.dup(sock.fileno())) as raw, suppress(OSError):
-        raw.setblocking(False)
-        while data := raw.recv(READ_BYTES):
+    with suppress(OSError):
+        while data := sock.recv(READ_BYTES):
             yield data

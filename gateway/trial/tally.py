@@ -81,11 +81,11 @@ class Tally:
 
     __slots__ = (
         "_arrivals",
-        "_newest",
         "arrived",
         "damaged",
         "doubled",
         "longest_gap",
+        "newest",
         "out_of_order",
         "progressed_at",
         "sent",
@@ -100,7 +100,8 @@ class Tally:
         self.doubled = self.out_of_order = self.damaged = 0
         self.longest_gap = 0.0
         self.progressed_at = 0.0
-        self._newest = 0
+        self.newest = 0
+        """The highest that arrived."""
         self._arrivals = bytearray(total + 1)
 
     def progress(self, now: float) -> None:
@@ -117,9 +118,9 @@ class Tally:
         else:
             self._arrivals[number] = 1
             self.arrived += 1
-            if number < self._newest:
+            if number < self.newest:
                 self.out_of_order += 1
-            self._newest = max(number, self._newest)
+            self.newest = max(number, self.newest)
 
     def report(self, told: Sequence[int]) -> DirectionReport:
         """Compares what arrived with what was `told`, a `Told` for each number."""

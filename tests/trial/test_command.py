@@ -19,10 +19,10 @@ def test_a_trial_that_keeps_what_it_promises_exits_with_0() -> None:
 
 
 def test_the_report_for_people_is_a_table() -> None:
-    result = CliRunner().invoke(main, ["trial", "--client", "plain", "--backend", "stream", *SHORT])
+    result = CliRunner().invoke(main, ["trial", "--backend", "stream", *SHORT])
     assert result.exit_code == 0, result.output
     assert "told by send()" in result.stdout
-    assert "gateway's log" in result.stdout
+    assert "told by records" in result.stdout
 
 
 def test_a_trial_that_finds_a_promise_broken_exits_with_1() -> None:
@@ -35,7 +35,7 @@ def test_a_trial_that_finds_a_promise_broken_exits_with_1() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--client", "plain"], "needs records clients"),
+        (["--backend", "websocket"], "is for plain clients"),
         (["--kill", "60"], "100 faults cannot have 60 kills"),
         (["wss://example.com/"], "needs a ws:// URL"),
         (["--backend-bind", "unix:/tmp/x"], "needs a TCP address"),

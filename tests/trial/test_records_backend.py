@@ -90,3 +90,26 @@ async def test_a_session_that_never_greeted_has_no_books(tmp_path: Path) -> None
     books = Books(2, MESSAGES)
     read_books(path, books)
     assert books.up[1].arrived == 0
+
+
+async def test_of_a_clients_overlapping_sessions_only_the_last_is_sent_to(tmp_path: Path) -> None:
+    path = tmp_path / "backend.sqlite"
+    async with running(path) as address, await Link.connect(address) as old, await Link.connect(address) as new:
+        await old.open(session="s1", window_messages=2)
+        await old.data(1, TRAFFIC.message(UP, 1, GREETING))
+        await old.receive_message()
+        await old.receive_message()  # its window is full
+        await new.open(session="s2")
+        await new.data(1, TRAFFIC.message(UP, 1, GREETING))
+        for number in (3, 4, 5):
+            _, payload = await new.receive_message()
+            data = payload.encode() if isinstance(payload, str) else payload
+            assert TRAFFIC.read(data) == (DOWN, 1, number)
+    async with running(path) as address, await Link.connect(address) as old:  # also after a restart
+        await old.open(session="s1", epoch=2)
+        await old.data(2, TRAFFIC.message(UP, 1, 1))
+        await old.receive_ack(2)
+    with sqlite3.connect(path) as connection:
+        sent = dict(connection.execute("SELECT id, sent FROM kakitome_sessions"))
+    connection.close()
+    assert sent == {"s1": 2, "s2": 3}

@@ -11,7 +11,7 @@ from gateway.protocol.handshake import ClientHandshake
 from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
 from gateway.trial.faults import Direction, Fault, FaultKind, FaultSchedule, Hop
-from gateway.trial.stream_backend import Codec, PlainCodec, StreamBackend, WebSocketCodec
+from gateway.trial.stream_backend import READ_BYTES, Codec, PlainCodec, StreamBackend, WebSocketCodec
 from gateway.trial.tally import Books, Witness
 from gateway.trial.traffic import GREETING, LineReader, Traffic
 
@@ -33,6 +33,12 @@ class Scene:
         self.streams.append(stream)
         await stream.send_all(TRAFFIC.message(UP, client, GREETING))
         return stream
+
+    async def greeted(self, client: int) -> None:
+        """Its greeting has been read: it is being sent to."""
+        with trio.fail_after(PATIENCE_SECONDS):
+            while not self.books.down[client].sent:  # noqa: ASYNC110 -- nobody tells
+                await trio.sleep(0.01)
 
     async def arrived(self, client: int, count: int) -> None:
         with trio.fail_after(PATIENCE_SECONDS):
@@ -87,6 +93,24 @@ async def test_what_it_had_not_read_when_it_was_killed_has_arrived() -> None:
         assert the.books.up[0].arrived < 40
         the.backend.kill()
         assert the.books.up[0].arrived == 40
+
+
+@pytest.mark.parametrize("turns", range(4, 8))
+async def test_a_kill_amid_its_reading_keeps_what_came_whole_and_in_order(turns: int) -> None:
+    """Whatever the turn of the scheduler: no task may hold bytes that it has received and not yet entered."""
+    async with scene(messages=400) as the:
+        stream = await the.connect(0)
+        await the.greeted(0)
+        data = lines(0, 1, 400)
+        assert len(data) > 8 * READ_BYTES
+        assert await stream.socket.send(data) == len(data)
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        the.backend.kill()
+        for _ in range(4):
+            await trio.lowlevel.checkpoint()
+        tally = the.books.up[0]
+        assert (tally.arrived, tally.out_of_order, tally.damaged) == (400, 0, 0)
 
 
 async def test_after_a_kill_nothing_listens_for_a_moment_and_then_a_new_connection_goes_on() -> None:

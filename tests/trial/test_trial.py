@@ -1,14 +1,18 @@
 """Whole trials, short ones: what each pairing promises is kept, and what is found is reported."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
 from gateway.errors import StartupError
-from gateway.trial.faults import FaultKind
+from gateway.trial.faults import Direction, FaultKind
 from gateway.trial.tally import Witness
 from gateway.trial.trial import BackendKind, ClientKind, Progress, Report, Settings, run_trial
 from tests.support.network import free_port
+
+QUICK = Settings(clients=3, messages=200, faults=20, quiet_seconds=1.0)
+"""Where losses are possible: clients that fell into a black hole need not be patient, only told the truth."""
 
 
 def problems(report: Report) -> str:
@@ -37,7 +41,7 @@ async def test_a_stream_backend_that_lives_gets_everything_once_and_so_does_its_
 
 
 async def test_with_kills_a_stream_backends_clients_are_told_the_truth() -> None:
-    settings = Settings(backend=BackendKind.STREAM, clients=3, messages=300, faults=20, kills=2, seed=4)
+    settings = replace(QUICK, backend=BackendKind.STREAM, kills=2, seed=4)
     report = await run_trial(settings)
     assert report.promise_kept, problems(report)
     assert report.most_unknown <= 256
@@ -45,25 +49,35 @@ async def test_with_kills_a_stream_backends_clients_are_told_the_truth() -> None
 
 
 async def test_of_plain_clients_the_gateway_claims_nothing_that_is_not_true() -> None:
-    settings = Settings(client=ClientKind.PLAIN, backend=BackendKind.STREAM, clients=3, messages=200, faults=20, seed=5)
+    settings = replace(QUICK, client=ClientKind.PLAIN, backend=BackendKind.STREAM, seed=5)
     report = await run_trial(settings)
     assert report.promise_kept, problems(report)
     (claims,) = [account.report for account in report.accounts if account.witness is Witness.LOG]
     assert claims.told_settled > 0
 
 
+async def test_a_records_backend_is_told_the_truth_of_plain_clients_and_they_of_it() -> None:
+    settings = replace(QUICK, client=ClientKind.PLAIN, kills=1, seed=8)
+    report = await run_trial(settings)
+    assert report.promise_kept, problems(report)
+    claims = {account.witness: account for account in report.accounts}
+    assert claims[Witness.RECORDS].direction is Direction.DOWNSTREAM
+    assert claims[Witness.RECORDS].report.told_settled > 0
+    assert claims[Witness.LOG].direction is Direction.UPSTREAM
+    assert claims[Witness.LOG].report.told_settled > 0
+    assert not any(account.report.doubled for account in report.accounts)
+
+
 async def test_any_gateway_can_be_tried_here_one_that_only_copies_bytes() -> None:
     listen, backend = free_port(), free_port()
-    settings = Settings(
+    settings = replace(
+        QUICK,
         url=f"ws://127.0.0.1:{listen}/",
         name="copier",
         gateway_command=f"{sys.executable} -m tests.trial.copier {listen} {backend}",
         backend_bind=("127.0.0.1", backend),
         client=ClientKind.PLAIN,
         backend=BackendKind.WEBSOCKET,
-        clients=2,
-        messages=200,
-        faults=12,
         kills=1,
         seed=6,
     )
@@ -95,7 +109,6 @@ async def test_a_gateway_that_does_not_start_is_named() -> None:
     ("settings", "problem"),
     [
         (Settings(faults=3, kills=2), "3 faults cannot have 2 kills each of two processes among them"),
-        (Settings(client=ClientKind.PLAIN), "a records backend needs records clients"),
         (Settings(backend=BackendKind.WEBSOCKET), "a websocket backend is for plain clients"),
         (Settings(url="wss://127.0.0.1/"), "a trial needs a ws:// URL"),
         (Settings(url="ws://127.0.0.1:1/", kills=1), "give the command"),
