@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from gateway.cli import main
 
-SHORT = ["--clients", "2", "--messages", "50", "--faults", "4", "--seed", "9"]
+SHORT = ["--clients", "2", "--messages", "50", "--faults", "3", "--seed", "9"]
 
 
 def test_a_trial_that_keeps_what_it_promises_exits_with_0() -> None:

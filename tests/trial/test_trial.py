@@ -57,7 +57,7 @@ async def test_of_plain_clients_the_gateway_claims_nothing_that_is_not_true() ->
 
 
 async def test_a_records_backend_is_told_the_truth_of_plain_clients_and_they_of_it() -> None:
-    settings = replace(QUICK, client=ClientKind.PLAIN, kills=1, seed=8)
+    settings = replace(QUICK, client=ClientKind.PLAIN, seed=8)
     report = await run_trial(settings)
     assert report.promise_kept, problems(report)
     claims = {account.witness: account for account in report.accounts}
