@@ -168,7 +168,7 @@ class DataSender:
         parts: list[bytes] = []
         pack, header_bytes = PREFIXED_HEADER.pack, HEADER.size
         seq = self.sent + 1
-        for opcode, payload, flags in pieces:
+        for opcode, payload, flags in _joined(pieces):
             size = len(payload)
             if flags & LAST and size <= FRAGMENT_BYTES:
                 parts.append(pack(header_bytes + size, _DATA, TEXT_FLAG if opcode == _TEXT else 0, seq))
@@ -188,7 +188,7 @@ class DataSender:
         messages: list[Piece] = []
         pack = HEADER.pack
         seq = self.sent + 1
-        for opcode, payload, flags in pieces:
+        for opcode, payload, flags in _joined(pieces):
             if flags & LAST and len(payload) <= FRAGMENT_BYTES:
                 header = pack(_DATA, TEXT_FLAG if opcode == _TEXT else 0, seq)
                 messages.append((_BINARY, header + payload, _WHOLE))
@@ -200,6 +200,23 @@ class DataSender:
                 seq += 1
         self.sent = seq - 1
         return messages
+
+
+def _joined(pieces: Sequence[Piece]) -> Sequence[Piece]:
+    """The pieces with those of the same message made one: a peer's many small fragments need not be as many records."""
+    if len(pieces) < 2 or all(flags & LAST for _, _, flags in pieces):
+        return pieces
+    joined: list[Piece] = []
+    payloads: list[bytes] = []
+    first = 0
+    for index, (opcode, payload, flags) in enumerate(pieces):
+        first |= flags & FIRST
+        payloads.append(payload)
+        if flags & LAST or index == len(pieces) - 1:
+            joined.append((opcode, b"".join(payloads), first | (flags & LAST)))
+            payloads.clear()
+            first = 0
+    return joined
 
 
 def _fragments(opcode: int, payload: bytes, flags: int) -> Iterator[tuple[int, bytes]]:

@@ -25,6 +25,8 @@ class Direction:
         "bytes",
         "held",
         "held_bytes",
+        "held_bytes_before_newest",
+        "held_messages",
         "ledger",
         "messages",
         "metrics",
@@ -40,6 +42,10 @@ class Direction:
         self.held: list[Piece] = []
         """Pieces that came and may not go on yet."""
         self.held_bytes = 0
+        self.held_messages = 0
+        """Messages whose ends are held."""
+        self.held_bytes_before_newest = 0
+        """What was held when the newest message that is held began."""
         self.messages = 0
         """Messages handed on, whole."""
         self.bytes = 0
@@ -53,8 +59,11 @@ class Direction:
     def hold(self, pieces: Sequence[Piece]) -> None:
         """Keeps pieces behind those already held."""
         self.held.extend(pieces)
-        for piece in pieces:
-            self.held_bytes += len(piece[1])
+        for _, payload, flags in pieces:
+            if flags & FIRST:
+                self.held_bytes_before_newest = self.held_bytes
+            self.held_bytes += len(payload)
+            self.held_messages += flags >> 1 & 1
 
     def has_room_for(self, pieces: list[Piece]) -> bool:
         """Whether pieces of one read fit the window for certain, without looking at each: the usual case."""
@@ -68,8 +77,8 @@ class Direction:
         """
         pieces = self.held
         count = self._admitted(pieces)
-        self.held = pieces[count:]
-        self.held_bytes = sum([len(piece[1]) for piece in self.held])
+        self.drop_held()
+        self.hold(pieces[count:])
         return pieces[:count]
 
     def _admitted(self, pieces: list[Piece]) -> int:
@@ -90,7 +99,7 @@ class Direction:
     def drop_held(self) -> None:
         """Forgets what is held: nobody is there any more to take it."""
         self.held = []
-        self.held_bytes = 0
+        self.held_bytes = self.held_messages = self.held_bytes_before_newest = 0
 
     def enter(self, pieces: list[Piece], hop_bytes: int, now: float) -> None:
         """Counts and records pieces that are about to be written as `hop_bytes` bytes."""

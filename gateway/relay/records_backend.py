@@ -2,7 +2,8 @@
 
 Invariant: every message of ours that the backend is sent has a number, every number is acknowledged or rejected once;
 acknowledgements of ours are coalesced, at most one a turn. Credit, not the pausing of reads, holds the backend back:
-it keeps at most its window unsettled, and exceeding it is a fault. So its ACKs and CLOSE are always heard.
+it keeps at most its window unsettled, and exceeding it is a fault. So its ACKs and CLOSE are always heard, unless they
+stand behind a message that alone is larger than the window: that is read as fast as the client takes it.
 """
 
 import socket
@@ -151,7 +152,9 @@ class RecordsBackend(BackendLink):
         self.endpoint.reset()
 
     def hold_back(self) -> None:
-        pass  # its credit does
+        # Its credit does, but for a message that is larger than its window.
+        if self.relay.down.held_bytes > self._window_bytes + MAX_BODY_BYTES:
+            self.endpoint.pause()
 
     def pause(self) -> None:
         self.endpoint.pause()
@@ -205,7 +208,11 @@ class RecordsBackend(BackendLink):
         if pieces:
             relay.from_backend(pieces, now)
             if self._exceeds_window():
-                self._fail(f"the backend has more than its window of {self._window_messages} messages unsettled", now)
+                self._fail(
+                    f"the backend has more than its window of {self._window_messages} messages "
+                    f"or {self._window_bytes} bytes unsettled",
+                    now,
+                )
                 return
         try:
             for record in others:
@@ -218,9 +225,10 @@ class RecordsBackend(BackendLink):
             self._fail(f"the backend broke the record protocol: {error}", now)
 
     def _exceeds_window(self) -> bool:
-        # What is held waits for room in the ledger, so a backend that keeps to its window never has more there.
+        # What is held is unsettled, so a backend that keeps to its window never has more there; but its last message
+        # may be of any size, if there was room when it began.
         down = self.relay.down
-        return len(down.held) > self._window_messages or down.held_bytes > max(self._window_bytes, MAX_BODY_BYTES)
+        return down.held_messages > self._window_messages or down.held_bytes_before_newest > self._window_bytes
 
     def _take_other(self, record: Record, now: float) -> None:
         record_type, flags, seq, body = record

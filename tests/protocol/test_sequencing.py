@@ -285,3 +285,15 @@ def test_rewound_sender_gives_the_same_numbers_again() -> None:
     first = sender.encode_messages([(TEXT, b"a", WHOLE), (TEXT, b"b", WHOLE)])
     sender.rewind(1)
     assert sender.encode_messages([(TEXT, b"b", WHOLE)]) == first[1:]
+
+
+def test_many_small_fragments_of_one_message_are_one_record() -> None:
+    pieces: list[Piece] = [(TEXT, b"before", WHOLE), (TEXT, b"0", FIRST), *[(TEXT, b"1", 0)] * 98, (TEXT, b"2", LAST)]
+    pieces.append((BINARY, b"begun", FIRST))
+    records = RecordDecoder().feed(DataSender().encode_prefixed(pieces))
+    assert [(flags, seq, body) for _, flags, seq, body in records] == [
+        (TEXT_FLAG, 1, b"before"),
+        (TEXT_FLAG, 2, b"0" + b"1" * 98 + b"2"),
+        (MORE_FLAG, 3, b"begun"),
+    ]
+    assert [parse_record(message) for _, message, _ in DataSender().encode_messages(pieces)] == records

@@ -5,8 +5,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
+import trio.testing
 
 from gateway.protocol.records import MORE_FLAG, RecordType, Rung
+from gateway.relay.pump import BUFFER_BYTES
 from gateway.server import Server
 from tests.sessions.harness import Client, config_of, running, until
 from tests.sessions.routes import records_route
@@ -99,7 +101,7 @@ async def test_a_backend_that_exceeds_its_window_ends_its_session() -> None:
         await client.stream.send_all(client.ws.close(1014))
         await until(lambda: not len(server.registry))
         (ended,) = server.registry.ended(limit=1)
-        assert "more than its window of 2 messages unsettled" in str(ended["reason"])
+        assert "more than its window of 2 messages or 4194304 bytes unsettled" in str(ended["reason"])
 
 
 async def test_what_the_client_has_no_window_for_waits_at_the_gateway() -> None:
@@ -127,3 +129,30 @@ async def test_a_rejected_message_makes_room_in_the_window() -> None:
         await client.consumed(1)
         await client.data(3, "x")
         assert (await link.next(RecordType.DATA))[2] == 3
+
+
+async def test_a_backends_message_of_more_fragments_than_its_window_has_messages_waits_for_a_slow_client() -> None:
+    """It is one message, however many pieces of it are held, and it is not taken into memory without bound."""
+    fragments, size = 800, 60_000
+    async with opened(window_messages=4, window_bytes="1MiB", limits={"message_bytes": None}) as (client, link, server):
+        (session,) = server.registry
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                for number in range(fragments):
+                    flags = MORE_FLAG if number < fragments - 1 else 0
+                    await link.send(RecordType.DATA, flags, 1, bytes([number % 251]) * size)
+
+            nursery.start_soon(send)
+            await until(lambda: session.relay.down.held_bytes > 2_000_000)  # the client does not read
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert session.relay.down.held_bytes < 2 * 1024 * 1024 + 2 * BUFFER_BYTES
+            got = 0
+            while got < fragments * size:
+                _, _, seq, body = await client.next(RecordType.DATA)
+                assert seq == 1
+                assert body[0] == got // size % 251
+                got += len(body)
+        assert got == fragments * size
+        await client.send(RecordType.ACK, Rung.CONSUMED, 1)
+        await link.consumed(1)
