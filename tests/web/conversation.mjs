@@ -1,13 +1,15 @@
 // Sends numbered messages to an echo through a real gateway, and tells as JSON what came of them.
 //
-// node conversation.mjs URL RESUMES: goes on until the session was resumed so often. Now and then it says on standard
-// output how often it was; in the end comes JSON.
+// node conversation.mjs URL RESUMES [PACE_MS]: goes on until the session was resumed so often, with a message every
+// PACE_MS. Now and then it says on standard output how often it was resumed; in the end comes JSON.
 
 import assert from "node:assert/strict";
 
 import { Kakitome } from "../../gateway/web/kakitome.js";
 
-const [url, resumes] = [process.argv[2], Number(process.argv[3])];
+const url = process.argv[2];
+const [resumes, paceMs] = process.argv.slice(3).map(Number);
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const line = new Kakitome(url, { reconnectMinMs: 10, reconnectMaxMs: 200, connectTimeoutMs: 2000 });
 const received = [];
 const closed = new Promise((resolve) => (line.onclose = resolve));
@@ -24,7 +26,8 @@ const sent = [];
 for (let number = 1; line.statistics.resumes < resumes; number += 1) {
   await line.ready;
   sent.push(line.send(number % 50 ? `message ${number}` : `message ${number}`.padEnd(100_000)));
-  if (number % 4 === 0) await new Promise((resolve) => setTimeout(resolve, 2)); // lets faults strike in between
+  if (paceMs) await pause(paceMs);
+  else if (number % 4 === 0) await pause(2); // lets faults strike in between
 }
 count = sent.length;
 if (received.length === count) hasEverything();
