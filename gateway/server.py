@@ -58,7 +58,7 @@ from gateway.telemetry.metrics import (
 from gateway.transport.files import Folder, serve_file
 from gateway.transport.health import HealthChecks
 from gateway.transport.listener import Accepted, Established, Listener, establish
-from gateway.transport.upgrade import read_request, refuse
+from gateway.transport.upgrade import KeptAlive, read_request, refuse
 
 DRAIN_SPREAD: Final = 0.7
 """The part of the drain window over which Close 1012 is spread; the rest is for the last ones to finish in."""
@@ -99,6 +99,7 @@ class Server:
         self._health: Final = HealthChecks()
         self._listeners: list[Listener] = []
         self._handshakes = 0
+        self._kept_alive: Final = KeptAlive()
         self._all_gone = trio.Event()
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -177,18 +178,19 @@ class Server:
         deadline = trio.current_time() + window
         for listener in self._listeners:
             listener.close()
+        self._kept_alive.end()
         with trio.move_on_at(deadline):
-            await self._close_spread(window * DRAIN_SPREAD)
+            await self._close_spread(window * DRAIN_SPREAD, deadline)
             while self.registry or self._handshakes:
                 self._all_gone = trio.Event()
                 for session in self.registry:  # those whose handshake ended meanwhile
-                    session.relay.drain(trio.current_time())
+                    session.relay.drain(trio.current_time(), until=deadline)
                 await self._all_gone.wait()
         if self.registry:
             log.warning("drain_window_over", sessions=len(self.registry))
             self._cut_all()
 
-    async def _close_spread(self, seconds: float) -> None:
+    async def _close_spread(self, seconds: float, deadline: float) -> None:
         waiting = list(self.registry)
         begin = trio.current_time()
         total = len(waiting)
@@ -196,7 +198,7 @@ class Server:
             elapsed = trio.current_time() - begin
             due = total if elapsed >= seconds else 1 + int(total * elapsed / seconds)
             for _ in range(due - (total - len(waiting))):
-                waiting.pop().relay.drain(trio.current_time())
+                waiting.pop().relay.drain(trio.current_time(), until=deadline)
             if not self.registry and not self._handshakes:
                 return
             await trio.sleep(DRAIN_STEP_SECONDS)
@@ -282,15 +284,15 @@ class Server:
         try:
             established = await establish(accepted, timeout_seconds=timeout)
             reader = RequestReader()
-            request = await read_request(established.channel, reader, first=True, timeout_seconds=timeout)
+            request = await self._read_request(established, reader, attempt, first=True)
             if request is None:
                 attempt.metrics.handshakes[HandshakeOutcome.ABANDONED] += 1
             while request is not None and await self._answer(established, request, reader.leftover, attempt):
-                request = await read_request(established.channel, reader, first=False, timeout_seconds=timeout)
+                request = await self._read_request(established, reader, attempt, first=False)
         except HandshakeRefused as refusal:
-            await self._refuse(accepted, refusal, attempt.metrics)
+            await self._refuse(accepted, refusal, attempt)
         except BackendRefused as error:
-            await self._refuse(accepted, _refused_by_backend(error), attempt.metrics)
+            await self._refuse(accepted, _refused_by_backend(error), attempt)
         except BackendUnreachable as error:
             await self._unreachable(accepted, error, attempt.metrics)
         except HandshakeTimeout:
@@ -313,13 +315,22 @@ class Server:
             self._handshakes -= 1
             self._note_gone()
 
+    async def _read_request(
+        self, established: Established, reader: RequestReader, attempt: "_Attempt", *, first: bool
+    ) -> Request | None:
+        timeout = self.config.timeouts.handshake
+        request = await read_request(
+            established.channel, reader, first=first, timeout_seconds=timeout, kept_alive=self._kept_alive
+        )
+        return request
+
     async def _answer(self, established: Established, request: Request, leftover: bytes, attempt: "_Attempt") -> bool:
         """One request of a connection; whether another may follow. Raises what `_serve_connection` tells the client."""
         attempt.metrics = self.metrics.unrouted
         if request.path in BROWSER_CLIENT and not request.asks_for_websocket:
             return await serve_file(WEB, request, established.channel)
         table = self._table
-        view = _client_view(table, established, request)
+        view = self._client_view(table, established, request)
         service = table.find(view.host, request.path)
         attempt.metrics = metrics = service.metrics
         if service.folder is not None:
@@ -329,6 +340,19 @@ class Server:
         metrics.handshakes[HandshakeOutcome.UPGRADED] += 1
         metrics.handshake_seconds.observe(trio.current_time() - attempt.began)
         return False
+
+    def _client_view(self, table: RouteTable, established: Established, request: Request) -> ClientView:
+        peer = established.peer
+        view = table.trusted.view(
+            peer_address=None if peer is None else peer.host,
+            peer_port=None if peer is None else peer.port,
+            scheme="http" if established.tls is None else "https",
+            host=request.host,
+            headers=request.headers,
+        )
+        if view.warning is not None:
+            log.warning("forwarded_headers_ignored", problem=view.warning)
+        return view
 
     async def _open(
         self, established: Established, request: Request, leftover: bytes, service: RouteService, view: ClientView
@@ -363,7 +387,8 @@ class Server:
         if self.draining and not self.registry and not self._handshakes:
             self._all_gone.set()
 
-    async def _refuse(self, accepted: Accepted, refusal: HandshakeRefused, metrics: RouteMetrics) -> None:
+    async def _refuse(self, accepted: Accepted, refusal: HandshakeRefused, attempt: "_Attempt") -> None:
+        metrics = attempt.metrics
         metrics.handshakes[HandshakeOutcome.REFUSED] += 1
         metrics.count_refusal(refusal.refusal)
         log.info(
@@ -374,7 +399,8 @@ class Server:
             problem=str(refusal),
             address=_peer(accepted),
         )
-        await refuse(accepted.channel, refusal, timeout_seconds=self.config.timeouts.handshake)
+        timeout = self.config.timeouts.handshake
+        await refuse(accepted.channel, refusal, timeout_seconds=timeout)
 
     async def _unreachable(self, accepted: Accepted, error: BackendUnreachable, metrics: RouteMetrics) -> None:
         """502 or 504; what each endpoint said is for the log, not for the client."""
@@ -412,20 +438,6 @@ async def _watch(
     watcher: ConfigWatcher, server: Server, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     await watcher.run(on_config=server.apply, on_fault=server.reject, task_status=task_status)
-
-
-def _client_view(table: RouteTable, established: Established, request: Request) -> ClientView:
-    peer = established.peer
-    view = table.trusted.view(
-        peer_address=None if peer is None else peer.host,
-        peer_port=None if peer is None else peer.port,
-        scheme="http" if established.tls is None else "https",
-        host=request.host,
-        headers=request.headers,
-    )
-    if view.warning is not None:
-        log.warning("forwarded_headers_ignored", problem=view.warning)
-    return view
 
 
 def _refused_by_backend(error: BackendRefused) -> HandshakeRefused:

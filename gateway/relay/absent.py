@@ -19,6 +19,7 @@ class ParkedClient(ClientLink):
     __slots__ = ("_is_gone", "close_sent", "numbering", "relay")
 
     is_full = False
+    is_mid_message = False
     is_resumable = True
     close_received = True
     receipts: frozenset[Rung] = frozenset()

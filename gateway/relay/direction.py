@@ -7,7 +7,7 @@ handed on; while anything is held nothing overtakes it.
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.protocol.frames import FIRST, Piece
+from gateway.protocol.frames import FIRST, LAST, Piece
 from gateway.protocol.ledger import Ledger, Run
 from gateway.relay.outbox import Outbox
 from gateway.relay.pump import BUFFER_BYTES
@@ -100,6 +100,19 @@ class Direction:
         """Forgets what is held: nobody is there any more to take it."""
         self.held = []
         self.held_bytes = self.held_messages = self.held_bytes_before_newest = 0
+
+    def drop_unfinished(self) -> bool:
+        """Forgets the newest message if only its beginning is held; whether the end of any message is held.
+
+        Without one all that is held may be a part of a message that began to go on before: it stays.
+        """
+        ends = [index for index, piece in enumerate(self.held) if piece[2] & LAST]
+        begins = [index for index, piece in enumerate(self.held) if piece[2] & FIRST]
+        if begins and (not ends or ends[-1] < begins[-1]):
+            kept = self.held[: begins[-1]]
+            self.drop_held()
+            self.hold(kept)
+        return bool(ends)
 
     def enter(self, pieces: list[Piece], hop_bytes: int, now: float) -> None:
         """Counts and records pieces that are about to be written as `hop_bytes` bytes."""

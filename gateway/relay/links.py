@@ -56,6 +56,11 @@ class ClientLink(Link):
 
     @property
     @abstractmethod
+    def is_mid_message(self) -> bool:
+        """Only the beginning of a message has been delivered."""
+
+    @property
+    @abstractmethod
     def is_resumable(self) -> bool:
         """The session may outlive this connection."""
 

@@ -96,6 +96,7 @@ class Relay:
     """One session's data path. Made by the server, driven by its two links' sockets and the pump's timers."""
 
     __slots__ = (
+        "_awaits_message_end",
         "_away",
         "_backend_finish",
         "_client_close",
@@ -151,6 +152,7 @@ class Relay:
         self._deadline = NEVER
         self._echo_deadline = NEVER
         self._drain_deadline = NEVER
+        self._awaits_message_end = False
         self._may_look_at = NEVER if up.ledger is None else self.opened_at
         self._look_deadline = NEVER
         self._progress = (0, 0)
@@ -277,6 +279,10 @@ class Relay:
         """Data of the backend's, in order."""
         if not self._downstream_open:
             return  # the client is closing: nobody is there to take it
+        if self._drain_deadline != NEVER:
+            pieces = self._end_of_message(pieces)
+            if not pieces:
+                return
         self.last_message_at = now
         down = self.down
         if down.held or self.client.is_full:
@@ -288,6 +294,8 @@ class Relay:
         else:
             down.hold(pieces)
             self.flush_downstream(now)
+        if self._drain_deadline != NEVER:
+            self._advance_drain(now)
 
     def _send_downstream(self, pieces: list[Piece], now: float) -> bool:
         """Hands the pieces on; whether the client is full now."""
@@ -321,6 +329,8 @@ class Relay:
             self._send_downstream(pieces, now)
         if self._client_close is not None and not down.held:
             self._close_client(now)
+        if self._drain_deadline != NEVER:
+            self._advance_drain(now)
         self._steer(now)
 
     def settled_downstream(self, rung: Rung, *, now: float, seq: int | None = None, offset: int | None = None) -> None:
@@ -335,10 +345,7 @@ class Relay:
             if self.down.held:
                 self.flush_downstream(now)
         if self._drain_deadline != NEVER:
-            if not ledger.in_flight_messages:
-                self._drained(now)
-            else:
-                self.client.fence(now)
+            self._advance_drain(now)
 
     def rejected_downstream(self, seq: int, body: RejectBody, now: float) -> None:
         """The client refuses message number `seq`; it counts as settled."""
@@ -399,7 +406,7 @@ class Relay:
             if down.held or (client.is_full and self._downstream_open):
                 down.paused_for(client.pause_cause, now)
                 backend.hold_back()
-            elif self._drain_deadline == NEVER:
+            elif self._drain_deadline == NEVER or self._awaits_message_end:
                 down.paused_for(None, now)
                 backend.resume()
 
@@ -581,21 +588,42 @@ class Relay:
         else:
             self.cut(now)
 
-    def drain(self, now: float) -> None:
-        """We restart: what is under way is finished, then the client is told to come back (Close 1012).
+    def drain(self, now: float, *, until: float) -> None:
+        """We restart: what is under way is finished, then the client is told to come back (Close 1012), before `until`.
 
-        No new message of the backend's is begun; the client's go on until its Close is here, so none is cut off.
+        The backend's message that has begun goes on to its end and no new one is begun; the client's go on until its
+        Close is here. So none is cut off, unless its sender does not send the rest of it in time.
         """
         if not self._end(Ending(by=ClosedBy.GATEWAY, code=1012, reason="restarting", unknown=UnknownReason.DRAIN), now):
             return
-        ledger = self.down.ledger
-        self.backend.pause()
         if self.client.is_resumable:
+            self.backend.pause()
             self._leave(now)
-        elif ledger is not None and ledger.in_flight_messages and self.client.fence(now):
-            self._drain_deadline = now + self.settings.close_seconds / 2
-            self._arm(now)
-        else:
+            return
+        # Half of the time is for the fence, half for the closing handshake: the answer to Close proves as much.
+        self._drain_deadline = now + min(self.settings.close_seconds, max(until - now, 0.0)) / 2
+        self._awaits_message_end = not self.down.drop_unfinished() and self.client.is_mid_message
+        if not self._awaits_message_end:
+            self.backend.pause()
+        self._advance_drain(now)
+        self._arm(now)
+
+    def _end_of_message(self, pieces: list[Piece]) -> list[Piece]:
+        """Of what the backend sends during a drain, the rest of the message that has begun."""
+        if not self._awaits_message_end:
+            return []
+        rest = _first_message(pieces)
+        if rest[-1][2] & LAST:
+            self._awaits_message_end = False
+            self.backend.pause()
+        return rest
+
+    def _advance_drain(self, now: float) -> None:
+        """A fence goes behind the last message, and once it is answered Close."""
+        if self._awaits_message_end or self.down.held:
+            return
+        ledger = self.down.ledger
+        if ledger is None or not ledger.in_flight_messages or not self.client.fence(now):
             self._drained(now)
 
     def _leave(self, now: float) -> None:
@@ -613,6 +641,7 @@ class Relay:
 
     def _drained(self, now: float) -> None:
         self._drain_deadline = NEVER
+        self._awaits_message_end = False
         self._close_client_once_flushed(1012, "restarting", now)
 
     def _close_client_once_flushed(self, code: int, reason: str, now: float) -> None:
@@ -654,9 +683,12 @@ class Relay:
                 self.flush_upstream(now)
 
     def cut(self, now: float) -> None:
-        """Closes both sides at once, whatever is unsent."""
+        """Closes both sides at once, whatever is unsent; a client that cannot resume is told why, if it can be."""
         if self.phase is Phase.OPEN:
             self._end(Ending(by=ClosedBy.GATEWAY, code=1011, unknown=UnknownReason.FAULT), now)
+        assert self.ending is not None
+        if not (self.client.is_closing or self.client.is_resumable) and is_legal_close_code(self.ending.code):
+            self.client.send_close(self.ending.code, self.ending.reason)
         self._close_client_socket(now)
         if not self.backend.is_gone:
             self.backend.take_stock(now)
@@ -755,3 +787,9 @@ def _behind_message(pieces: list[Piece], count: int) -> list[Piece]:
         if not count:
             return pieces[index + 1 :]
     return []
+
+
+def _first_message(pieces: list[Piece]) -> list[Piece]:
+    """The pieces up to the end of the first message, all of them if it does not end here."""
+    end = next((index + 1 for index, piece in enumerate(pieces) if piece[2] & LAST), len(pieces))
+    return pieces[:end]

@@ -94,6 +94,10 @@ class WebSocketClient(ClientLink):
         return self.close_sent or self.endpoint.is_closed
 
     @property
+    def is_mid_message(self) -> bool:
+        return self._mid_message
+
+    @property
     def close_received(self) -> bool:
         return self.ws.close_received is not None or self.ws.error is not None
 

@@ -101,6 +101,19 @@ def test_a_client_that_does_not_answer_the_close_is_cut_when_the_window_is_over(
         assert time.monotonic() - begun < 3
 
 
+def test_a_client_that_does_not_answer_the_fence_is_told_within_the_window_all_the_same(echo: int) -> None:
+    config = {"routes": [route("echo", "/", f"tcp://127.0.0.1:{echo}")], "timeouts": {"drain": "2s"}}
+    with GatewayProcess(config) as gateway, RawClient(gateway.url("/")) as client:
+        client.send(BINARY, b"unsettled")
+        gateway.service.send_signal(signal.SIGTERM)
+        frames = [client.receive()]
+        while frames[-1].opcode != CLOSE:
+            frames.append(client.receive())
+        assert PING in [frame.opcode for frame in frames]
+        assert frames[-1].payload[:2] == b"\x03\xf4"
+        assert gateway.service.wait(10) == 0
+
+
 def test_a_second_signal_exits_at_once(echo: int) -> None:
     config = {"routes": [route("echo", "/", f"tcp://127.0.0.1:{echo}")], "timeouts": {"drain": "60s"}}
     with GatewayProcess(config) as gateway, ExitStack() as stack:

@@ -208,3 +208,6 @@ class Scene:
     def ending(self) -> Ending:
         assert len(self.endings) == 1
         return self.endings[0]
+
+
+NewScene = Callable[..., Scene]

@@ -1,6 +1,5 @@
 """Every row of design section 6, played between real sockets: who is told what, when, and what is counted."""
 
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import pytest
@@ -13,23 +12,7 @@ from gateway.relay.endpoint import HIGH_MARK_BYTES
 from gateway.relay.pace import LOOK_SECONDS
 from gateway.relay.relay import ECHO_LINGER_SECONDS, Phase, RelaySettings
 from gateway.telemetry.metrics import ClosedBy, PauseCause, UnknownReason
-from tests.relay.harness import Scene
-
-NewScene = Callable[..., Scene]
-
-
-@pytest.fixture
-def new_scene() -> Iterator[NewScene]:
-    scenes: list[Scene] = []
-
-    def make(**options: object) -> Scene:
-        scenes.append(Scene(**options))  # type: ignore[arg-type]
-        return scenes[-1]
-
-    yield make
-    for scene in scenes:
-        scene.close()
-
+from tests.relay.harness import NewScene
 
 # --- passing on ---------------------------------------------------------------------------------------------------
 
@@ -408,44 +391,6 @@ def test_a_side_that_does_not_end_is_cut(new_scene: NewScene) -> None:
     assert scene.endings == []
     scene.pass_time(2.0)
     assert scene.ending.code == 1000
-
-
-# --- drain --------------------------------------------------------------------------------------------------------
-
-
-def test_a_drain_settles_what_is_out_then_closes_with_1012_and_forwards_until_the_clients_close(
-    new_scene: NewScene,
-) -> None:
-    scene = new_scene()
-    scene.browser.reads = False
-    scene.service.sock.sendall(b"on the way")
-    scene.settle()
-    scene.relay.drain(scene.now)
-    scene.settle()
-    scene.browser.text("crossing")
-    scene.browser.reads = True
-    scene.until(lambda: scene.browser.close_code is not None)
-    assert scene.browser.messages == [b"on the way"]
-    assert scene.browser.close_code == 1012
-    assert scene.down.ledger is not None
-    assert scene.down.ledger.in_flight_messages == 0
-    scene.browser.close(1012)
-    scene.until(lambda: scene.service.ended)
-    assert scene.service.got == b"crossing"
-    scene.service.hang_up()
-    scene.browser.hang_up()
-    scene.until(lambda: bool(scene.endings))
-    assert (scene.ending.by, scene.ending.code) == (ClosedBy.GATEWAY, 1012)
-
-
-def test_a_drain_does_not_wait_for_a_fence_for_ever(new_scene: NewScene) -> None:
-    scene = new_scene()
-    scene.browser.answers_pings = False
-    scene.service.sock.sendall(b"on the way")
-    scene.until(lambda: scene.browser.pings == 1)
-    scene.relay.drain(scene.now)
-    scene.pass_time(2.5)
-    assert scene.browser.close_code == 1012
 
 
 # --- faults of ours -----------------------------------------------------------------------------------------------

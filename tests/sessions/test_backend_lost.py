@@ -11,6 +11,7 @@ import trio
 from gateway.protocol.pieces import FIRST, LAST, Opcode
 from gateway.protocol.records import MORE_FLAG, TEXT_FLAG, RecordType
 from gateway.relay.relay import RelaySettings
+from gateway.relay.timers import NEVER
 from gateway.server import Server
 from tests.sessions.harness import Client, config_of, running, until
 from tests.sessions.routes import records_route
@@ -217,7 +218,7 @@ async def test_a_drained_gateway_does_not_end_a_session_that_its_client_takes_el
         link = await service.accept()
         await link.next(RecordType.OPEN)
         (session,) = server.registry
-        session.relay.drain(trio.current_time())
+        session.relay.drain(trio.current_time(), until=NEVER)
         assert await client.closed() == 1012
         await link.send(RecordType.OPENED, 0, 0, b'{"resumed": true}')
         assert await link.wait_ended() == []
