@@ -318,10 +318,12 @@ class Server:
     async def _read_request(
         self, established: Established, reader: RequestReader, attempt: "_Attempt", *, first: bool
     ) -> Request | None:
+        attempt.head_only = False
         timeout = self.config.timeouts.handshake
         request = await read_request(
             established.channel, reader, first=first, timeout_seconds=timeout, kept_alive=self._kept_alive
         )
+        attempt.head_only = request is not None and request.method == "HEAD"
         return request
 
     async def _answer(self, established: Established, request: Request, leftover: bytes, attempt: "_Attempt") -> bool:
@@ -400,7 +402,7 @@ class Server:
             address=_peer(accepted),
         )
         timeout = self.config.timeouts.handshake
-        await refuse(accepted.channel, refusal, timeout_seconds=timeout)
+        await refuse(accepted.channel, refusal, timeout_seconds=timeout, head_only=attempt.head_only)
 
     async def _unreachable(self, accepted: Accepted, error: BackendUnreachable, metrics: RouteMetrics) -> None:
         """502 or 504; what each endpoint said is for the log, not for the client."""
@@ -425,6 +427,8 @@ class _Attempt:
     began: float
     metrics: RouteMetrics
     """Of the route, once there is one."""
+    head_only: bool = False
+    """The request that is being answered is a HEAD."""
 
 
 async def _guarded(task: Callable[[], Awaitable[None]]) -> None:
