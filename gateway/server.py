@@ -55,6 +55,7 @@ from gateway.telemetry.metrics import (
     RouteMetrics,
     ServiceRefusal,
 )
+from gateway.telemetry.repetition import Repetition
 from gateway.transport.files import Folder, serve_file
 from gateway.transport.health import HealthChecks
 from gateway.transport.listener import Accepted, Established, Listener, establish
@@ -100,6 +101,8 @@ class Server:
         self._listeners: list[Listener] = []
         self._handshakes = 0
         self._kept_alive: Final = KeptAlive()
+        self._distrusted: Final = Repetition()
+        """Of warnings about trusted proxies' headers, by the proxy."""
         self._all_gone = trio.Event()
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -353,7 +356,9 @@ class Server:
             headers=request.headers,
         )
         if view.warning is not None:
-            log.warning("forwarded_headers_ignored", problem=view.warning)
+            requests = self._distrusted.count("unix" if peer is None else peer.host, trio.current_time())
+            if requests:
+                log.warning("forwarded_headers_ignored", problem=view.warning, requests=requests)
         return view
 
     async def _open(
