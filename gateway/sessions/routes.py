@@ -118,8 +118,16 @@ class RouteTable:
         return next((service for service in self.services if service.config.name == name), None)
 
     def find(self, host: str, path: str) -> RouteService:
-        """The route for a request. Raises HandshakeRefused (404)."""
+        """The route for a request. Raises HandshakeRefused (404).
+
+        To a route of files, `/docs` is the folder that `/docs/*` is in: the way there is told, unless `/docs` is a
+        route of its own or another service's.
+        """
         service = self._router.match(host, path)
+        if service is None or (service.folder is not None and service.match.path != path):
+            below = self._router.match(host, f"{path}/")
+            if below is not None and below.folder is not None and below.folder.is_root(path):
+                return below
         if service is None:
             raise HandshakeRefused(
                 "nothing is served at this host and path", status=404, reason=ServiceRefusal.NO_ROUTE

@@ -70,6 +70,10 @@ class Folder:
         """What every answer carries now, errors too."""
         return (("Date", formatdate(usegmt=True)), *self._headers)
 
+    def is_root(self, path: str) -> bool:
+        """Whether a decoded URL path names the folder itself, but for the slash at its end."""
+        return f"{path}/" == self._prefix
+
     def locate(self, path: str) -> str | None:
         """The file that a decoded URL path names, relative to the folder: `a/b.html`, and `a/index.html` for `a/`.
 
@@ -168,6 +172,8 @@ class _Answer:
 
     async def send(self) -> bool:
         """Whether the connection may carry another request."""
+        if self._folder.is_root(self._request.path):
+            return await self._redirect()
         relative = self._folder.locate(self._request.path)
         if relative is None:
             return await self._refuse(HTTPStatus.NOT_FOUND)

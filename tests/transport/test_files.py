@@ -139,7 +139,7 @@ async def test_the_route_may_have_a_policy_of_its_own_over_several_lines(root: P
         ("/novnc/*", "/novnc/", 200),
         ("/novnc/*", "/novnc/sub/", 200),
         ("/novnc/*", "/app.js", 404),
-        ("/novnc/*", "/novnc", 404),
+        ("/novnc/*", "/nov", 404),
         ("/app.js", "/app.js", 200),
         ("/lib/app.js", "/lib/app.js", 200),
     ],
@@ -153,6 +153,12 @@ async def test_the_part_below_the_routes_prefix_names_the_file(
 async def test_a_folder_without_its_slash_is_redirected_to_it(root: Path) -> None:
     answer = await _fetch(Folder(root, match_path="/nö/*"), "/n%C3%B6/sub?a=%2F&b")
     assert (answer.status, answer.headers["location"]) == (308, "/n%C3%B6/sub/?a=%2F&b")
+    assert (answer.keeps, answer.counted) == (True, [308])
+
+
+async def test_the_prefix_without_its_slash_is_redirected_to_the_folder_and_keeps_its_query(root: Path) -> None:
+    answer = await _fetch(Folder(root, match_path="/nö/*"), "/n%C3%B6?autoconnect=1&path=a%2Fb")
+    assert (answer.status, answer.headers["location"]) == (308, "/n%C3%B6/?autoconnect=1&path=a%2Fb")
     assert (answer.keeps, answer.counted) == (True, [308])
 
 

@@ -1,0 +1,107 @@
+"""Requests that do not become WebSocket connections, and what becomes of their connections when the gateway stops."""
+
+from pathlib import Path
+
+import pytest
+import trio
+from structlog.testing import capture_logs
+
+from gateway.config import TcpAddress
+from gateway.server import Server
+from tests.sessions.harness import config_of, running, tcp_echo
+from tests.sessions.routes import stream_route
+
+
+async def ask(server: Server, request: str, *, keep: bool = False) -> tuple[str, str, trio.SocketStream]:
+    """Head and body of an answer, and the connection; without `keep` all that comes until it ends."""
+    (address,) = server.addresses
+    assert isinstance(address, TcpAddress)
+    stream = await trio.open_tcp_stream(address.host, address.port)
+    await stream.send_all(request.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+    answer = b""
+    while not (keep and b"\r\n\r\n" in answer) and (data := await stream.receive_some()):
+        answer += data
+    head, _, body = answer.decode().partition("\r\n\r\n")
+    return head, body, stream
+
+
+def page_config(folder: Path) -> dict[str, object]:
+    (folder / "index.html").write_text("hello")
+    return {"match": {"path": "/novnc/*"}, "files": str(folder)}
+
+
+async def test_a_drain_does_not_wait_for_a_connection_that_may_carry_another_request(tmp_path: Path) -> None:
+    config = config_of(page_config(tmp_path), timeouts={"drain": "30s", "handshake": "20s"})
+    async with running(config) as server:
+        head, _, stream = await ask(server, "GET /novnc/ HTTP/1.1\nHost: x", keep=True)
+        assert head.startswith("HTTP/1.1 200 ")
+        with trio.fail_after(5):
+            await server.drain()
+            while await stream.receive_some():
+                pass  # the rest of the page, and then its end
+        await stream.aclose()
+
+
+@pytest.mark.parametrize(("method", "body"), [("GET", "nothing is served at this host and path\n"), ("HEAD", "")])
+async def test_a_refused_head_request_gets_the_head_only(tmp_path: Path, method: str, body: str) -> None:
+    async with running(config_of(page_config(tmp_path))) as server:
+        head, got, stream = await ask(server, f"{method} /elsewhere HTTP/1.1\nHost: x")
+        await stream.aclose()
+    assert head.startswith("HTTP/1.1 404 ")
+    assert "Content-Length: 40" in head
+    assert got == body
+
+
+async def test_the_body_of_a_refusal_after_a_head_request_is_not_left_out(tmp_path: Path) -> None:
+    async with running(config_of(page_config(tmp_path))) as server:
+        _, got, stream = await ask(server, "HEAD /novnc/ HTTP/1.1\nHost: x\n\nGET /novnc/ HTTP/1.1")
+        await stream.aclose()
+    assert got.startswith("HTTP/1.1 400 ")
+    assert got.partition("\r\n\r\n")[2].startswith("malformed request head")
+
+
+# --- folders ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_folder_of_pages_without_its_slash_leads_to_it(tmp_path: Path) -> None:
+    async with running(config_of(page_config(tmp_path))) as server:
+        head, _, stream = await ask(server, "GET /novnc?autoconnect=1 HTTP/1.1\nHost: x\nConnection: close")
+        await stream.aclose()
+    assert head.startswith("HTTP/1.1 308 ")
+    assert "Location: /novnc/?autoconnect=1\r\n" in head + "\r\n"
+
+
+async def test_pages_of_a_wider_route_do_not_hide_the_folder_but_a_route_of_its_own_does(tmp_path: Path) -> None:
+    wide = {"name": "wide", "match": {"path": "/*"}, "files": str(tmp_path)}
+    own = {"name": "own", "match": {"path": "/own"}, "files": str(tmp_path)}
+    below = {"name": "below", "match": {"path": "/own/*"}, "files": str(tmp_path)}
+    routes = [{"name": "pages", **page_config(tmp_path)}, wide, own, below]
+    async with running(config_of({}, routes=routes)) as server:
+        statuses = []
+        for path in ("/novnc", "/own", "/other"):
+            head, _, stream = await ask(server, f"GET {path} HTTP/1.1\nHost: x\nConnection: close")
+            await stream.aclose()
+            statuses.append(head.split()[1])
+    assert statuses == ["308", "404", "404"]
+
+
+async def test_a_backend_s_prefix_does_not_take_the_path_without_its_slash() -> None:
+    async with tcp_echo() as port, running(config_of({**stream_route(port), "match": {"path": "/chat/*"}})) as server:
+        head, _, stream = await ask(server, "GET /chat HTTP/1.1\nHost: x")
+        await stream.aclose()
+    assert head.startswith("HTTP/1.1 404 ")
+
+
+# --- the log ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_proxy_whose_headers_are_not_believed_is_named_once_and_not_with_every_request(tmp_path: Path) -> None:
+    config = config_of(page_config(tmp_path), trusted_proxies=["127.0.0.1/32"])
+    with capture_logs() as entries:
+        async with running(config) as server:
+            for _ in range(3):
+                request = "GET /novnc/ HTTP/1.1\nHost: x\nX-Forwarded-For: nonsense\nConnection: close"
+                await (await ask(server, request))[2].aclose()
+    (entry,) = [entry for entry in entries if entry["event"] == "forwarded_headers_ignored"]
+    assert entry["requests"] == 1
+    assert "127.0.0.1" in entry["problem"]
