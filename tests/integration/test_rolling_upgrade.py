@@ -1,6 +1,7 @@
 """The zero-loss upgrade: gateways behind a load balancer are replaced one after the other while clients send."""
 
 import statistics
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -119,7 +120,7 @@ class PlainClient:
                     while True:
                         call.received.append(await websocket.recv())
                 except ConnectionClosed as closed:
-                    call.closed_at = trio.current_time()
+                    call.closed_at = time.monotonic()
                     call.code = closed.rcvd.code if closed.rcvd is not None else None
 
             for message in messages():
@@ -147,21 +148,22 @@ class RecordsClient:
         self._fleet = fleet
 
     async def run(self, over: trio.Event) -> None:
+        has_sent_all = False
         async with open_session(self._fleet.url(self.path), settings=BRISK) as session, trio.open_nursery() as nursery:
 
             @nursery.start_soon
             async def receive() -> None:
                 async for message in session:
                     self.received.append(message)
-                    if over.is_set() and len(self.received) == len(self.sent):
+                    if has_sent_all and len(self.received) == len(self.sent):
                         return
 
             receipts = []
             for message in messages():
-                last = over.is_set()
+                has_sent_all = over.is_set()  # with this one, whose answer ends the receiving too
                 self.sent.append(message)
                 receipts.append(await session.post(message))
-                if last:
+                if has_sent_all:
                     break
                 await trio.sleep(PACE_SECONDS)
             await session.drain()
@@ -202,7 +204,8 @@ async def test_ten_rolling_upgrades_lose_and_double_nothing(tmp_path: Path) -> N
                 async with browser.process, trio.open_nursery() as clients:
                     for run in [client.run for client in plain] + [client.run for client in records]:
                         clients.start_soon(run, over)
-                    drains = [await fleet.roll(index) for _ in range(ROUNDS) for index in range(GATEWAYS)]
+                    order = list(range(GATEWAYS)) * ROUNDS
+                    drains = [await trio.to_thread.run_sync(fleet.roll, index) for index in order]
                     over.set()
                     assert await trio.to_thread.run_sync(browser.process.wait, PATIENCE_SECONDS) == 0
                 await backend.wait_idle()

@@ -1,5 +1,6 @@
 """Gateways behind a load balancer, upgraded as an operator upgrades them: one after the other, each with SIGTERM."""
 
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Drain:
     """The exit status."""
     began: float
     ended: float
-    """By trio's clock, in seconds."""
+    """By the monotonic clock, in seconds."""
     log: list[Event]
     """All that this process wrote."""
 
@@ -53,7 +54,10 @@ class Drain:
 
 
 class Fleet:
-    """Runs `size` gateways with `config` behind HAProxy, which balances TCP, while the `async with` block lasts."""
+    """Runs `size` gateways with `config` behind HAProxy, which balances TCP, while the `with` block lasts.
+
+    In an event loop use `async with`, and call `roll` in a thread.
+    """
 
     def __init__(self, config: Mapping[str, Any], folder: Path, *, size: int = 2) -> None:
         """`folder` is for HAProxy's configuration."""
@@ -68,18 +72,18 @@ class Fleet:
         """WebSocket URL of a path, through the balancer."""
         return f"ws://127.0.0.1:{self.port}{path}"
 
-    async def roll(self, index: int) -> Drain:
+    def roll(self, index: int) -> Drain:
         """Replaces one gateway: SIGTERM, its drain, a new process, and the balancer's word that it is up."""
         gateway = self.gateways[index]
-        began = trio.current_time()
-        status = await trio.to_thread.run_sync(gateway.stop)
-        drain = Drain(status=status, began=began, ended=trio.current_time(), log=gateway.events)
+        began = time.monotonic()
+        status = gateway.stop()
+        drain = Drain(status=status, began=began, ended=time.monotonic(), log=gateway.events)
         position = self._balancer.position()
-        await trio.to_thread.run_sync(gateway.restart)
-        await trio.to_thread.run_sync(lambda: self._balancer.wait_for_line(f"/gateway{index} is UP", after=position))
+        gateway.restart()
+        self._balancer.wait_for_line(f"/gateway{index} is UP", after=position)
         return drain
 
-    def _start(self) -> None:
+    def __enter__(self) -> Self:
         with self._running as stack:
             servers = ""
             for index, gateway in enumerate(self.gateways):
@@ -92,13 +96,18 @@ class Fleet:
             self._balancer = stack.enter_context(ServiceProcess(argv))
             wait_for_port(self.port, self._balancer)
             self._running = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._running.__exit__(kind, error, traceback)
 
     async def __aenter__(self) -> Self:
-        await trio.to_thread.run_sync(self._start)
-        return self
+        return await trio.to_thread.run_sync(self.__enter__)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(self._running.__exit__, kind, error, traceback)
+            await trio.to_thread.run_sync(self.__exit__, kind, error, traceback)
