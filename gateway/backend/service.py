@@ -21,6 +21,7 @@ from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskGroup, Ta
 from anyio.streams.tls import TLSStream
 
 from gateway.backend.conversation import Conversation, Refused, State
+from gateway.backend.deadlines import Deadlines
 from gateway.backend.live import LiveSession, Shelf
 from gateway.backend.session import Session, SessionEnded
 from gateway.backend.store import Changes, MemoryStore, SessionEnd, Store
@@ -121,9 +122,7 @@ class Service:
         self._shelf = Shelf(store)
         self._limits = limits
         self._sessions: dict[str, _Tenancy] = {}
-        self._deadlines: dict[str, float] = {}
-        """When a session without a connection ends; the grace is the same for all, so the first is the next."""
-        self._deadline_added = anyio.Event()
+        self._deadlines = Deadlines(limits.grace)
         self._handlers: TaskGroup
 
     async def run(self, listeners: Sequence[SocketListener]) -> None:
@@ -132,7 +131,7 @@ class Service:
         Then sessions of a durable store are left for a resume, all others are closed with 1012.
         """
         for session_id in self._shelf.store.open_sessions():
-            self._await_resume(session_id)
+            self._deadlines.add(session_id)
         try:
             async with anyio.create_task_group() as self._handlers:
                 self._handlers.start_soon(self._end_the_forgotten)
@@ -200,7 +199,7 @@ class Service:
                 tenancy.live.conversation.interrupt()
                 tenancy.live.moved.wake()
                 if not tenancy.handled:
-                    self._await_resume(tenancy.live.id)
+                    self._deadlines.add(tenancy.live.id)
         await self._retire(tenancy)
 
     async def _refuse(self, connection: _Connection, code: int, reason: str) -> None:
@@ -235,7 +234,7 @@ class Service:
                 tenancy.connection.scope.cancel()
             tenancy.live.wake()
         tenancy.connection = connection
-        self._deadlines.pop(opening.session, None)
+        self._deadlines.discard(opening.session)
         return tenancy
 
     async def _carry(self, tenancy: _Tenancy, connection: _Connection) -> None:
@@ -348,7 +347,7 @@ class Service:
         await self._save_last(tenancy.live)
         if tenancy.connection is None and self._sessions.get(tenancy.live.id) is tenancy:
             del self._sessions[tenancy.live.id]
-            self._deadlines.pop(tenancy.live.id, None)
+            self._deadlines.discard(tenancy.live.id)
             tenancy.live.retired = True
             tenancy.live.wake()
             _log_end(tenancy.live)
@@ -363,21 +362,10 @@ class Service:
             # What the store has is older, so after a resume some messages come again: the best that can be done.
             logger.exception("session %s: its last state was not saved", live.id)
 
-    def _await_resume(self, session_id: str) -> None:
-        self._deadlines[session_id] = anyio.current_time() + self._limits.grace
-        self._deadline_added.set()
-
     async def _end_the_forgotten(self) -> None:
         """Ends sessions that nobody resumes within the grace, those of an earlier process included."""
         while True:
-            if not self._deadlines:
-                self._deadline_added = anyio.Event()
-                await self._deadline_added.wait()
-            session_id, deadline = next(iter(self._deadlines.items()))
-            await anyio.sleep_until(deadline)
-            if self._deadlines.get(session_id) != deadline:
-                continue
-            del self._deadlines[session_id]
+            session_id = await self._deadlines.expire()
             tenancy = self._sessions.get(session_id)
             if tenancy is not None:
                 tenancy.live.conversation.close(ABNORMAL, "not resumed within the grace")
