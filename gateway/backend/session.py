@@ -60,7 +60,10 @@ class Transaction:
         """(text, payload) of the replies."""
 
     def send(self, data: str | bytes) -> None:
-        """Sends a reply when the transaction is committed. Never waits; the next transaction does, for room."""
+        """Sends a reply when the transaction is committed.
+
+        Never waits; the next transaction does, while there are more replies than the peer's windows take.
+        """
         self.staged.append(_encoded(data))
 
 
@@ -353,7 +356,8 @@ class Session:
     async def transaction(self, seq: int) -> AsyncIterator[Transaction]:
         """See `Message.transaction`."""
         conversation = self._conversation
-        while not conversation.outbox.has_room(0) and not self.ended:
+        # Replies are bounded so; a window that is only full holds nobody up who may have nothing to reply.
+        while conversation.outbox.is_overfull and not self.ended:
             await self._live.moved.wait()
         if seq != conversation.inbox.consumed + 1:
             raise RuntimeError(f"message {seq} is not the next to be consumed, {conversation.inbox.consumed + 1} is")

@@ -149,6 +149,13 @@ class Outbox:
             self.unsettled_messages < self.window_messages and self.unsettled_bytes + size <= self.window_bytes
         )
 
+    @property
+    def is_overfull(self) -> bool:
+        """More is unsettled than fits the peer's windows, by what was appended without asking for room."""
+        return self.unsettled_messages > self.window_messages or (
+            self.unsettled_messages > 1 and self.unsettled_bytes > self.window_bytes
+        )
+
     def has_room_for_piece(self, size: int) -> bool:
         """Whether a piece fits: a message that has begun goes on to its end, as fast as the connection takes it."""
         if self.unsent_bytes and self.unsent_bytes + size > PIECES_AHEAD_BYTES:

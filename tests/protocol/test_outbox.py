@@ -93,6 +93,20 @@ def test_the_window_of_bytes_holds_back_all_but_a_message_that_is_alone() -> Non
     assert not box.has_room(10)
 
 
+def test_it_is_overfull_only_beyond_its_windows() -> None:
+    box = outbox(messages=2, size=10)
+    found = []
+    for payload in (bytes(11), b""):  # one that is larger than the window fits alone
+        box.append(text=False, payload=payload)
+        found.append(box.is_overfull)
+    pulled(box)
+    box.settle(1)
+    for payload in (bytes(10), b""):
+        box.append(text=False, payload=payload)
+        found.append(box.is_overfull)
+    assert found == [False, True, False, True]
+
+
 def test_a_resume_sends_again_what_follows_the_peers_position() -> None:
     box = outbox()
     for _ in range(3):
