@@ -4,6 +4,7 @@ Invariant: a client does what a careful application would, and no more. One that
 session and sends nothing twice; a plain one connects again and goes on with the next message, for it knows no better.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ from gateway.client import (
     connect,
     open_session,
 )
+from gateway.trial.claims import signature
 from gateway.trial.faults import Direction
 from gateway.trial.tally import Books, Told, Witness
 from gateway.trial.traffic import GREETING, LineReader, Traffic
@@ -45,6 +47,31 @@ WINDOW_MESSAGES: Final = 256
 """Smaller than the default, so that a trial is not over in a few bursts."""
 
 
+class Pace:
+    """How far each client's streams may get for now."""
+
+    def __init__(self) -> None:
+        self.limit = math.inf
+        """The part of a stream, 0 to 1; infinite: all of it, and clients may leave."""
+        self._raised = trio.Event()
+
+    def set(self, limit: float) -> None:
+        """Lets those go on that may."""
+        self.limit = limit
+        self._raised.set()
+        self._raised = trio.Event()
+
+    async def wait(self, done: int, total: int) -> None:
+        """Waits until a stream of which `done` messages of `total` are done may go on."""
+        while done >= self.limit * total:
+            await self._raised.wait()
+
+    async def wait_free(self) -> None:
+        """Waits until there is no limit."""
+        while self.limit != math.inf:
+            await self._raised.wait()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """What one client has to do."""
@@ -55,6 +82,7 @@ class Task:
     client: int
     books: Books
     traffic: Traffic
+    pace: Pace
     framed: bool
     """Downstream one WebSocket message is one message, else a part of a stream."""
     lossless: bool
@@ -134,7 +162,9 @@ class RecordsParticipant:
         task, tally = self._task, self._up
         with suppress(SessionEnded):
             while True:
-                if self._must_greet:
+                if not self._must_greet and tally.sent < tally.total:
+                    await task.pace.wait(tally.sent, tally.total)
+                if self._must_greet:  # perhaps since just now
                     self._must_greet = False
                     await session.post(task.traffic.message(Direction.UPSTREAM, task.client, GREETING))
                 elif tally.sent < tally.total:
@@ -158,6 +188,7 @@ class RecordsParticipant:
                         self._lines = LineReader()  # a new session has a new connection of the backend's
                     _enter(task, self._lines.feed(data))
                 self._wake()
+                await task.pace.wait(self._down.newest, self._down.total)
         conversation.cancel()
 
     async def _wait_done(self, session: Session) -> bool:
@@ -169,11 +200,13 @@ class RecordsParticipant:
                 await self._changed.wait()
                 continue
             moved = True
+            await self._task.pace.wait_free()
             with trio.move_on_after(self._task.quiet_seconds) as quiet:
                 await self._changed.wait()
             moved = not quiet.cancelled_caught
             if not moved and down.sent == down.total:
                 break
+        await self._task.pace.wait_free()
         return True
 
     def _enter_receipts(self) -> None:
@@ -207,8 +240,8 @@ class PlainParticipant:
         task = self._task
         while True:
             with suppress(ConnectionFailed, HandshakeFailed, ConnectionClosed):
-                signature = f"{task.client}/{self.connections}" if task.signed else ""
-                async with connect(task.url + signature, timeouts=TIMEOUTS) as connection:
+                signed = signature(task.client, self.connections) if task.signed else ""
+                async with connect(task.url + signed, timeouts=TIMEOUTS) as connection:
                     if await self._converse(connection):
                         return
             await trio.sleep(random.uniform(0, LONGEST_DELAY))
@@ -224,6 +257,7 @@ class PlainParticipant:
             nursery.start_soon(self._receive, connection, nursery.cancel_scope)
             await self._send(connection, numbers)
             while connection.is_open and not done:
+                await task.pace.wait_free()
                 arrived = self._down.arrived
                 await trio.sleep(task.quiet_seconds)
                 # How much a backend that speaks records has sent is not known before the end: quiet has to do.
@@ -240,6 +274,7 @@ class PlainParticipant:
             numbers.append(GREETING)
             await connection.send(task.traffic.message(Direction.UPSTREAM, task.client, GREETING))
             while tally.sent < tally.total:
+                await task.pace.wait(tally.sent, tally.total)
                 tally.sent += 1
                 number = tally.sent
                 numbers.append(number)
@@ -252,6 +287,7 @@ class PlainParticipant:
             async for message in connection:
                 self.received[-1] += 1
                 _enter(task, lines.feed(message.encode() if isinstance(message, str) else message))
+                await task.pace.wait(self._down.newest, self._down.total)
         conversation.cancel()
 
 

@@ -5,6 +5,7 @@ arrived, of all that are to), not by time or bytes: however fast the machine and
 are spread over the whole of the trial, and a trial that is slowed by its faults is not struck more often for it.
 """
 
+import math
 import random
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -110,12 +111,20 @@ def plan(seed: int, wanted: Mapping[Hop | None, Mapping[FaultKind, int]]) -> tup
     return tuple(faults)
 
 
+HEADROOM: Final = 0.025
+"""How far the trial may get, beyond where a kill is due, before that kill is done. A process takes longer to come back
+than thousands of messages need: without such a limit the last kills would find everyone done. Less than what remains
+after `LAST`, and enough that every kill finds messages under way."""
+
+
 class FaultSchedule:
     """Deals out the faults of a plan: kills to whoever advances it, all others to whoever carries bytes."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         """`faults` in the order in which they become due."""
         self._coming = deque(faults)
+        self._kills = deque(fault for fault in faults if fault.hop is None)
+        """Those that are not done."""
         self._due: dict[Hop, deque[Fault]] = {hop: deque() for hop in Hop}
         self.struck: Counter[FaultKind] = Counter()
         """How many of each kind there have been."""
@@ -127,7 +136,6 @@ class FaultSchedule:
             fault = self._coming.popleft()
             if fault.hop is None:
                 kills.append(fault)
-                self.struck[fault.kind] += 1
             else:
                 self._due[fault.hop].append(fault)
         return kills
@@ -141,7 +149,17 @@ class FaultSchedule:
         self.struck[fault.kind] += 1
         return fault
 
+    def finish_kill(self) -> None:
+        """The first kill of those that are not done is done."""
+        self.struck[self._kills.popleft().kind] += 1
+
+    @property
+    def next_kill_at(self) -> float:
+        """The progress at which the first kill that is not done is due; infinite when all are done."""
+        return self._kills[0].at if self._kills else math.inf
+
     @property
     def outstanding(self) -> int:
         """Faults that have not struck."""
-        return len(self._coming) + sum(map(len, self._due.values()))
+        coming = sum(fault.hop is not None for fault in self._coming)
+        return coming + len(self._kills) + sum(map(len, self._due.values()))

@@ -52,9 +52,13 @@ class Process:
         self._process: trio.Process | None = None
         self._is_up = trio.Event()
         self._drained = trio.Event()
+        self._is_wanted = True
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keeps the process until cancelled, then ends it. Raises StartupError when it does not come up."""
+        """Keeps the process until cancelled, then ends it.
+
+        Raises StartupError when it does not come up, or ends by itself: that is nothing that a trial has asked for.
+        """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
@@ -71,6 +75,7 @@ class Process:
         """Starts it and waits until it is up."""
         self._is_up = trio.Event()
         self._drained = trio.Event()
+        self._is_wanted = True
         self._lines.clear()
         try:
             self._process = process = await trio.lowlevel.open_process(
@@ -90,7 +95,7 @@ class Process:
                 await self._wait_for_port(process)
             await self._is_up.wait()
         if not self._is_up.is_set() or process.returncode is not None:
-            raise StartupError(f"{self.name} did not come up: {' | '.join(self._lines) or 'it said nothing'}")
+            raise StartupError(f"{self.name} did not come up: {self._last_words()}")
 
     async def _wait_for_port(self, process: trio.Process) -> None:
         while process.returncode is None:
@@ -112,8 +117,11 @@ class Process:
                 for line in lines:
                     self._take(line.decode(errors="replace"))
         await process.wait()
+        came_up = self._is_up.is_set()
         self._is_up.set()
         self._drained.set()
+        if came_up and self._is_wanted:
+            raise StartupError(f"{self.name} ended by itself, with status {process.returncode}: {self._last_words()}")
 
     def _take(self, line: str) -> None:
         self._lines = [*self._lines, line][-KEPT_LINES:]
@@ -127,13 +135,18 @@ class Process:
             if event.get("event") in self.kept_events:
                 self.events.append(event)
 
+    def _last_words(self) -> str:
+        return " | ".join(self._lines) or "it said nothing"
+
     async def kill(self) -> None:
         """SIGKILL, and waits until it is gone and its last words are read."""
+        self._is_wanted = False
         self._signal(signal.SIGKILL)
         await self._drained.wait()
 
     async def stop(self) -> None:
         """SIGTERM; SIGKILL if it takes too long."""
+        self._is_wanted = False
         self._signal(signal.SIGTERM)
         with trio.move_on_after(STOP_SECONDS):
             await self._drained.wait()

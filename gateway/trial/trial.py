@@ -5,6 +5,7 @@ moved for `patience`, and what has not arrived by then is lost.
 """
 
 import json
+import math
 import secrets
 import shlex
 import socket
@@ -19,10 +20,12 @@ from urllib.parse import urlsplit
 
 import trio
 
-from gateway.trial.clients import WINDOW_MESSAGES, PlainParticipant, RecordsParticipant, Task
+from gateway.trial.claims import downstream_report, enter_upstream
+from gateway.trial.clients import WINDOW_MESSAGES, Pace, PlainParticipant, RecordsParticipant, Task
 from gateway.trial.faults import (
     CONNECTION_FAULTS,
     HARMLESS,
+    HEADROOM,
     KILLS,
     Direction,
     Fault,
@@ -36,7 +39,7 @@ from gateway.trial.processes import Process
 from gateway.trial.proxy import FaultProxy
 from gateway.trial.records_backend import READY, read_books
 from gateway.trial.stream_backend import PlainCodec, StreamBackend, WebSocketCodec
-from gateway.trial.tally import Books, DirectionReport, Told, Witness
+from gateway.trial.tally import Books, DirectionReport, Witness
 from gateway.trial.traffic import Traffic
 
 LOOPBACK: Final = "127.0.0.1"
@@ -166,6 +169,7 @@ class _Trial:
         self._on_progress = on_progress
         self._schedule = FaultSchedule(plan(settings.seed, _wanted(settings)))
         self._traffic = Traffic(settings.seed)
+        self._pace = Pace()
         self._books: Books
         self._participants: list[RecordsParticipant | PlainParticipant] = []
         self._gateway: Process | None = None
@@ -256,6 +260,7 @@ class _Trial:
                     client=client,
                     books=self._books,
                     traffic=self._traffic,
+                    pace=self._pace,
                     framed=settings.backend is BackendKind.RECORDS,
                     lossless=settings.is_lossless,
                     quiet_seconds=settings.quiet_seconds,
@@ -263,6 +268,7 @@ class _Trial:
             )
             for client in range(settings.clients)
         ]
+        self._set_pace()
         nursery.start_soon(self._do_kills)
         done = trio.Event()
         async with trio.open_nursery() as running:
@@ -287,6 +293,9 @@ class _Trial:
                 self._moved.set()
             elif now - moved_at > self._settings.patience_seconds:
                 running.cancel()
+            kill_at = self._schedule.next_kill_at
+            if now - moved_at > self._settings.quiet_seconds and kill_at < math.inf:
+                part = max(part, kill_at)  # what was lost is no progress: nothing but the kill will bring any
             for kill in self._schedule.advance(part):
                 self._kills.send_nowait(kill)
             self._on_progress(Progress(part=part, faults=self._schedule.struck.total()))
@@ -316,20 +325,25 @@ class _Trial:
             elif self._stream_backend is not None:
                 self._stream_backend.kill()
             self._killing = False
+            self._schedule.finish_kill()
+            self._set_pace()
             with trio.move_on_after(RECOVERY_SECONDS):
                 before = self._positions()
                 while self._is_anyone_stuck_since(before):
                     self._moved = trio.Event()
                     await self._moved.wait()
 
+    def _set_pace(self) -> None:
+        self._pace.set(self._schedule.next_kill_at + HEADROOM)
+
     def _positions(self) -> list[tuple[int, int]]:
         """How far each client is, upstream and downstream."""
         settled = [participant.settled for participant in self._participants]
-        return list(zip(settled, (tally.arrived for tally in self._books.down), strict=True))
+        return list(zip(settled, (tally.newest for tally in self._books.down), strict=True))
 
     def _is_anyone_stuck_since(self, before: list[tuple[int, int]]) -> bool:
-        """Some client that is not done has not moved."""
-        total = self._settings.messages
+        """Some client that may go on has not moved."""
+        total = self._settings.messages * min(1.0, self._pace.limit)
         return any(now == then and min(now) < total for now, then in zip(self._positions(), before, strict=True))
 
     # --- the end --------------------------------------------------------------------------------------------------
@@ -338,9 +352,13 @@ class _Trial:
         books = self._books
         if self._backend_process is not None:
             read_books(self._database, books)
-        if self._settings.url is None and self._gateway is not None and self._settings.client is ClientKind.PLAIN:
-            self._enter_log(self._gateway.events)
         records = [one for one in self._participants if isinstance(one, RecordsParticipant)]
+        plain = [one for one in self._participants if isinstance(one, PlainParticipant)]
+        logged = []
+        if self._settings.url is None and self._gateway is not None and plain:
+            enter_upstream(self._gateway.events, plain, books)
+            report = downstream_report(self._gateway.events, plain)
+            logged.append(Account(direction=Direction.DOWNSTREAM, witness=Witness.LOG, report=report))
         return Report(
             settings=self._settings,
             seconds=seconds,
@@ -352,23 +370,9 @@ class _Trial:
             accounts=[
                 Account(direction=direction, witness=witness, report=report)
                 for direction, witness, report in books.reports()
-            ],
+            ]
+            + logged,
         )
-
-    def _enter_log(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """Enters what Kakitome's log says of plain clients' messages."""
-        for event in events:
-            _, _, client, connection = event["path"].split("/")
-            participant = self._participants[int(client)]
-            assert isinstance(participant, PlainParticipant)
-            numbers = participant.numbers[int(connection)]
-            claims = event["upstream"]
-            spans = {Told.SETTLED: (1, claims["settled"]), Told.UNKNOWN: claims["unknown"]}
-            spans[Told.NEVER_FORWARDED] = claims["never_forwarded"]
-            for told, span in spans.items():
-                first, last = span or (1, 0)
-                for number in numbers[first - 1 : last]:
-                    self._books.tell(Direction.UPSTREAM, Witness.LOG, int(client), number, told)
 
 
 def _wanted(settings: Settings) -> dict[Hop | None, dict[FaultKind, int]]:

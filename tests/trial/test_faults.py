@@ -1,5 +1,6 @@
 """Plans of faults: repeatable, complete, spread over the whole trial; and how they are dealt out."""
 
+import math
 from itertools import pairwise
 
 from hypothesis import given
@@ -71,6 +72,10 @@ def test_a_schedule_deals_kills_to_who_advances_it_and_other_faults_to_who_carri
     assert schedule.advance(0.5) == [kill]
     assert schedule.strike(Hop.FRONT) is front
     assert schedule.strike(Hop.FRONT) is None
+    assert schedule.outstanding == 3
+    assert schedule.next_kill_at == 0.2
+    schedule.finish_kill()
+    assert schedule.next_kill_at == math.inf
     assert schedule.outstanding == 2
     assert schedule.strike(Hop.BACK) is back
     assert schedule.advance(1.0) == []

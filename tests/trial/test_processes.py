@@ -93,6 +93,14 @@ async def test_one_that_does_not_heed_sigterm_is_killed(monkeypatch: pytest.Monk
         assert members(process) == []
 
 
+async def test_one_that_ends_by_itself_ends_the_trial_with_its_last_words() -> None:
+    process = python("import sys; print('up', flush=True); sys.stdin.read(); raise SystemExit('I am lost')", ready="up")
+    problem = "it ended by itself, with status 1: up . I am lost"
+    with pytest.RaisesGroup(pytest.RaisesExc(StartupError, match=problem), flatten_subgroups=True):
+        async with running(process):
+            await trio.sleep_forever()
+
+
 @pytest.mark.parametrize(
     ("process", "problem"),
     [
