@@ -211,7 +211,8 @@ class Route(Section):
     backend: Backend | None = None
     """The service that connections are relayed to. A route has this or `files`."""
     files: LocalPath | None = None
-    """A folder that is served over HTTP, without dotfiles. A route has this or `backend`."""
+    """A folder that is served over HTTP, without dotfiles; with a path of `/docs/*` a request for `/docs` is led to
+    `/docs/`. A route has this or `backend`."""
     csp: str | None = None
     """`files` only: the Content-Security-Policy, in place of a strict one that allows only the route's own files."""
     delivery: Delivery = Delivery()
