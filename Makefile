@@ -64,7 +64,7 @@ imports: $(VENV)/.dev ## import-linter: imports point only downward
 	$(BIN)/lint-imports
 
 tests: $(VENV)/.dev $(VENV)/.codec ## pytest with branch coverage; PYTEST_ARGS narrows it
-	$(BIN)/python -m pytest --cov --cov-report=term --durations=25 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --cov --cov-report=term --durations=40 --numprocesses=3 --dist=worksteal $(PYTEST_ARGS)
 
 conformance: $(VENV)/.dev $(VENV)/.codec ## Autobahn: all 517 cases with both codecs, then over TLS; writes docs/conformance.md
 	$(BIN)/python -m tests.conformance --codec compiled --document docs/conformance.md

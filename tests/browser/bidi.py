@@ -178,7 +178,7 @@ def python_value(remote: dict[str, Any]) -> Any:
 @contextmanager
 def drive(url: str, capabilities: dict[str, Any] | None) -> Iterator[Session]:
     """Connects to a BiDi server, and begins a session where `capabilities` are given."""
-    with connect_websocket(url, max_size=None, proxy=None) as connection:
+    with connect_websocket(url, max_size=None, proxy=None, ping_interval=None) as connection:
         session = Session(connection)
         if capabilities is not None:
             session.call("session.new", capabilities={"alwaysMatch": capabilities})
