@@ -11,7 +11,7 @@ LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --uni
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types imports tests conformance bench fuzz lock chart containers codec clean
+.PHONY: help demo test check lint types imports tests tests-compiled compiled conformance bench fuzz lock chart containers codec clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,15 @@ $(VENV)/.codec: gateway/protocol/_frames.pyx setup.py $(VENV)/.dev
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
+# The whole data path compiled, beside the sources, so that a changed source is never hidden by what was made of it.
+COMPILED := build/compiled
+$(COMPILED)/.built: setup.py gateway/protocol/_frames.pyx $(wildcard gateway/*.py gateway/*/*.py) $(VENV)/.dev
+	rm -rf $(COMPILED)
+	KAKITOME_COMPILE=1 $(BIN)/python setup.py --quiet build --build-lib $(COMPILED) --build-temp build/temp
+	@touch $@
+
+compiled: $(COMPILED)/.built ## Build the package in build/compiled with its data path compiled, as the image has it
+
 codec: $(VENV)/.codec ## Build the compiled frame codec in place (skipped without a C compiler)
 
 # --- what users run ------------------------------------------------------------------------------------------------
@@ -51,7 +60,7 @@ demo: $(VENV)/.installed ## Install into .venv and run the demonstration on http
 
 test: check ## Set everything up and run the full suite: what CI runs
 
-check: lint types imports tests ## Lint, types, import contracts and all tests with branch coverage
+check: lint types imports tests tests-compiled ## Lint, types, import contracts and all tests with branch coverage
 
 lint: $(VENV)/.dev ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -66,13 +75,21 @@ imports: $(VENV)/.dev ## import-linter: imports point only downward
 tests: $(VENV)/.dev $(VENV)/.codec ## pytest with branch coverage; PYTEST_ARGS narrows it
 	$(BIN)/python -m pytest --cov --cov-report=term --durations=40 --numprocesses=3 --dist=worksteal $(PYTEST_ARGS)
 
+# What is compiled is made of the same sources; here the same tests see that it behaves the same.
+tests-compiled: $(VENV)/.dev $(COMPILED)/.built ## The tests of the data path and of whole gateways, on the compiled data path
+	KAKITOME_TEST_TREE=$(COMPILED) $(BIN)/python -m pytest --numprocesses=3 --dist=worksteal \
+	  -o 'pythonpath=$(COMPILED) .' $(PYTEST_ARGS) tests/test_build.py tests/relay tests/sessions \
+	  tests/protocol/test_framings.py tests/protocol/test_ledger.py tests/protocol/test_messages.py \
+	  tests/integration/test_backpressure.py tests/integration/test_clients.py tests/integration/test_endings.py \
+	  tests/integration/test_redis.py
+
 conformance: $(VENV)/.dev $(VENV)/.codec ## Autobahn: all 517 cases with both codecs, then over TLS; writes docs/conformance.md
 	$(BIN)/python -m tests.conformance --codec compiled --document docs/conformance.md
 	$(BIN)/python -m tests.conformance --codec pure
 	$(BIN)/python -m tests.conformance --codec compiled --tls --cases 1-10
 
-bench: $(VENV)/.dev $(VENV)/.codec ## Compare with websockify, websocat, nginx and picows; writes docs/benchmarks.md
-	$(BIN)/python -m tests.benchmarks --document $(BENCH_ARGS)
+bench: $(VENV)/.dev $(COMPILED)/.built ## Compare with websockify, websocat, nginx and picows; writes docs/benchmarks.md
+	KAKITOME_TEST_TREE=$(COMPILED) $(BIN)/python -m tests.benchmarks --document $(BENCH_ARGS)
 
 fuzz: $(VENV)/.fuzz $(VENV)/.codec ## Coverage-guided fuzzing of the cores for FUZZ_SECONDS (600)
 	$(BIN)/python -m tests.fuzz --atheris --seconds $(FUZZ_SECONDS)
@@ -81,7 +98,7 @@ fuzz: $(VENV)/.fuzz $(VENV)/.codec ## Coverage-guided fuzzing of the cores for F
 lock: $(VENV)/.dev ## Pin what the image is made of and built with, with hashes
 	$(BIN)/python -m pip install --quiet 'uv>=0.9'
 	$(LOCK) --output-file requirements.lock pyproject.toml
-	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
+	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*p["build-system"]["requires"], *p["dependency-groups"]["compile"], sep="\n")' | \
 	  $(LOCK) --output-file requirements-build.lock -
 
 containers: $(VENV)/.dev ## Prove image, composition and systemd unit on a Docker engine (tests/containers/README.md)

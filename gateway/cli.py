@@ -51,11 +51,11 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
         return
     import trio
 
-    from gateway.protocol.frames import CODEC
+    from gateway.protocol.build import CODEC, DATA_PATH
 
     click.echo(
-        f"kakitome {__version__} ({CODEC} codec, {platform.python_implementation()} {platform.python_version()}, "
-        f"trio {trio.__version__})"
+        f"kakitome {__version__} ({CODEC} codec, {DATA_PATH} data path, {platform.python_implementation()} "
+        f"{platform.python_version()}, trio {trio.__version__})"
     )
     context.exit()
 

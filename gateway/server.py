@@ -37,7 +37,7 @@ from gateway.errors import (
 )
 from gateway.policy.admission import Admission
 from gateway.policy.forwarded import ClientView
-from gateway.protocol.frames import CODEC
+from gateway.protocol.build import CODEC, DATA_PATH
 from gateway.protocol.handshake import Request, RequestReader, check_upgrade
 from gateway.protocol.proxy_protocol import ProxyHeaderInvalid
 from gateway.relay.pump import Pump
@@ -150,7 +150,7 @@ class Server:
         if self._config_path is not None:
             watcher = ConfigWatcher(self._config_path, self.config)
             await nursery.start(_watch, watcher, self)
-        log.info("ready", version=__version__, codec=CODEC, pid=os.getpid())
+        log.info("ready", version=__version__, codec=CODEC, data_path=DATA_PATH, pid=os.getpid())
 
     def _bind(self, config: ListenerConfig) -> Listener:
         return Listener(config, on_accept_error=self._count_accept_error)

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from gateway import __version__
 from gateway.cli import main
 from gateway.config.reference import reference
-from gateway.protocol.frames import CODEC
+from gateway.protocol.build import CODEC, DATA_PATH
 
 GOOD = """\
 listeners:
@@ -39,10 +39,10 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_version_tells_the_codec_python_and_trio() -> None:
+def test_version_tells_what_is_compiled_python_and_trio() -> None:
     result = run("--version")
     assert result.exit_code == 0
-    assert result.stdout.startswith(f"kakitome {__version__} ({CODEC} codec, ")
+    assert result.stdout.startswith(f"kakitome {__version__} ({CODEC} codec, {DATA_PATH} data path, ")
     assert f"trio {trio.__version__}" in result.stdout
 
 

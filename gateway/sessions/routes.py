@@ -15,7 +15,7 @@ from gateway.policy.origin import OriginPolicy
 from gateway.policy.routing import Router
 from gateway.protocol.framings import Framing, LengthPrefixedFraming, LinesFraming, StreamFraming
 from gateway.protocol.handshake import Upgrade
-from gateway.relay.relay import RelaySettings
+from gateway.relay.passage import RelaySettings
 from gateway.telemetry.metrics import BackendReading, Metrics, RouteMetrics, ServiceRefusal
 from gateway.transport.connector import Connector
 from gateway.transport.files import Folder

@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Final
 
 from gateway import __version__
-from gateway.protocol.frames import CODEC
+from gateway.protocol.build import CODEC, DATA_PATH
 from gateway.telemetry.metrics import (
     RUNG_NAMES,
     BackendReading,
@@ -187,7 +187,7 @@ def _certificate_expiry(metrics: Metrics) -> Iterator[Reading]:
 
 
 def _build_info(metrics: Metrics) -> Iterator[Reading]:
-    yield (__version__, CODEC, platform.python_version()), 1
+    yield (__version__, CODEC, DATA_PATH, platform.python_version()), 1
 
 
 # --- the table ----------------------------------------------------------------------------------------------------
@@ -432,8 +432,9 @@ DECLARATIONS: Final = (
         name="build_info",
         kind=Kind.GAUGE,
         unit="",
-        labels=("version", "codec", "python"),
-        help="1; the labels say which version runs, with the compiled or the pure frame codec, on which Python.",
+        labels=("version", "codec", "data_path", "python"),
+        help="1; the labels say which version runs, with the compiled or the pure frame codec, the compiled or the "
+        "interpreted data path, on which Python.",
         read=_build_info,
     ),
 )

@@ -14,8 +14,9 @@ from gateway.relay.direction import Direction
 from gateway.relay.ending import Ending
 from gateway.relay.evidence import Evidence
 from gateway.relay.framed_backend import FramedBackend
+from gateway.relay.passage import RelaySettings
 from gateway.relay.pump import Pump
-from gateway.relay.relay import Relay, RelaySettings
+from gateway.relay.relay import Relay
 from gateway.relay.websocket_client import PlainClient
 from gateway.telemetry.metrics import RouteMetrics
 from tests.relay.sockets import tcp_pair

@@ -10,7 +10,8 @@ from gateway.protocol.records import Rung
 from gateway.relay.direction import LOOK_AHEAD_BYTES
 from gateway.relay.endpoint import HIGH_MARK_BYTES
 from gateway.relay.pace import LOOK_SECONDS
-from gateway.relay.relay import ECHO_LINGER_SECONDS, Phase, RelaySettings
+from gateway.relay.passage import RelaySettings
+from gateway.relay.relay import ECHO_LINGER_SECONDS, Phase
 from gateway.telemetry.metrics import ClosedBy, PauseCause, UnknownReason
 from tests.relay.harness import NewScene
 

@@ -10,7 +10,7 @@ import trio
 
 from gateway.protocol.pieces import FIRST, LAST, Opcode
 from gateway.protocol.records import MORE_FLAG, TEXT_FLAG, RecordType
-from gateway.relay.relay import RelaySettings
+from gateway.relay.passage import RelaySettings
 from gateway.relay.timers import NEVER
 from gateway.server import Server
 from tests.sessions.harness import Client, config_of, running, until

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import procfs
 from tests.support.process import START_SECONDS, STOP_SECONDS, ServiceProcess
-from tests.support.tools import REPOSITORY
+from tests.support.tools import GATEWAY_TREE
 
 Event = dict[str, Any]
 """One JSON line of the gateway's log."""
@@ -91,13 +91,14 @@ class GatewayProcess:
         self.service = self._service()
 
     def _service(self) -> ServiceProcess:
-        environment = {"PYTHONPATH": str(REPOSITORY), **self._environment}
+        environment = {"PYTHONPATH": str(GATEWAY_TREE), **self._environment}
         if self._codec == "pure":
             environment["KAKITOME_PURE_CODEC"] = "1"
         if not self._covered:
             environment["COVERAGE_PROCESS_CONFIG"] = environment["COVERAGE_PROCESS_START"] = ""
         return ServiceProcess(
-            [sys.executable, "-m", "gateway", "serve", "--config", self.config_file],
+            # -P: not from the working directory, but from the tree that is to be tested.
+            [sys.executable, "-P", "-m", "gateway", "serve", "--config", self.config_file],
             name="the gateway",
             started=r'"event": ?"ready"',
             environment=environment,

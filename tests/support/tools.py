@@ -1,5 +1,6 @@
 """Finding the programs a test needs; a missing one names the command that installs it."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Final
 import pytest
 
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
+GATEWAY_TREE: Final = REPOSITORY / os.environ.get("KAKITOME_TEST_TREE", "")
+"""Where the gateways that tests start come from: the checkout, or a build of it."""
 CACHE: Final = REPOSITORY / ".cache"
 """What the suites build for themselves: benchmark programs, the Autobahn environment. Ignored by git."""
 

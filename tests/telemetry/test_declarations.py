@@ -219,12 +219,13 @@ def test_the_configuration_counts_as_loaded_until_one_is_rejected() -> None:
     assert _readings(metrics)["config_last_reload_successful", ()] == 0
 
 
-def test_build_info_names_version_codec_and_python() -> None:
+def test_build_info_names_version_what_is_compiled_and_python() -> None:
     readings = _readings(Metrics())
     ((labels, value),) = [(labels, value) for (name, labels), value in readings.items() if name == "build_info"]
     assert value == 1
     assert labels[0] == __version__
     assert labels[1] in {"compiled", "pure"}
+    assert labels[2] in {"compiled", "interpreted"}
 
 
 def test_an_endpoint_is_down_only_when_every_reading_of_it_is() -> None:
