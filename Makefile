@@ -89,7 +89,7 @@ conformance: $(VENV)/.dev $(VENV)/.codec ## Autobahn: all 517 cases with both co
 	$(BIN)/python -m tests.conformance --codec compiled --tls --cases 1-10
 
 bench: $(VENV)/.dev $(COMPILED)/.built ## Compare with websockify, websocat, nginx and picows; writes docs/benchmarks.md
-	KAKITOME_TEST_TREE=$(COMPILED) $(BIN)/python -m tests.benchmarks --document $(BENCH_ARGS)
+	$(BIN)/python -m tests.benchmarks --document $(BENCH_ARGS)
 
 fuzz: $(VENV)/.fuzz $(VENV)/.codec ## Coverage-guided fuzzing of the cores for FUZZ_SECONDS (600)
 	$(BIN)/python -m tests.fuzz --atheris --seconds $(FUZZ_SECONDS)

@@ -15,7 +15,7 @@ import gateway
 from tests.support.gateway import GatewayProcess, route
 from tests.support.network import free_port, wait_for_port
 from tests.support.process import ServiceProcess
-from tests.support.tools import REPOSITORY, find_tool
+from tests.support.tools import COMPILED_TREE, REPOSITORY, find_tool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +42,13 @@ class Contender:
     backend: str = "tcp"
     most_connections: int | None = None
     tool: str | None = None
+    tree: Path = REPOSITORY
     default: bool = True
 
     def missing(self) -> str | None:
         """What has to be installed before it can run, or None."""
+        if not self.tree.exists():
+            return f"{self.tree.relative_to(REPOSITORY)} does not exist: make compiled"
         if self.tool is None or find_tool(self.tool) is not None:
             return None
         return f"{self.tool} is not installed"
@@ -67,7 +70,7 @@ def program_version(program: str, option: str) -> Callable[[], str]:
     return ask
 
 
-def serve_kakitome(*, codec: str | None = None, **settings: Any) -> Serve:
+def serve_kakitome(*, tree: Path = COMPILED_TREE, codec: str | None = None, **settings: Any) -> Serve:
     """Kakitome with a `stream` route; only the limits that a benchmark would run into are raised."""
 
     @contextmanager
@@ -77,7 +80,7 @@ def serve_kakitome(*, codec: str | None = None, **settings: Any) -> Serve:
             "routes": [route("bench", "/", f"tcp://127.0.0.1:{backend_port}", limits=limits, **settings)],
             "log": {"format": "json", "level": "info"},
         }
-        with GatewayProcess(config, codec=codec, cores=[core], covered=False) as process:
+        with GatewayProcess(config, codec=codec, cores=[core], covered=False, tree=tree) as process:
             yield Running(port=process.port(), path="/", pid=process.pid)
 
     return serve
@@ -157,14 +160,28 @@ def serve_picows(backend_port: int, core: int, folder: Path) -> Iterator[Running
 CONTENDERS: Final = (
     Contender(
         name="kakitome",
-        note="terminates WebSocket, `framing: stream` to TCP; compiled codec, delivery tracked",
+        note="terminates WebSocket, `framing: stream` to TCP; data path compiled as in the image, delivery tracked",
         serve=serve_kakitome(),
+        version=lambda: f"kakitome {gateway.__version__}",
+        tree=COMPILED_TREE,
+    ),
+    Contender(
+        name="kakitome-untracked",
+        note="the same with `delivery: {track: false}`",
+        serve=serve_kakitome(delivery={"track": False}),
+        version=lambda: f"kakitome {gateway.__version__}",
+        tree=COMPILED_TREE,
+    ),
+    Contender(
+        name="kakitome-interpreted",
+        note="as `pip install` leaves it with a C compiler: the frame codec compiled, the rest interpreted",
+        serve=serve_kakitome(tree=REPOSITORY),
         version=lambda: f"kakitome {gateway.__version__}",
     ),
     Contender(
         name="kakitome-pure",
-        note="the same with the pure-Python codec",
-        serve=serve_kakitome(codec="pure"),
+        note="as `pip install` leaves it without a C compiler: all of it interpreted",
+        serve=serve_kakitome(tree=REPOSITORY, codec="pure"),
         version=lambda: f"kakitome {gateway.__version__}",
         default=False,
     ),

@@ -62,8 +62,8 @@ class GatewayProcess:
     """Runs the gateway with `config` (as in the YAML file) while the `with` or `async with` block lasts.
 
     Listeners and admin get a free loopback port unless the config names them. A test that fails inside the block is
-    shown the end of the gateway's log. `codec` forces "pure"; `cores` pins it. `covered` lets coverage measure the
-    process too, which slows it: not for tests of speed or memory.
+    shown the end of the gateway's log. `codec` forces "pure"; `cores` pins it; `tree` holds the package. `covered` lets
+    coverage measure the process too, which slows it: not for tests of speed or memory.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class GatewayProcess:
         cores: Sequence[int] | None = None,
         covered: bool = True,
         environment: Mapping[str, str] | None = None,
+        tree: Path = GATEWAY_TREE,
     ) -> None:
         self.config: dict[str, Any] = {
             "listeners": [{"bind": LOOPBACK_ANY_PORT}],
@@ -83,6 +84,7 @@ class GatewayProcess:
         self._codec = codec
         self._cores = cores
         self._covered = covered
+        self._tree = tree
         self._environment = dict(environment or {})
         self._folder = tempfile.TemporaryDirectory(prefix="kakitome-test-")
         self.config_file = Path(self._folder.name) / "kakitome.yaml"
@@ -91,7 +93,7 @@ class GatewayProcess:
         self.service = self._service()
 
     def _service(self) -> ServiceProcess:
-        environment = {"PYTHONPATH": str(GATEWAY_TREE), **self._environment}
+        environment = {"PYTHONPATH": str(self._tree), **self._environment}
         if self._codec == "pure":
             environment["KAKITOME_PURE_CODEC"] = "1"
         if not self._covered:

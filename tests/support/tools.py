@@ -11,6 +11,8 @@ import pytest
 REPOSITORY: Final = Path(__file__).resolve().parents[2]
 GATEWAY_TREE: Final = REPOSITORY / os.environ.get("KAKITOME_TEST_TREE", "")
 """Where the gateways that tests start come from: the checkout, or a build of it."""
+COMPILED_TREE: Final = REPOSITORY / "build" / "compiled"
+"""The package with its data path compiled, where `make compiled` puts it."""
 CACHE: Final = REPOSITORY / ".cache"
 """What the suites build for themselves: benchmark programs, the Autobahn environment. Ignored by git."""
 
