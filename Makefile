@@ -5,13 +5,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+TRIAL_ARGS ?=
 FUZZ_SECONDS ?= 600
 LOCK_ARGS ?=
 LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(LOCK_ARGS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types imports tests tests-compiled compiled conformance bench fuzz lock chart containers codec clean
+.PHONY: help demo test check lint types imports tests tests-compiled compiled conformance bench trial fuzz lock chart containers codec clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +91,9 @@ conformance: $(VENV)/.dev $(VENV)/.codec ## Autobahn: all 517 cases with both co
 
 bench: $(VENV)/.dev $(COMPILED)/.built ## Compare with websockify, websocat, nginx and picows; writes docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks --document $(BENCH_ARGS)
+
+trial: $(VENV)/.dev $(VENV)/.codec ## Loss trials of every pairing, websockify and nginx; TRIAL_ARGS=--long adds the proofs; writes docs/trial.md
+	$(BIN)/python -m tests.trial $(TRIAL_ARGS)
 
 fuzz: $(VENV)/.fuzz $(VENV)/.codec ## Coverage-guided fuzzing of the cores for FUZZ_SECONDS (600)
 	$(BIN)/python -m tests.fuzz --atheris --seconds $(FUZZ_SECONDS)

@@ -8,6 +8,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from gateway.trial.clients import WINDOW_MESSAGES
 from gateway.trial.faults import FaultKind
 from gateway.trial.tally import DirectionReport, Witness
 from gateway.trial.trial import Account, ClientKind, Report
@@ -72,6 +73,8 @@ def verdict(report: Report) -> str:
     """What to make of it."""
     if not report.finished:
         return f"nothing moved for {report.settings.patience_seconds:g} s: the trial was ended"
+    if report.most_unknown > WINDOW_MESSAGES:
+        return f"{report.most_unknown} messages were told unknown at once, more than the window of {WINDOW_MESSAGES}"
     lies = sum(account.report.misreported for account in report.accounts if account.witness is not Witness.SEND)
     if lies:
         return f"{lies} messages were misreported"

@@ -143,7 +143,7 @@ class Report:
     @property
     def promise_kept(self) -> bool:
         """All that this pairing promises was held: nothing told that is not true, nothing lost that may not be."""
-        if not self.finished:
+        if not self.finished or self.most_unknown > WINDOW_MESSAGES:
             return False
         for account in self.accounts:
             report = account.report

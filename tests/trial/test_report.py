@@ -69,6 +69,12 @@ STREAM_KILLED: dict[str, Any] = {"backend": BackendKind.STREAM, "kills": 1, "fau
             False,
             "3 messages were misreported",
         ),
+        (replace(report(GOOD, **STREAM_KILLED), most_unknown=256), True, "nothing was told that is not true"),
+        (
+            replace(report(GOOD, **STREAM_KILLED), most_unknown=257),
+            False,
+            "257 messages were told unknown at once, more than the window of 256",
+        ),
         (replace(report(GOOD, GOOD), finished=False), False, "nothing moved for 60 s: the trial was ended"),
     ],
 )
