@@ -258,6 +258,11 @@ class Ledger:
         return self.advance(self.settles_at, min(self.foretold, self.accepted))
 
     @property
+    def last_sent(self) -> int:
+        """The highest message that the far side may know: one that another gateway sent may not have come here yet."""
+        return max(self.accepted, self._sent_elsewhere)
+
+    @property
     def is_foretold(self) -> bool:
         """Something is known about messages that are still to come."""
         return self.foretold > self.settled or bool(self._foretold_rejects)

@@ -156,10 +156,10 @@ class Session:
         assert down is not None
         # What it consumed of a session that is gone says nothing about the one that it gets in its place.
         consumed = greeting.consumed if resumed or greeting.body.session is None else 0
-        if consumed > down.accepted:
+        if consumed > down.last_sent:
             if ticket is not None:
                 ticket.release()
-            problem = f"OPEN has consumed message {consumed}, but the last one sent is {down.accepted}"
+            problem = f"OPEN has consumed message {consumed}, but the last one sent is {down.last_sent}"
             client.leave(ProtocolViolation.close_code, problem, now)
             return
         if resumed:

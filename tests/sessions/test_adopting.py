@@ -65,6 +65,22 @@ async def test_a_client_that_still_had_messages_may_acknowledge_them_before_they
         await link.consumed(6)
 
 
+async def test_a_client_that_consumed_more_before_it_came_again_need_not_wait_for_the_messages() -> None:
+    """It was cut off right after its OPEN, and what it had in hand from another gateway was consumed meanwhile."""
+    async with adopted(client_consumed=3, backend_consumed=0) as (_, link, server, _):
+        again = await Client.connect(server)
+        await again.send(RecordType.OPEN, 0, 5, json.dumps({"session": TOKEN}).encode())
+        answer = json.loads((await again.next(RecordType.OPENED))[3])
+        assert (answer["resumed"], answer["session"]) == (True, TOKEN)
+        for seq in (4, 5, 6):
+            await link.data(seq, f"message {seq}")
+        await link.consumed(5)
+        while (await again.next(RecordType.DATA))[2] != 6:
+            pass
+        await again.send(RecordType.ACK, Rung.CONSUMED, 6)
+        await link.consumed(6)
+
+
 async def test_messages_may_also_be_rejected_before_they_come_again() -> None:
     no = RejectBody(code=4000, reason="no").to_json()
     async with adopted(client_consumed=3, backend_consumed=10) as (client, link, _, _):
