@@ -14,7 +14,7 @@ from gateway.trial.tally import Books, DirectionReport, Told, Witness, summed
 class Participant(Protocol):
     """A plain client, as far as its connections are concerned."""
 
-    numbers: list[Sequence[int]]
+    numbers: list[list[int]]
     """For each connection: the numbers of the messages sent on it, in order."""
     received: list[int]
     """For each connection: how many WebSocket messages came."""

@@ -223,10 +223,13 @@ class PlainParticipant:
 
     def __init__(self, task: Task) -> None:
         self.connections = 0
-        self.numbers: list[Sequence[int]] = []
-        """For each connection that was open: the numbers of the messages sent on it, in order, the greeting first."""
+        self.numbers: list[list[int]] = []
+        """For each attempt to connect: the numbers of the messages sent, in order, the greeting first.
+
+        An attempt is numbered though it fails: the gateway may have opened what the client never saw open.
+        """
         self.received: list[int] = []
-        """For each connection that was open: how many WebSocket messages came."""
+        """For each attempt to connect: how many WebSocket messages came."""
         self._task = task
         self._up = task.books.up[task.client]
         self._down = task.books.down[task.client]
@@ -240,7 +243,9 @@ class PlainParticipant:
         task = self._task
         while True:
             with suppress(ConnectionFailed, HandshakeFailed, ConnectionClosed):
-                signed = signature(task.client, self.connections) if task.signed else ""
+                signed = signature(task.client, len(self.numbers)) if task.signed else ""
+                self.numbers.append([])
+                self.received.append(0)
                 async with connect(task.url + signed, timeouts=TIMEOUTS) as connection:
                     if await self._converse(connection):
                         return
@@ -249,9 +254,7 @@ class PlainParticipant:
     async def _converse(self, connection: Connection) -> bool:
         """One connection; whether all is done."""
         self.connections += 1
-        numbers: list[int] = []
-        self.numbers.append(numbers)
-        self.received.append(0)
+        numbers = self.numbers[-1]
         task, done = self._task, False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._receive, connection, nursery.cancel_scope)

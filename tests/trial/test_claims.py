@@ -1,6 +1,5 @@
 """What Kakitome's log says of plain clients' messages: each claim is held against its own connection."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ Span = tuple[int, int] | None
 
 @dataclass
 class Client:
-    numbers: list[Sequence[int]] = field(default_factory=list)
+    numbers: list[list[int]] = field(default_factory=list)
     received: list[int] = field(default_factory=list)
 
 
