@@ -98,8 +98,12 @@ class FramedBackend(BackendLink):
         return True
 
     def take_stock(self, now: float) -> None:
-        self.relay.settled_upstream(Rung.WRITTEN, offset=self.endpoint.bytes_taken, now=now)
         self.sample(now)
+        # What settles makes room, and what goes out into it is not to be told as never forwarded.
+        taken = -1
+        while taken != self.endpoint.bytes_taken:
+            taken = self.endpoint.bytes_taken
+            self.relay.settled_upstream(Rung.WRITTEN, offset=taken, now=now)
 
     # --- the endpoint's news --------------------------------------------------------------------------------------
 

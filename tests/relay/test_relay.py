@@ -6,9 +6,10 @@ import pytest
 
 from gateway.protocol.frames import FIRST, LAST, Opcode
 from gateway.protocol.framings import LengthPrefixedFraming, LinesFraming
-from gateway.protocol.records import Rung
+from gateway.protocol.records import LossReport, Rung
 from gateway.relay.direction import LOOK_AHEAD_BYTES
 from gateway.relay.endpoint import HIGH_MARK_BYTES
+from gateway.relay.evidence import Evidence
 from gateway.relay.pace import LOOK_SECONDS
 from gateway.relay.passage import RelaySettings
 from gateway.relay.relay import ECHO_LINGER_SECONDS, Phase
@@ -265,6 +266,20 @@ def test_a_backends_end_waits_for_a_client_whose_window_is_full(new_scene: NewSc
     scene.until(lambda: scene.browser.close_code is not None)
     assert scene.browser.messages == ["1", "2", "3", "4", "5", "unterminated"]
     assert scene.browser.close_code == 1000
+
+
+def test_what_goes_out_while_the_last_stock_is_taken_is_not_told_as_never_forwarded(
+    new_scene: NewScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = new_scene(window_messages=1)
+    monkeypatch.setattr(Evidence, "reached_offset", lambda self, written: 0)
+    scene.browser.text("one")
+    scene.browser.text("two")
+    scene.until(lambda: bool(scene.up.held))
+    monkeypatch.setattr(Evidence, "reached_offset", lambda self, written: min(written, len("one")))
+    scene.relay.backend_ended(scene.now)
+    assert scene.up.ledger is not None
+    assert scene.up.ledger.report() == LossReport(settled=1, unknown=(2, 2), never_forwarded=None)
 
 
 def test_a_backends_reset_is_1014(new_scene: NewScene) -> None:
