@@ -304,12 +304,7 @@ class _Trial:
     def _part_done(self) -> float:
         """The part of the messages of whose way nothing more is to be learned, as far as is known now."""
         settings = self._settings
-        # A plain client goes on after a loss: what it sends counts when it was sent.
-        up = sum(participant.settled for participant in self._participants)
-        down = sum(
-            tally.arrived if settings.is_lossless else max(tally.newest, tally.sent) for tally in self._books.down
-        )
-        return min(1.0, (up + down) / (2 * settings.clients * settings.messages))
+        return min(1.0, sum(map(sum, self._positions())) / (2 * settings.clients * settings.messages))
 
     async def _do_kills(self) -> None:
         """One after the other, each when all clients have gone on after the one before it."""
@@ -338,8 +333,11 @@ class _Trial:
 
     def _positions(self) -> list[tuple[int, int]]:
         """How far each client is, upstream and downstream."""
-        settled = [participant.settled for participant in self._participants]
-        return list(zip(settled, (tally.newest for tally in self._books.down), strict=True))
+        # Who may lose messages goes on after a loss: what is sent counts when it was sent.
+        down = [
+            tally.arrived if self._settings.is_lossless else max(tally.newest, tally.sent) for tally in self._books.down
+        ]
+        return list(zip((participant.settled for participant in self._participants), down, strict=True))
 
     def _is_anyone_stuck_since(self, before: list[tuple[int, int]]) -> bool:
         """Some client that may go on has not moved."""
