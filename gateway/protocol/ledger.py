@@ -18,6 +18,7 @@ Messages that were accepted in one turn are one *run* with one time: what settle
 messages cost one step of a latency histogram.
 """
 
+from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from operator import attrgetter
@@ -115,8 +116,8 @@ class Ledger:
         self._end = 0
         """End of all that was entered, unfinished message included; payloads alone where the overhead varies."""
         self._settled_end = 0
-        self._ends: list[int] = []
-        """Ends of the messages settled+1 to accepted."""
+        self._ends = array("Q")
+        """Ends of the messages settled+1 to accepted; packed, for thousands of int objects would sweep the cache."""
         self._runs: list[Run] = []
         """The messages settled+1 to accepted, by batch."""
         self._hop_end = 0
@@ -142,15 +143,15 @@ class Ledger:
         `hop_bytes` is what they come to on the next hop, all together, where the overhead varies.
         """
         end = self._end
-        ends = self._ends
         overhead = self._overhead_bytes
-        before = len(ends)
+        ends: list[int] = []
         for _, payload, flags in pieces:
             end += len(payload)
             if flags & LAST:
                 end += overhead
                 ends.append(end)
-        count = len(ends) - before
+        self._ends.fromlist(ends)
+        count = len(ends)
         payload_bytes = end - self._end - overhead * count
         self._end = end
         run_begin = self._enter_batch(pieces, count, hop_bytes) if self._varies else 0
