@@ -16,6 +16,7 @@ DATA_PATH = (
     "protocol/messages",
     "protocol/pieces",
     "relay/absent",
+    "relay/backend_socket",
     "relay/direction",
     "relay/ending",
     "relay/endpoint",

@@ -12,27 +12,7 @@ import anyio
 from gateway.backend.conversation import Conversation
 from gateway.backend.store import Store
 from gateway.protocol.records import Record
-
-
-class Signal:
-    """Wakes those who wait; whoever wakes looks again at what it waits for."""
-
-    __slots__ = ("_event",)
-
-    def __init__(self) -> None:
-        self._event: anyio.Event | None = None
-
-    def wake(self) -> None:
-        """Wakes all who wait now."""
-        if self._event is not None:
-            self._event.set()
-            self._event = None
-
-    async def wait(self) -> None:
-        """Returns at the next `wake`."""
-        if self._event is None:
-            self._event = anyio.Event()
-        await self._event.wait()
+from gateway.wakeup import Signal
 
 
 class Shelf:

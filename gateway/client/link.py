@@ -12,6 +12,7 @@ from anyio.abc import ByteStream
 
 from gateway.client.exchange import Exchange
 from gateway.protocol.pieces import Piece
+from gateway.wakeup import Signal
 
 READ_BYTES: Final = 64 * 1024
 
@@ -28,27 +29,6 @@ class Traffic(Protocol):
     @property
     def is_congested(self) -> bool:
         """Nothing more should be read for now."""
-
-
-class Signal:
-    """Wakes those who wait; whoever wakes looks again at what it waits for."""
-
-    __slots__ = ("_event",)
-
-    def __init__(self) -> None:
-        self._event: anyio.Event | None = None
-
-    def wake(self) -> None:
-        """Wakes all who wait now."""
-        if self._event is not None:
-            self._event.set()
-            self._event = None
-
-    async def wait(self) -> None:
-        """Returns at the next `wake`."""
-        if self._event is None:
-            self._event = anyio.Event()
-        await self._event.wait()
 
 
 class Link:

@@ -23,7 +23,7 @@ from gateway.client.faults import (
     HandshakeFailed,
     NotRecords,
 )
-from gateway.client.link import Link, Signal
+from gateway.client.link import Link
 from gateway.client.reconnection import BackOff, is_passing, retry_after_seconds
 from gateway.client.store import Store
 from gateway.protocol.inbox import Inbox
@@ -38,6 +38,7 @@ from gateway.protocol.records import (
     RecordAssembler,
     Rung,
 )
+from gateway.wakeup import Signal
 
 logger: Final = logging.getLogger("kakitome.client")
 

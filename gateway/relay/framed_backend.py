@@ -10,40 +10,21 @@ from gateway.errors import BackendReset
 from gateway.protocol.frames import Piece
 from gateway.protocol.framings import Framing, MessageNotCarried
 from gateway.protocol.records import RejectBody, Rung
-from gateway.relay.endpoint import Endpoint, Output, endpoint_for
+from gateway.relay.backend_socket import BackendSocket
+from gateway.relay.endpoint import Endpoint
 from gateway.relay.evidence import Evidence
-from gateway.relay.links import BackendLink
 from gateway.relay.relay import Relay
-from gateway.telemetry.metrics import PauseCause
 
 
-class FramedBackend(BackendLink):
+class FramedBackend(BackendSocket):
     """A TCP or Unix socket in the pump; its host's acknowledgements tell how far messages got."""
 
-    __slots__ = ("_evidence", "endpoint", "framing", "relay")
+    __slots__ = ("framing",)
 
     def __init__(self, sock: socket.socket, relay: Relay, framing: Framing, evidence: Evidence) -> None:
         """Takes the socket over, non-blocking, connected, behind its PROXY header; `evidence` is about it."""
-        self.endpoint = endpoint_for(sock, relay.pump, self)
-        self.relay = relay
+        super().__init__(sock, relay, evidence)
         self.framing = framing
-        self._evidence = evidence
-
-    @property
-    def is_full(self) -> bool:
-        return self.endpoint.is_full
-
-    @property
-    def pause_cause(self) -> PauseCause:
-        return PauseCause.RECEIVER if self._evidence.is_receiver_slow() else PauseCause.BUFFER
-
-    @property
-    def is_gone(self) -> bool:
-        return self.endpoint.is_closed
-
-    @property
-    def progress(self) -> tuple[int, int]:
-        return self.endpoint.bytes_taken, self.endpoint.buffered
 
     def start(self, now: float) -> None:
         self.endpoint.resume()
@@ -64,20 +45,8 @@ class FramedBackend(BackendLink):
     def leave(self) -> bool:
         return False
 
-    def close(self) -> None:
-        self.endpoint.close()
-
-    def reset(self) -> None:
-        self.endpoint.reset()
-
     def hold_back(self) -> None:
         self.endpoint.pause()
-
-    def pause(self) -> None:
-        self.endpoint.pause()
-
-    def resume(self) -> None:
-        self.endpoint.resume()
 
     def downstream_settled(self, now: float) -> None:
         pass  # it has no ears for it
@@ -120,15 +89,8 @@ class FramedBackend(BackendLink):
             self.relay.from_backend(pieces, now)
         self.relay.backend_ended(now, fault=self.framing.error)
 
-    def on_drained(self, endpoint: Endpoint, now: float) -> None:
-        if endpoint.output is Output.OPEN:
-            self.relay.flush_upstream(now)
-
     def on_broken(self, endpoint: Endpoint, error: OSError, now: float) -> None:
         self.relay.backend_ended(now, fault=BackendReset("the backend's connection broke"))
-
-    def on_endpoint_fault(self, error: Exception) -> None:
-        self.relay.on_fault(error)
 
 
 def _first_messages(pieces: list[Piece], count: int) -> list[Piece]:

@@ -25,11 +25,10 @@ from gateway.protocol.records import (
     encode_prefixed_record,
 )
 from gateway.protocol.sequencing import DataReceiver, DataSender
-from gateway.relay.endpoint import Endpoint, Output, endpoint_for
+from gateway.relay.backend_socket import BackendSocket
+from gateway.relay.endpoint import Endpoint
 from gateway.relay.evidence import Evidence
-from gateway.relay.links import BackendLink
 from gateway.relay.relay import Relay
-from gateway.telemetry.metrics import PauseCause
 
 BAD_GATEWAY = 1014
 
@@ -49,7 +48,7 @@ class OpenedBackend:
     window_bytes: int
 
 
-class RecordsBackend(BackendLink):
+class RecordsBackend(BackendSocket):
     """A backend connection behind its OPENED."""
 
     __slots__ = (
@@ -57,28 +56,23 @@ class RecordsBackend(BackendLink):
         "_acked",
         "_decoder",
         "_early",
-        "_evidence",
         "_finished",
         "_hop_end",
         "_sender",
         "_window_bytes",
         "_window_messages",
-        "endpoint",
         "receiver",
-        "relay",
     )
 
     def __init__(
         self, sock: socket.socket, relay: Relay, opened: OpenedBackend, receiver: DataReceiver, evidence: Evidence
     ) -> None:
         """Takes the socket over; `receiver` is the session's, and knows what has come on earlier connections."""
-        self.endpoint = endpoint_for(sock, relay.pump, self)
-        self.relay = relay
+        super().__init__(sock, relay, evidence)
         self._decoder = opened.decoder
         self._early = opened.early
         self._window_messages = opened.window_messages
         self._window_bytes = opened.window_bytes
-        self._evidence = evidence
         self.receiver = receiver
         self._sender = DataSender(start=opened.consumed)
         self._ack_due = False
@@ -88,22 +82,6 @@ class RecordsBackend(BackendLink):
         self._hop_end = 0
 
     # --- what the relay asks and wants ----------------------------------------------------------------------------
-
-    @property
-    def is_full(self) -> bool:
-        return self.endpoint.is_full
-
-    @property
-    def pause_cause(self) -> PauseCause:
-        return PauseCause.RECEIVER if self._evidence.is_receiver_slow() else PauseCause.BUFFER
-
-    @property
-    def is_gone(self) -> bool:
-        return self.endpoint.is_closed
-
-    @property
-    def progress(self) -> tuple[int, int]:
-        return self.endpoint.bytes_taken, self.endpoint.buffered
 
     def replay(self, pieces: Sequence[Piece], now: float) -> None:
         """Sends again, on a connection that was made anew, what the backend has not consumed."""
@@ -145,22 +123,10 @@ class RecordsBackend(BackendLink):
         self._finished = True
         return True
 
-    def close(self) -> None:
-        self.endpoint.close()
-
-    def reset(self) -> None:
-        self.endpoint.reset()
-
     def hold_back(self) -> None:
         # Its credit does, but for a message that is larger than its window.
         if self.relay.down.held_bytes > self._window_bytes + MAX_BODY_BYTES:
             self.endpoint.pause()
-
-    def pause(self) -> None:
-        self.endpoint.pause()
-
-    def resume(self) -> None:
-        self.endpoint.resume()
 
     def take_stock(self, now: float) -> None:
         ledger = self.relay.up.ledger
@@ -257,12 +223,5 @@ class RecordsBackend(BackendLink):
         else:  # a session that is over ends with CLOSE, not with silence
             self.relay.backend_lost(BackendVanished("the backend ended its connection without CLOSE"), now)
 
-    def on_drained(self, endpoint: Endpoint, now: float) -> None:
-        if endpoint.output is Output.OPEN:
-            self.relay.flush_upstream(now)
-
     def on_broken(self, endpoint: Endpoint, error: OSError, now: float) -> None:
         self.relay.backend_lost(BackendReset("the backend's connection broke"), now)
-
-    def on_endpoint_fault(self, error: Exception) -> None:
-        self.relay.on_fault(error)
