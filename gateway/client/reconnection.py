@@ -12,6 +12,10 @@ from gateway.client.faults import ConnectionClosed, ConnectionFailed, HandshakeR
 TAKEN_OVER: Final = 4001
 """Close code of a connection whose session a newer one has taken over."""
 
+GHOST_SECONDS: Final = 30.0
+"""So long after a connection of ours has ended, its OPEN may still be on its way, overtake the next one's and supersede
+it: being taken over meanwhile may tell of nobody but ourselves."""
+
 PASSING_CODES: Final = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 1014})
 """Close codes after which the session may still be there: the gateway restarts, is overloaded, lost its network."""
 
@@ -28,6 +32,11 @@ def is_passing(failure: Exception) -> bool:
     if isinstance(failure, HandshakeRejected):
         return failure.status >= 500 or failure.status in PASSING_STATUSES
     return isinstance(failure, ConnectionFailed) and not isinstance(failure, Untrusted)
+
+
+def is_taken_over(failure: Exception) -> bool:
+    """Whether a newer connection has the session now."""
+    return isinstance(failure, ConnectionClosed) and failure.code == TAKEN_OVER
 
 
 def retry_after_seconds(failure: Exception) -> float:

@@ -5,6 +5,7 @@ Invariant: what the conversation says is saved before it is told, whichever conn
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -24,7 +25,7 @@ from gateway.client.faults import (
     NotRecords,
 )
 from gateway.client.link import Link
-from gateway.client.reconnection import BackOff, is_passing, retry_after_seconds
+from gateway.client.reconnection import GHOST_SECONDS, BackOff, is_passing, is_taken_over, retry_after_seconds
 from gateway.client.store import Store
 from gateway.protocol.inbox import Inbox
 from gateway.protocol.messages import is_legal_close_code
@@ -161,6 +162,7 @@ class Upkeep:
 
         A cancellation does not reach it, so that the application can still say goodbye: `drop` ends it.
         """
+        lost_at = -math.inf
         try:
             with self._trying:
                 while True:
@@ -168,7 +170,11 @@ class Upkeep:
                     cause = await self._connect()
                     if self.is_released or self.conversation.end is not None:
                         break
-                    if not is_passing(cause) or (self.settings.wait_open and not self.was_open):
+                    now = anyio.current_time()
+                    is_ghost = is_taken_over(cause) and now - lost_at < GHOST_SECONDS
+                    if not is_taken_over(cause):
+                        lost_at = now
+                    if not (is_passing(cause) or is_ghost) or (self.settings.wait_open and not self.was_open):
                         self.failure = cause
                         break
                     await self._pause(cause)

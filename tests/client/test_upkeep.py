@@ -133,6 +133,22 @@ async def test_a_drained_gateway_is_left_and_another_one_found() -> None:
     assert session.resumes == 1
 
 
+@on_both_runtimes
+async def test_being_taken_over_soon_after_a_break_may_be_the_work_of_a_ghost_of_our_own() -> None:
+    """The OPEN of a connection that broke may be late on its way, and supersede the one that came after it."""
+    async with opened(token="t1") as (session, peer, double):
+        await peer.cut()
+        peer = await double.accept()
+        await peer.open(0, token="t1", resumed=True)
+        await peer.close(4001, "another connection took over")
+        peer = await double.accept()
+        await peer.open(0, token="t1", resumed=True)
+        session.send_nowait("here still")
+        assert await peer.receive_message() == (1, "here still")
+        assert session.resumes == 2
+        await peer.end_session(1000)
+
+
 @pytest.mark.parametrize("code", [4001, 1008, 1000])
 @on_both_runtimes
 async def test_a_close_that_does_not_pass_ends_the_session(code: int) -> None:
