@@ -42,7 +42,8 @@ extensions = [
     Extension(
         "gateway.protocol._frames",
         ["gateway/protocol/_frames.pyx"],
-        extra_compile_args=["-O3"],
+        # -g0: Python's own flags ask for debugging information, which would be half of what is installed.
+        extra_compile_args=["-O3", "-g0"],
         optional=not compile_data_path,
     )
 ]
@@ -50,6 +51,7 @@ if compile_data_path:
     from mypyc.build import mypycify
 
     # One group: calls between its modules are C calls.
-    extensions += mypycify([f"gateway/{module}.py" for module in DATA_PATH], opt_level="3", group_name="kakitome")
+    sources = [f"gateway/{module}.py" for module in DATA_PATH]
+    extensions += mypycify(sources, opt_level="3", debug_level="0", group_name="kakitome")
 
 setup(ext_modules=extensions)

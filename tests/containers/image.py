@@ -41,6 +41,15 @@ wanted = ("Uid", "Gid", "Groups", "CapEff", "CapPrm", "CapBnd", "NoNewPrivs", "S
 print(json.dumps({name: fields[name].split() for name in wanted}))
 """
 
+LEFT_OF_THE_BUILD: Final = """\
+import importlib.util, pathlib
+for name in ("Cython", "mypy", "mypyc", "setuptools"):
+    if importlib.util.find_spec(name):
+        print(name)
+for suffix in ("c", "o", "pyx"):
+    print(*pathlib.Path("/opt/kakitome").rglob(f"*.{suffix}"), sep="\\n", end="")
+"""
+
 WRITE: Final = """\
 import errno, pathlib
 for folder in ("/", "/tmp", "/etc/kakitome", "/opt/kakitome", "/var/lib/kakitome"):
@@ -78,7 +87,10 @@ def _check_metadata(tag: str, base: str) -> int:
     assert set(config["ExposedPorts"]) == {"8080/tcp", "8443/tcp", "9090/tcp"}
     labels = {name.removeprefix("org.opencontainers.image."): value for name, value in config["Labels"].items()}
     assert (labels["version"], labels["revision"], labels["base.name"]) == (__version__, "tested", base), labels
-    assert f"kakitome {__version__} (compiled codec" in docker("run", "--rm", "--network", "none", tag, "--version")
+    run = ("run", "--rm", "--network", "none")
+    assert f"kakitome {__version__} (compiled codec, compiled data path" in docker(*run, tag, "--version")
+    left = docker(*run, "--entrypoint", "python", tag, "-c", LEFT_OF_THE_BUILD)
+    assert not left, f"the image holds what only its build needs: {left}"
     size: int = found["Size"]
     return size
 
