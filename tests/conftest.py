@@ -35,3 +35,19 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
     return fail_if_skipped((yield))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begins the long runs of Autobahn first, one on each worker, so that none of them is waited for at the end.
+
+    pytest-xdist's `worksteal` gives each worker an equal run of neighbouring tests to begin with.
+    """
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    long = [item for item in items if "tests/conformance/" in item.nodeid]
+    if workers == 1 or not long:
+        return
+    others = [item for item in items if item not in set(long)]
+    share = -(-len(others) // workers)
+    items[:] = []
+    for worker in range(workers):
+        items += long[worker::workers] + others[worker * share : (worker + 1) * share]

@@ -105,8 +105,8 @@ class Process:
                 await trio.sleep(PROBE_SECONDS)  # there is nothing to wait on: the port is the only sign
             else:
                 await stream.aclose()
+                self._is_up.set()
                 break
-        self._is_up.set()
 
     async def _read(self, process: trio.Process) -> None:
         assert process.stdout is not None
