@@ -18,7 +18,10 @@ from tests.support.process import ProcessFailed, ServiceProcess
 from tests.support.tools import CACHE
 
 INSTALLED: Final = CACHE / "autobahn"
-INSTALL: Final = "run .ci/run once, or make a Python 2.7 virtualenv at .cache/autobahn with autobahntestsuite==0.8.2 and wsaccel==0.6.2"
+INSTALL: Final = (
+    "run .ci/run once, or make a Python 2.7 virtualenv at .cache/autobahn "
+    "with autobahntestsuite==0.8.2 and wsaccel==0.6.2"
+)
 EXPECTED_FILE: Final = Path(__file__).with_name("expected.yaml")
 
 CASE_SECONDS: Final = 6.0
