@@ -21,6 +21,10 @@ MIN_DEFLATE_WINDOW_BITS: Final = 9
 """zlib makes no raw stream for a window of 256 bytes. Where 8 bits are agreed for what we send, it goes uncompressed,
 which RFC 7692 section 6 leaves to the sender, message by message."""
 
+LEVEL: Final = 1
+"""Of zlib's levels the fastest, as nginx has it by default: a relay compresses while somebody waits, and what the higher
+levels save on messages of a few hundred bytes is not worth their time."""
+
 INPUT_SLICE_BYTES: Final = 4096
 """zlib copies what it leaves of its input, so a read that inflates a thousandfold would be copied a thousand times."""
 
@@ -245,7 +249,7 @@ class Deflater:
 
     __slots__ = ("_level", "_takes_over", "_window_bits", "_zlib")
 
-    def __init__(self, *, window_bits: int, no_context_takeover: bool, level: int = zlib.Z_DEFAULT_COMPRESSION) -> None:
+    def __init__(self, *, window_bits: int, no_context_takeover: bool, level: int = LEVEL) -> None:
         """`window_bits` is 9 to 15, see `MIN_DEFLATE_WINDOW_BITS`."""
         if not MIN_DEFLATE_WINDOW_BITS <= window_bits <= 15:
             raise ValueError(f"zlib deflates with a window of 9 to 15 bits, not {window_bits}")
