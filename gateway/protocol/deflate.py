@@ -22,7 +22,7 @@ MIN_DEFLATE_WINDOW_BITS: Final = 9
 which RFC 7692 section 6 leaves to the sender, message by message."""
 
 LEVEL: Final = 1
-"""Of zlib's levels the fastest, as nginx has it by default: a relay compresses while somebody waits, and what the higher
+"""Of zlib's levels the fastest, as nginx has it by default: a relay compresses while somebody waits, and what higher
 levels save on messages of a few hundred bytes is not worth their time."""
 
 INPUT_SLICE_BYTES: Final = 4096

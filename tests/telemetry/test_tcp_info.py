@@ -123,7 +123,8 @@ def test_after_a_reset_the_count_stands_still_below_what_was_sent(connection: Co
     unacked = unacked_output(gateway)
     assert unacked is not None
     assert unacked > 0
-    assert _sampled(gateway) == after
+    again = _sampled(gateway)
+    assert (again.state, again.bytes_acked) == (after.state, after.bytes_acked)
 
 
 def test_under_tls_nothing_unacknowledged_means_that_all_was_reached(connection: Connection) -> None:
