@@ -90,6 +90,9 @@ client's next connection was at work. A gap of – was not measured.
 {long}
 ## How each was run
 
+A row stands until its trial is run again, so rows may be of different days and commits, and trials that ran at the same
+time show it in their durations and gaps.
+
 {commands}"""
 
 NO_LONG: Final = "Not run yet: `make trial TRIAL_ARGS=--long`.\n"
