@@ -16,13 +16,17 @@ acknowledge or reject them before their sender has sent them again: such evidenc
 
 Messages that were accepted in one turn are one *run* with one time: what settles is told in runs, so that a thousand
 messages cost one step of a latency histogram.
+
+Entering is done for every message while hundreds of connections take turns, so what counts is how little memory it
+touches: one object a run, and what the window allows as sums that change only when something settles.
 """
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
 from operator import attrgetter
 from typing import Final
+
+from mypy_extensions import mypyc_attr
 
 from gateway.errors import ProtocolViolation
 from gateway.protocol.pieces import LAST, Piece
@@ -32,26 +36,76 @@ from gateway.protocol.records import DEFAULT_WINDOW_MESSAGES, LossReport, Rung
 _WRITTEN: Final = int(Rung.WRITTEN)
 _REACHED: Final = int(Rung.REACHED)
 
+_run_hop_end = attrgetter("hop_end")
+_run_hop_begin = attrgetter("hop_begin")
 _run_end = attrgetter("end")
-_run_begin = attrgetter("begin")
+_run_last = attrgetter("last")
 
 
+@mypyc_attr(acyclic=True)  # thousands are alive at a time, and the garbage collector need not look at them
 class Run:
     """So many messages that were accepted at the same time and are all unsettled, or have settled at the same time."""
 
-    __slots__ = ("accepted_at", "begin", "count", "end", "last")
+    __slots__ = ("_ends", "accepted_at", "count", "end", "hop_begin", "hop_end", "last")
 
-    def __init__(self, last: int, count: int, *, accepted_at: float, begin: int, end: int) -> None:
+    def __init__(
+        self,
+        last: int,
+        count: int,
+        end: int,
+        ends: "array[int] | None",
+        *,
+        accepted_at: float,
+        hop_begin: int,
+        hop_end: int,
+    ) -> None:
         self.last = last
         """The number of the last one."""
         self.count = count
-        self.accepted_at = accepted_at
-        self.begin = begin
-        """Where they begin and end on the next hop, as far as that is known; kept where the overhead varies."""
         self.end = end
+        """The end of the last one."""
+        self._ends = ends
+        """Ends of the messages up to the last one, packed, for thousands of int objects would sweep the cache; None
+        where the last one is the only one."""
+        self.accepted_at = accepted_at
+        self.hop_begin = hop_begin
+        """Where they begin and end on the next hop, as far as that is known; kept where the overhead varies."""
+        self.hop_end = hop_end
+
+    def end_of(self, seq: int) -> int:
+        """The end of one of them."""
+        return self.end if self._ends is None else self._ends[seq - self.last - 1]
+
+    def up_to_offset(self, offset: int) -> int:
+        """The number of the newest message that ends at `offset` or before."""
+        if self._ends is None:
+            return self.last if self.end <= offset else self.last - 1
+        return self.last - len(self._ends) + bisect_right(self._ends, offset)
+
+    def from_offset(self, offset: int) -> int:
+        """The number of the oldest message that ends at `offset` or behind it, where one of them does."""
+        if self._ends is None:
+            return self.last
+        return self.last - len(self._ends) + bisect_left(self._ends, offset) + 1
+
+    def divide(self, seq: int) -> "Run":
+        """Takes off the messages up to `seq`; they are a run of their own then, which tells nothing of each."""
+        count = seq - (self.last - self.count)
+        self.count -= count
+        return Run(
+            seq,
+            count,
+            self.end_of(seq),
+            None,
+            accepted_at=self.accepted_at,
+            hop_begin=self.hop_begin,
+            hop_end=self.hop_end,
+        )
 
 
-_NOTHING: Final[Sequence[Run]] = ()
+_NOTHING: Final[list[Run]] = []
+_NONE: Final = -1
+"""No place on the next hop: an int like the others costs less to keep than None."""
 
 
 class Ledger:
@@ -65,8 +119,12 @@ class Ledger:
 
     __slots__ = (
         "_end",
-        "_ends",
+        "_foretold",
         "_foretold_rejects",
+        "_full_at",
+        "_full_at_end",
+        "_half_at",
+        "_half_at_end",
         "_hop_end",
         "_overhead_bytes",
         "_reached",
@@ -81,7 +139,7 @@ class Ledger:
         "_written",
         "_written_offset",
         "accepted",
-        "foretold",
+        "is_foretold",
         "settled",
         "settles_at",
         "window_bytes",
@@ -100,30 +158,34 @@ class Ledger:
     ) -> None:
         if settles_at is Rung.ACCEPTED:
             raise ValueError("messages settle at WRITTEN, REACHED or CONSUMED: accepted they are when they are entered")
-        self.settles_at = settles_at
-        self.window_messages = window_messages
-        self.window_bytes = window_bytes
+        # First what is touched for every message, so that it shares a line of the cache.
         self.accepted = start
         """The number of the newest message that is here whole."""
+        self._end = 0
+        """End of all that was entered, unfinished message included; payloads alone where the overhead varies."""
+        self._hop_end = 0
+        """End on the next hop of all that was entered; kept where the overhead varies."""
+        self._overhead_bytes = overhead_bytes or 0
+        self._unfinished_begin = _NONE
+        """Where the batch begins that has the first piece of a message whose last one is to come; kept likewise."""
+        self._runs: list[Run] = []
+        """The messages settled+1 to accepted, by batch."""
+        self._varies = overhead_bytes is None
+        self.is_foretold = False
+        """Something may be known about messages that are still to come: `fulfil` when some have."""
+        # What is full, and half full, when: numbers of messages and ends.
+        self._full_at = self._full_at_end = self._half_at = self._half_at_end = 0
         self.settled = start
         """All messages up to this one are settled."""
-        self.foretold = start
+        self._settled_end = 0
+        self.settles_at = settles_at
+        self.window_messages = 0
+        self.window_bytes = 0
+        self.set_window(window_messages, window_bytes)
+        self._foretold = start
         """All messages up to this one settle as soon as they are here."""
         self._foretold_rejects: set[int] | None = None
         self._sent_elsewhere = start + max(window_messages, DEFAULT_WINDOW_MESSAGES) if resumed else 0
-        self._varies = overhead_bytes is None
-        self._overhead_bytes = overhead_bytes or 0
-        self._end = 0
-        """End of all that was entered, unfinished message included; payloads alone where the overhead varies."""
-        self._settled_end = 0
-        self._ends = array("Q")
-        """Ends of the messages settled+1 to accepted; packed, for thousands of int objects would sweep the cache."""
-        self._runs: list[Run] = []
-        """The messages settled+1 to accepted, by batch."""
-        self._hop_end = 0
-        """End on the next hop of all that was entered; kept where the overhead varies."""
-        self._unfinished_begin: int | None = None
-        """Where the batch begins that has the first piece of a message whose last one is to come; kept likewise."""
         self._unfinished_rejected = False
         """It was rejected before its last piece came."""
         self._written = start
@@ -134,14 +196,39 @@ class Ledger:
         self._rejected: dict[int, int] | None = None
         """Number and size of messages that were rejected while one before them is unsettled."""
 
+    def set_window(self, messages: int, size: int) -> None:
+        """How many messages, and how many bytes of them, may be unsettled."""
+        self.window_messages = messages
+        self.window_bytes = size
+        self._move_window()
+
+    def _move_window(self) -> None:
+        settled, end = self.settled, self._settled_end
+        self._full_at = settled + self.window_messages
+        self._full_at_end = end + self.window_bytes
+        self._half_at = settled + (self.window_messages + 1) // 2
+        self._half_at_end = end + (self.window_bytes + 1) // 2
+
     # --- entering messages ------------------------------------------------------------------------------------------
 
-    def accept_pieces(self, pieces: Sequence[Piece], *, now: float, hop_bytes: int = 0) -> tuple[int, int]:
+    def accept_pieces(self, pieces: list[Piece], *, now: float, hop_bytes: int = 0) -> tuple[int, int]:
         """Enter data pieces that are about to be written to the next hop; a message counts when its last piece comes.
 
         The messages that they complete and their payload bytes, for counters, which need not look at each piece then.
         `hop_bytes` is what they come to on the next hop, all together, where the overhead varies.
         """
+        if len(pieces) == 1:
+            # One whole message, or a part of one: all but every call of a connection that is not in a hurry.
+            piece = pieces[0]
+            size = len(piece[1])
+            if piece[2] & LAST:
+                self._end = end = self._end + size + self._overhead_bytes
+                self._enter_run(1, end, None, now, hop_bytes, True)
+                return 1, size
+            self._end += size
+            if self._varies:
+                self._enter_unfinished(hop_bytes)
+            return 0, size
         end = self._end
         overhead = self._overhead_bytes
         ends: list[int] = []
@@ -150,47 +237,54 @@ class Ledger:
             if flags & LAST:
                 end += overhead
                 ends.append(end)
-        self._ends.fromlist(ends)
         count = len(ends)
         payload_bytes = end - self._end - overhead * count
         self._end = end
-        run_begin = self._enter_batch(pieces, count, hop_bytes) if self._varies else 0
         if count:
-            self.accepted = accepted = self.accepted + count
-            self._runs.append(Run(accepted, count, accepted_at=now, begin=run_begin, end=self._hop_end))
-            if self._unfinished_rejected:
-                self._unfinished_rejected = False
-                self.reject(accepted - count + 1)
+            all_whole = bool(pieces[-1][2] & LAST)
+            self._enter_run(count, ends[-1], array("Q", ends) if count > 1 else None, now, hop_bytes, all_whole)
+        elif pieces and self._varies:
+            self._enter_unfinished(hop_bytes)
         return count, payload_bytes
 
-    def accept(self, size: int, *, now: float, hop_bytes: int = 0) -> int:
-        """Enter one whole message of `size` bytes, while no other is unfinished; its number."""
-        self._end = end = self._end + size + self._overhead_bytes
-        self._ends.append(end)
-        self.accepted = accepted = self.accepted + 1
-        begin = self._hop_end
-        self._hop_end = begin + hop_bytes
-        self._runs.append(Run(accepted, 1, accepted_at=now, begin=begin, end=begin + hop_bytes))
-        return accepted
+    def _enter_run(
+        self, count: int, end: int, ends: "array[int] | None", now: float, hop_bytes: int, all_whole: bool
+    ) -> None:
+        """Enter the messages that a batch completes; behind them there may be the beginning of one more."""
+        hop_begin = batch_begin = self._hop_end
+        if self._varies:
+            self._hop_end = batch_begin + hop_bytes
+            if self._unfinished_begin != _NONE:
+                hop_begin = self._unfinished_begin
+            self._unfinished_begin = _NONE if all_whole else batch_begin
+        self.accepted = accepted = self.accepted + count
+        self._runs.append(Run(accepted, count, end, ends, accepted_at=now, hop_begin=hop_begin, hop_end=self._hop_end))
+        if self._unfinished_rejected:
+            self._unfinished_rejected = False
+            self.reject(accepted - count + 1)
+
+    def _enter_unfinished(self, hop_bytes: int) -> None:
+        """Enter a batch that completes no message."""
+        if self._unfinished_begin == _NONE:
+            self._unfinished_begin = self._hop_end
+        self._hop_end += hop_bytes
 
     def refuse(self, *, now: float) -> int:
         """Number a message that is rejected here and never put on the next hop; its number.
 
         What was entered of it so far is taken back; none of that may have been written (its framing gathers messages).
         """
-        self._end = self._ends[-1] if self._ends else self._settled_end
-        self._ends.append(self._end)
-        self._unfinished_begin = None
+        self._end = end = self._runs[-1].end if self._runs else self._settled_end
+        self._unfinished_begin = _NONE
         self._unfinished_rejected = False
-        self.accepted += 1
-        self._runs.append(Run(self.accepted, 1, accepted_at=now, begin=self._hop_end, end=self._hop_end))
+        self._enter_run(1, end, None, now, 0, True)
         # It has no overhead, which in_flight_bytes takes off for each number that is not settled.
         self._reject(self.accepted, -self._overhead_bytes)
         return self.accepted
 
     # --- evidence ---------------------------------------------------------------------------------------------------
 
-    def advance(self, rung: Rung, seq: int) -> Sequence[Run]:
+    def advance(self, rung: Rung, seq: int) -> list[Run]:
         """All messages up to `seq` are at `rung`; what has settled by it, oldest first.
 
         Less than what is known already changes nothing. Raises ProtocolViolation for a message that was never sent.
@@ -199,7 +293,8 @@ class Ledger:
             if seq > self._sent_elsewhere:
                 raise ProtocolViolation(f"acknowledges message {seq}, but the last one sent is {self.accepted}")
             if rung >= self.settles_at:
-                self.foretold = max(self.foretold, seq)
+                self._foretold = max(self._foretold, seq)
+                self.is_foretold = True
             seq = self.accepted
         if rung >= self.settles_at:
             return self._settle(seq) if seq > self.settled else _NOTHING
@@ -209,7 +304,7 @@ class Ledger:
             self._reached = seq
         return _NOTHING
 
-    def advance_to_offset(self, rung: Rung, offset: int) -> Sequence[Run]:
+    def advance_to_offset(self, rung: Rung, offset: int) -> list[Run]:
         """All bytes up to `offset` of the next hop are at `rung`; what has settled by it, oldest first.
 
         Raises ValueError for an offset beyond what was entered: a fault of the caller's, for only kernels count bytes.
@@ -218,14 +313,15 @@ class Ledger:
             raise ValueError(f"offset {offset} is beyond the {self._hop_end if self._varies else self._end} bytes sent")
         if offset > self._written_offset:
             self._written_offset = offset
-        runs, ends = self._runs, self._ends
-        if not runs or offset < (runs[0].end if self._varies else ends[0]):
+        runs = self._runs
+        if not runs:
             return _NOTHING
-        if offset >= (runs[-1].end if self._varies else ends[-1]):
-            return self.advance(rung, self.accepted)  # the usual case needs no search
         if self._varies:
-            return self.advance(rung, runs[bisect_right(runs, offset, key=_run_end) - 1].last)
-        return self.advance(rung, self.settled + bisect_right(ends, offset))
+            proven = len(runs) if offset >= runs[-1].hop_end else bisect_right(runs, offset, key=_run_hop_end)
+            return self.advance(rung, runs[proven - 1].last) if proven else _NOTHING
+        if offset >= runs[-1].end:
+            return self.advance(rung, self.accepted)  # the usual case needs no search
+        return self.advance(rung, runs[bisect_left(runs, offset, key=_run_end)].up_to_offset(offset))
 
     def reject(self, seq: int) -> bool:
         """One message was refused by the far side and counts as settled; False where it was settled already.
@@ -233,8 +329,9 @@ class Ledger:
         A message may be refused before it has come whole; it then settles when its last piece comes. Raises
         ProtocolViolation for a message that was never sent.
         """
-        if seq == self.accepted + 1 and self._unfinished_begin is not None:
+        if seq == self.accepted + 1 and self._unfinished_begin != _NONE:
             known, self._unfinished_rejected = self._unfinished_rejected, True
+            self.is_foretold = True
             return not known
         if seq > self.accepted:
             if seq > self._sent_elsewhere:
@@ -242,31 +339,32 @@ class Ledger:
             self._foretold_rejects = self._foretold_rejects or set()
             known = seq in self._foretold_rejects
             self._foretold_rejects.add(seq)
+            self.is_foretold = True
             return not known
         if seq <= self.settled or (self._rejected is not None and seq in self._rejected):
             return False
-        index = seq - self.settled - 1
-        begin = self._ends[index - 1] if index else self._settled_end
-        self._reject(seq, self._ends[index] - begin - self._overhead_bytes)
+        begin = self._settled_end if seq == self.settled + 1 else self._end_of(seq - 1)
+        self._reject(seq, self._end_of(seq) - begin - self._overhead_bytes)
         return True
 
-    def fulfil(self) -> Sequence[Run]:
+    def _end_of(self, seq: int) -> int:
+        """The end of an unsettled message."""
+        return self._runs[bisect_left(self._runs, seq, key=_run_last)].end_of(seq)
+
+    def fulfil(self) -> list[Run]:
         """What has come that was foretold: it settles. To be called after messages were entered while `is_foretold`."""
         if self._foretold_rejects:
             for seq in sorted(seq for seq in self._foretold_rejects if seq <= self.accepted):
                 self._foretold_rejects.discard(seq)
                 self.reject(seq)
-        return self.advance(self.settles_at, min(self.foretold, self.accepted))
+        settled = self.advance(self.settles_at, min(self._foretold, self.accepted))
+        self.is_foretold = self._foretold > self.settled or bool(self._foretold_rejects) or self._unfinished_rejected
+        return settled
 
     @property
     def last_sent(self) -> int:
         """The highest message that the far side may know: one that another gateway sent may not have come here yet."""
         return max(self.accepted, self._sent_elsewhere)
-
-    @property
-    def is_foretold(self) -> bool:
-        """Something is known about messages that are still to come."""
-        return self.foretold > self.settled or bool(self._foretold_rejects)
 
     def restart_hop(self, *, hop_bytes: int) -> None:
         """The next hop is a new connection, and all that is unsettled goes out again, as `hop_bytes` bytes.
@@ -278,8 +376,9 @@ class Ledger:
             raise ValueError("a hop without records cannot be made anew")
         self._sent_before = self._newest_sent()
         for run in self._runs:
-            run.begin, run.end = 0, hop_bytes
-        self._unfinished_begin = None if self._unfinished_begin is None else 0
+            run.hop_begin, run.hop_end = 0, hop_bytes
+        if self._unfinished_begin != _NONE:
+            self._unfinished_begin = 0
         self._hop_end = hop_bytes
         self._written = self._reached = self.settled
         self._written_offset = 0
@@ -304,31 +403,11 @@ class Ledger:
     @property
     def is_half_full(self) -> bool:
         """Whether half the window or more is used up, what was rejected included."""
-        return (
-            2 * (self.accepted - self.settled) >= self.window_messages
-            or 2 * (self._end - self._settled_end) >= self.window_bytes
-        )
+        return self.accepted >= self._half_at or self._end >= self._half_at_end
 
     def has_room_for(self, messages: int, size: int) -> bool:
         """Whether so many messages of `size` bytes together fit for certain."""
-        return (
-            self.accepted - self.settled + messages <= self.window_messages
-            and self._end - self._settled_end + size <= self.window_bytes
-        )
-
-    @property
-    def has_room(self) -> bool:
-        """Whether more may be accepted. A message that is larger than the window passes when it is alone."""
-        if self.accepted == self.settled:
-            return True
-        in_flight = self.in_flight_messages
-        return not in_flight or (in_flight < self.window_messages and self.in_flight_bytes < self.window_bytes)
-
-    @property
-    def is_overrun(self) -> bool:
-        """Whether a sender that knows the window has exceeded it."""
-        in_flight = self.in_flight_messages
-        return in_flight > self.window_messages or (in_flight > 1 and self.in_flight_bytes > self.window_bytes)
+        return self.accepted + messages <= self._full_at and self._end + size <= self._full_at_end
 
     @property
     def oldest_accepted_at(self) -> float | None:
@@ -356,34 +435,22 @@ class Ledger:
 
     # --- within -----------------------------------------------------------------------------------------------------
 
-    def _enter_batch(self, pieces: Sequence[Piece], finished: int, hop_bytes: int) -> int:
-        """Count a batch's bytes on the next hop; where the messages that it finishes begin there."""
-        batch_begin, unfinished_begin = self._hop_end, self._unfinished_begin
-        self._hop_end = batch_begin + hop_bytes
-        if pieces and pieces[-1][2] & LAST:
-            self._unfinished_begin = None
-        elif pieces and (finished or unfinished_begin is None):
-            self._unfinished_begin = batch_begin
-        return batch_begin if unfinished_begin is None else unfinished_begin
-
-    def _settle(self, seq: int) -> Sequence[Run]:
-        """Settle up to `seq`, and on over messages that were rejected there."""
+    def _settle(self, seq: int) -> list[Run]:
+        """Settle up to `seq`, an unsettled one, and on over messages that were rejected there."""
         rejected = self._rejected
         if rejected is not None:
             while seq + 1 in rejected:
                 seq += 1
         settled_runs = self._take_runs(seq)
+        self._settled_end = settled_runs[-1].end
         if rejected is not None:
             for run in settled_runs:
                 first = run.last - run.count
                 run.count -= sum([first < number <= run.last for number in rejected])
             settled_runs = [run for run in settled_runs if run.count]
             self._rejected = {number: size for number, size in rejected.items() if number > seq} or None
-        count = seq - self.settled
-        ends = self._ends
-        self._settled_end = ends[count - 1]
-        del ends[:count]
         self.settled = seq
+        self._move_window()
         return settled_runs
 
     def _take_runs(self, seq: int) -> list[Run]:
@@ -400,10 +467,8 @@ class Ledger:
         taken = runs[:count]
         del runs[:count]
         rest = runs[0]
-        count = seq - (rest.last - rest.count)
-        if count:
-            rest.count -= count
-            taken.append(Run(seq, count, accepted_at=rest.accepted_at, begin=rest.begin, end=rest.end))
+        if seq > rest.last - rest.count:
+            taken.append(rest.divide(seq))
         return taken
 
     def _reject(self, seq: int, size: int) -> None:
@@ -418,9 +483,12 @@ class Ledger:
         newest = max(self._sent_before, self.position(Rung.WRITTEN))
         offset = self._written_offset
         if self._varies:
-            begun = bisect_left(self._runs, offset, key=_run_begin)
+            begun = bisect_left(self._runs, offset, key=_run_hop_begin)
             if begun:
                 newest = max(newest, self._runs[begun - 1].last)
-        elif self._ends and offset > self._settled_end:
-            newest = max(newest, min(self.settled + bisect_left(self._ends, offset) + 1, self.accepted))
+        elif self._runs and offset > self._settled_end:
+            touched = bisect_left(self._runs, offset, key=_run_end)
+            newest = max(
+                newest, self._runs[touched].from_offset(offset) if touched < len(self._runs) else self.accepted
+            )
         return newest

@@ -132,7 +132,7 @@ class Direction:
 
     # --- settling -------------------------------------------------------------------------------------------------
 
-    def note_settled(self, runs: Sequence[Run], now: float) -> None:
+    def note_settled(self, runs: list[Run], now: float) -> None:
         """Counts messages that the ledger has just settled."""
         assert self.ledger is not None
         rung = self.ledger.settles_at

@@ -13,6 +13,9 @@ LOOK_SECONDS: Final = 0.025
 SLOT_SECONDS: Final = 0.001
 """The budget: a look of some session in each of these."""
 
+TICK_SECONDS: Final = 0.01
+"""Looks that no data brings come on ticks that all sessions share: waking trio costs more than several looks."""
+
 PATIENCE_SECONDS: Final = 1.0
 """What a session waits at the most, also where more of them are busy than there are slots."""
 
@@ -34,3 +37,8 @@ class Pace:
             slot = now + PATIENCE_SECONDS
         self._last = slot
         return slot
+
+
+def next_tick(time: float) -> float:
+    """The first tick after `time`."""
+    return (time // TICK_SECONDS + 1.0) * TICK_SECONDS

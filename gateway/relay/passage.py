@@ -13,7 +13,6 @@ Whether it is over is not decided here: that is the `Relay`'s, which builds on t
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,7 @@ from gateway.protocol.ledger import Ledger, Run
 from gateway.protocol.pieces import LAST, Piece
 from gateway.protocol.records import RejectBody, Rung
 from gateway.relay.direction import LOOK_AHEAD_BYTES, Direction
-from gateway.relay.pace import LOOK_SECONDS
+from gateway.relay.pace import LOOK_SECONDS, next_tick
 from gateway.relay.pump import Pump
 from gateway.relay.timers import NEVER, Entry
 from gateway.telemetry.metrics import PauseCause
@@ -140,8 +139,6 @@ class Passage(ABC):
 
     def _send_upstream(self, pieces: list[Piece], now: float) -> bool:
         """Hands the pieces on; whether the backend is full now."""
-        ledger = self.up.ledger
-        before = 0 if ledger is None else ledger.settled
         try:
             self.backend.send(pieces, now)
         except MessageNotCarried as refusal:
@@ -150,8 +147,9 @@ class Passage(ABC):
         except ConnectionFault as fault:
             self.fail(fault, now)
             return self.backend.is_full
+        ledger = self.up.ledger
         if ledger is not None:
-            if ledger.is_foretold or ledger.settled != before:  # rejected before it was whole
+            if ledger.is_foretold:
                 self._note_settled_upstream(ledger.fulfil(), now)
             if self._look_deadline == NEVER or ledger.is_half_full:
                 self._plan_look(ledger, now)
@@ -197,7 +195,7 @@ class Passage(ABC):
         elif self.client.receipts:
             self.client.upstream_advanced(now)
 
-    def _note_settled_upstream(self, settled: Sequence[Run], now: float) -> None:
+    def _note_settled_upstream(self, settled: list[Run], now: float) -> None:
         self.up.note_settled(settled, now)
         self.client.upstream_advanced(now)
 
@@ -248,11 +246,10 @@ class Passage(ABC):
     def _send_downstream(self, pieces: list[Piece], now: float) -> bool:
         """Hands the pieces on; whether the client is full now."""
         ledger = self.down.ledger
-        before = 0 if ledger is None else ledger.settled
         may_look = now >= self._may_look_at
         self.client.deliver(pieces, now, fence=may_look)
         if ledger is not None:
-            if ledger.is_foretold or ledger.settled != before:
+            if ledger.is_foretold:
                 self.down.note_settled(ledger.fulfil(), now)
                 self.backend.downstream_settled(now)
             if may_look:
@@ -260,10 +257,10 @@ class Passage(ABC):
             if (may_look or self.client.is_resumable) and self._has_unsettled_upstream:
                 # Acknowledgements ride on data; and a records client may be waiting to be told, at any pace.
                 self.backend.sample(now)
-            is_half_full = ledger.is_half_full
-            if is_half_full:
+            if ledger.is_half_full:
                 self.client.fence(now)
-            if self._look_deadline == NEVER or is_half_full:
+                self._plan_look(ledger, now)
+            elif self._look_deadline == NEVER:
                 self._plan_look(ledger, now)
         return self.client.is_full
 
@@ -319,7 +316,7 @@ class Passage(ABC):
 
     def _plan_look(self, ledger: Ledger, now: float) -> None:
         """Something is unsettled in `ledger`: a timer will look, if data does not bring the occasion before."""
-        deadline = (now if ledger.is_half_full else max(self._may_look_at, now)) + LOOK_SECONDS
+        deadline = next_tick((now if ledger.is_half_full else max(self._may_look_at, now)) + LOOK_SECONDS)
         if deadline < self._look_deadline:
             self._look_deadline = deadline
             self.pump.wake_at(self, deadline)

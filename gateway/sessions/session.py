@@ -175,8 +175,10 @@ class Session:
             self.service.metrics.connections += 1
         numbering.receipts = frozenset(rung for rung in greeting.body.receipts if rung < up.settles_at)
         delivery = self.service.config.delivery
-        down.window_messages = min(delivery.window_messages, greeting.body.window_messages)
-        down.window_bytes = min(delivery.window_bytes, greeting.body.window_bytes)
+        down.set_window(
+            min(delivery.window_messages, greeting.body.window_messages),
+            min(delivery.window_bytes, greeting.body.window_bytes),
+        )
         assert self.token is not None
         body = OpenedByGateway(
             session=self.token,

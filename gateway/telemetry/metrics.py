@@ -9,7 +9,6 @@ Every `now` is in seconds on the clock that was given to `Metrics`, which must b
 
 import math
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -189,17 +188,26 @@ def close_code_label(code: int) -> str:
 class Histogram:
     """Counts observations by size: `counts[i]` of those up to `bounds[i]`, the last of those beyond all bounds."""
 
-    __slots__ = ("_above", "_index", "_upto", "bounds", "counts", "total")
+    __slots__ = ("_above", "_counts", "_index", "_newest", "_upto", "bounds", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        # Most values fall where the one before fell: `counts[_index]` is of those above _above and up to _upto.
-        self._index = 0
+        # Most values fall where the one before fell: `_newest` counts those above _above and up to _upto, which are
+        # not in `_counts[_index]` yet.
         self._above = -math.inf
         self._upto = bounds[0]
-        self.bounds: Final = tuple(bounds)
-        self.counts: Final = [0] * (len(self.bounds) + 1)
+        self._newest = 0
         self.total = 0.0
         """The sum of all observed values."""
+        self._index = 0
+        self._counts = [0] * (len(bounds) + 1)
+        self.bounds: Final = tuple(bounds)
+
+    @property
+    def counts(self) -> Sequence[int]:
+        """How many values fell between each two bounds."""
+        self._counts[self._index] += self._newest
+        self._newest = 0
+        return self._counts
 
     @property
     def count(self) -> int:
@@ -209,12 +217,22 @@ class Histogram:
     def observe(self, value: float, count: int = 1) -> None:
         """Count `value` (the histogram's unit) `count` times."""
         if not self._above < value <= self._upto:
-            bounds = self.bounds
-            self._index = index = bisect_left(bounds, value)
-            self._above = bounds[index - 1] if index else -math.inf
-            self._upto = bounds[index] if index < len(bounds) else math.inf
-        self.counts[self._index] += count
+            self._turn_to(value)
+        self._newest += count
         self.total += value * count
+
+    def _turn_to(self, value: float) -> None:
+        """From now on `_newest` counts where `value` falls."""
+        self._counts[self._index] += self._newest
+        self._newest = 0
+        bounds, index = self.bounds, self._index
+        while index < len(bounds) and value > bounds[index]:
+            index += 1
+        while index and value <= bounds[index - 1]:
+            index -= 1
+        self._index = index
+        self._above = bounds[index - 1] if index else -math.inf
+        self._upto = bounds[index] if index < len(bounds) else math.inf
 
 
 class PausedTime:

@@ -28,9 +28,15 @@ def told(runs: Sequence[Run]) -> list[tuple[float, int]]:
     return [(run.accepted_at, run.count) for run in runs]
 
 
+def accept(ledger: Ledger, size: int, *, now: float, hop_bytes: int = 0) -> int:
+    """Enter one whole message; its number."""
+    assert ledger.accept_pieces([message(size)], now=now, hop_bytes=hop_bytes) == (1, size)
+    return ledger.accepted
+
+
 def room(ledger: Ledger) -> tuple[bool, bool]:
-    """(has_room, is_overrun)"""
-    return ledger.has_room, ledger.is_overrun
+    """(whether a message of one byte fits, whether half the window is used up)"""
+    return ledger.has_room_for(1, 1), ledger.is_half_full
 
 
 def open_ledger(settles_at: Rung = Rung.REACHED, *, overhead_bytes: int | None = 0, start: int = 0) -> Ledger:
@@ -48,6 +54,8 @@ class Entry:
     batch: int
     accepted_at: float
     rejected: bool = False
+    is_refused: bool = False
+    """It never was put on the next hop, and has no overhead there."""
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -154,7 +162,7 @@ class LedgerMachine(RuleBasedStateMachine):
         cost = size + 5 if self.varies else size + self.overhead
         self.enter(size, self.hop_bytes, self.hop_bytes + cost)
         self.hop_bytes += cost
-        assert self.ledger.accept(size, now=self.now, hop_bytes=cost if self.varies else 0) == self.accepted
+        assert accept(self.ledger, size, now=self.now, hop_bytes=cost if self.varies else 0) == self.accepted
 
     @precondition(lambda self: self.varies or self.offset <= self.hop_bytes - self.partial)
     @rule()
@@ -165,7 +173,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.hop_bytes -= self.partial
         self.partial, self.is_partial, self.partial_rejected = 0, False, False
         self.enter(0, self.hop_bytes, self.hop_bytes)
-        self.entries[-1].rejected = True
+        self.entries[-1].rejected = self.entries[-1].is_refused = True
         self.pass_rejected()
         assert self.ledger.refuse(now=self.now) == self.accepted
 
@@ -233,8 +241,13 @@ class LedgerMachine(RuleBasedStateMachine):
         assert ledger.in_flight_messages == len(unsettled)
         in_flight_bytes = sum(entry.size for entry in unsettled) + self.partial
         assert ledger.in_flight_bytes == in_flight_bytes
-        assert ledger.has_room == (not unsettled or (len(unsettled) < 6 and in_flight_bytes < 40))
-        assert ledger.is_overrun == (len(unsettled) > 6 or (len(unsettled) > 1 and in_flight_bytes > 40))
+        # The window is held against all numbers and bytes that are not settled, rejected ones and overhead included.
+        messages = self.accepted - self.settled
+        size = sum(entry.size + self.overhead for entry in self.entries if entry.seq > self.settled) + self.partial
+        size -= self.overhead * sum(entry.is_refused for entry in self.entries if entry.seq > self.settled)
+        assert ledger.is_half_full == (2 * messages >= 6 or 2 * size >= 40)
+        for more in (1, 3):
+            assert ledger.has_room_for(more, 7) == (messages + more <= 6 and size + 7 <= 40)
         assert ledger.oldest_accepted_at == (unsettled[0].accepted_at if unsettled else None)
         for rung in PROVABLE:
             assert ledger.position(rung) == (self.positions[rung] if rung <= self.settles_at else 0)
@@ -265,7 +278,7 @@ def test_offset_inside_a_message_settles_only_those_before_it() -> None:
 
 def test_messages_of_different_turns_settle_as_runs_oldest_first() -> None:
     ledger = open_ledger()
-    ledger.accept(1, now=1.0)
+    accept(ledger, 1, now=1.0)
     ledger.accept_pieces([message(1), message(1)], now=2.0)
     ledger.accept_pieces([message(1), message(1)], now=3.0)
     assert told(ledger.advance(Rung.REACHED, 4)) == [(1.0, 1), (2.0, 2), (3.0, 1)]
@@ -277,7 +290,7 @@ def test_messages_of_different_turns_settle_as_runs_oldest_first() -> None:
 def test_a_message_counts_when_its_last_piece_comes() -> None:
     ledger = open_ledger()
     ledger.accept_pieces([(Opcode.TEXT, b"abc", FIRST)], now=1.0)
-    assert (ledger.accepted, ledger.in_flight_bytes, ledger.has_room) == (0, 3, True)
+    assert (ledger.accepted, ledger.in_flight_bytes) == (0, 3)
     ledger.accept_pieces([(Opcode.TEXT, b"de", 0), (Opcode.TEXT, b"", LAST)], now=2.0)
     assert (ledger.accepted, ledger.in_flight_bytes) == (1, 5)
     assert not ledger.advance_to_offset(Rung.REACHED, 4)
@@ -286,40 +299,46 @@ def test_a_message_counts_when_its_last_piece_comes() -> None:
 
 def test_window_of_messages_is_full_at_its_count() -> None:
     ledger = open_ledger()
-    ledger.accept_pieces([message(1)] * 3, now=1.0)
+    accept(ledger, 1, now=1.0)
     assert room(ledger) == (True, False)
-    ledger.accept(1, now=1.0)
-    assert room(ledger) == (False, False)
-    ledger.accept(1, now=1.0)
+    accept(ledger, 1, now=1.0)
+    assert room(ledger) == (True, True)
+    ledger.accept_pieces([message(1)] * 2, now=1.0)
     assert room(ledger) == (False, True)
+    ledger.advance(Rung.REACHED, 2)
+    assert room(ledger) == (True, True)
+    assert not ledger.has_room_for(3, 1)
 
 
 def test_window_of_bytes_is_full_at_its_size() -> None:
     ledger = open_ledger()
-    ledger.accept(99, now=1.0)
+    accept(ledger, 49, now=1.0)
     assert room(ledger) == (True, False)
-    ledger.accept(1, now=1.0)
-    assert room(ledger) == (False, False)
-    ledger.accept(1, now=1.0)
+    accept(ledger, 50, now=1.0)
+    assert room(ledger) == (True, True)
+    accept(ledger, 1, now=1.0)
     assert room(ledger) == (False, True)
+    assert not ledger.has_room_for(1, 2)
 
 
-def test_a_message_larger_than_the_window_passes_alone() -> None:
-    ledger = open_ledger()
-    ledger.accept_pieces([(Opcode.BINARY, bytes(1000), FIRST)], now=1.0)
-    assert room(ledger) == (True, False), "without room it could never be finished, and so never settle"
-    ledger.accept_pieces([(Opcode.BINARY, bytes(1000), LAST)], now=1.0)
-    assert room(ledger) == (False, False)
-    ledger.advance(Rung.REACHED, 1)
-    assert room(ledger) == (True, False)
-
-
-def test_an_unfinished_message_waits_for_those_before_it_when_the_window_is_full() -> None:
+def test_an_unfinished_message_takes_its_part_of_the_window() -> None:
     ledger = open_ledger()
     ledger.accept_pieces([message(10), (Opcode.BINARY, bytes(90), FIRST)], now=1.0)
-    assert room(ledger) == (False, False)
+    assert room(ledger) == (False, True)
     ledger.advance(Rung.REACHED, 1)
+    assert room(ledger) == (True, True)
+
+
+def test_a_window_may_change_while_messages_are_under_way() -> None:
+    ledger = open_ledger()
+    ledger.accept_pieces([message(10)] * 4, now=1.0)
+    ledger.set_window(5, 41)
+    assert room(ledger) == (True, True)
+    ledger.set_window(9, 81)
     assert room(ledger) == (True, False)
+    ledger.advance(Rung.REACHED, 4)
+    assert ledger.has_room_for(9, 81)
+    assert not ledger.has_room_for(10, 1)
 
 
 def test_rejected_message_leaves_the_window_and_settles_in_its_turn() -> None:
@@ -335,11 +354,11 @@ def test_rejected_message_leaves_the_window_and_settles_in_its_turn() -> None:
 
 def test_message_refused_here_takes_a_number_and_no_room_on_the_next_hop() -> None:
     ledger = open_ledger(overhead_bytes=1)
-    ledger.accept(5, now=1.0)
+    accept(ledger, 5, now=1.0)
     ledger.accept_pieces([(Opcode.BINARY, bytes(9), FIRST)], now=2.0)
     assert ledger.refuse(now=2.0) == 2
     assert (ledger.in_flight_messages, ledger.in_flight_bytes) == (1, 5)
-    ledger.accept(3, now=3.0)
+    accept(ledger, 3, now=3.0)
     assert told(ledger.advance_to_offset(Rung.REACHED, 6)) == [(1.0, 1)]
     assert ledger.settled == 2
     assert told(ledger.advance_to_offset(Rung.REACHED, 10)) == [(3.0, 1)]
@@ -373,7 +392,7 @@ def test_new_connection_of_the_next_hop_forgets_evidence_but_not_what_it_may_hav
     ledger = open_ledger(Rung.CONSUMED, overhead_bytes=None)
     ledger.accept_pieces([message(10), message(10)], now=1.0, hop_bytes=48)
     ledger.advance_to_offset(Rung.WRITTEN, 48)
-    ledger.accept(10, now=2.0, hop_bytes=24)
+    accept(ledger, 10, now=2.0, hop_bytes=24)
     ledger.advance(Rung.CONSUMED, 1)
     ledger.restart_hop(hop_bytes=48)
     assert ledger.position(Rung.WRITTEN) == 1
@@ -392,7 +411,7 @@ def test_hop_without_records_cannot_be_made_anew() -> None:
 
 def test_evidence_above_the_settling_rung_counts_as_that_rung() -> None:
     ledger = open_ledger(Rung.REACHED)
-    ledger.accept(1, now=1.0)
+    accept(ledger, 1, now=1.0)
     assert told(ledger.advance(Rung.CONSUMED, 1)) == [(1.0, 1)]
     assert ledger.position(Rung.CONSUMED) == 0
     assert ledger.position(Rung.WRITTEN) == 1
@@ -451,7 +470,7 @@ def test_what_no_window_can_have_let_through_is_not_foretold() -> None:
 
 def test_a_connection_left_to_itself_may_carry_all_that_was_entered() -> None:
     ledger = Ledger(Rung.CONSUMED, window_messages=4, window_bytes=100, overhead_bytes=None)
-    ledger.accept(10, now=0.0, hop_bytes=20)
+    accept(ledger, 10, now=0.0, hop_bytes=20)
     ledger.give_up_hop()
-    ledger.accept(10, now=0.0)
+    accept(ledger, 10, now=0.0)
     assert ledger.report() == LossReport(settled=0, unknown=(1, 1), never_forwarded=(2, 2))

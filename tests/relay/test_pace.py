@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.relay.pace import LOOK_SECONDS, PATIENCE_SECONDS, SLOT_SECONDS, Pace
+from gateway.relay.pace import LOOK_SECONDS, PATIENCE_SECONDS, SLOT_SECONDS, TICK_SECONDS, Pace, next_tick
 
 
 def test_a_session_that_is_alone_looks_at_its_least_distance() -> None:
@@ -33,3 +33,10 @@ def test_slots_that_nobody_wanted_are_not_made_up_for() -> None:
     for _ in range(500):
         pace.reserve(100.0)
     assert pace.reserve(200.0) == pytest.approx(200.0 + LOOK_SECONDS)
+
+
+def test_looks_that_timers_bring_come_on_common_ticks() -> None:
+    times = [100.0 + number / 1000 for number in range(100)]
+    ticks = [next_tick(time) for time in times]
+    assert all(-1e-9 < tick - time <= TICK_SECONDS + 1e-9 for time, tick in zip(times, ticks, strict=True))
+    assert len(set(ticks)) <= 11

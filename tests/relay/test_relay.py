@@ -10,7 +10,7 @@ from gateway.protocol.records import LossReport, Rung
 from gateway.relay.direction import LOOK_AHEAD_BYTES
 from gateway.relay.endpoint import HIGH_MARK_BYTES
 from gateway.relay.evidence import Evidence
-from gateway.relay.pace import LOOK_SECONDS
+from gateway.relay.pace import LOOK_SECONDS, TICK_SECONDS
 from gateway.relay.passage import RelaySettings
 from gateway.relay.relay import ECHO_LINGER_SECONDS, Phase
 from gateway.telemetry.metrics import ClosedBy, PauseCause, UnknownReason
@@ -56,7 +56,7 @@ def test_upstream_settles_when_the_backends_host_has_acknowledged(new_scene: New
         scene.browser.text(f"message {number}")
     scene.until(lambda: scene.up.messages == 100)
     assert scene.up.ledger is not None
-    scene.pass_time(0.025)
+    scene.pass_time(LOOK_SECONDS + TICK_SECONDS)
     assert scene.up.ledger.settled == 100
     assert scene.metrics.upstream.settled[Rung.REACHED] == 100
     assert scene.metrics.upstream.delivery[Rung.REACHED].count == 100
@@ -67,7 +67,7 @@ def test_a_backend_that_never_reads_has_reached_but_its_host_takes_no_more(new_s
     scene.service.reads = False
     assert scene.up.ledger is not None
     scene.flood(lambda: scene.browser.binary(bytes(5_000)))
-    scene.pass_time(0.025)
+    scene.pass_time(LOOK_SECONDS + TICK_SECONDS)
     ledger = scene.up.ledger
     assert 0 < ledger.settled < ledger.accepted
     assert ledger.in_flight_bytes > 0
@@ -94,7 +94,7 @@ def test_fences_are_spaced_and_none_is_sent_when_nothing_is_unsettled(new_scene:
         scene.service.sock.sendall(b"%d" % number)
         scene.until(lambda number=number: len(scene.browser.messages) == number + 1)  # type: ignore[misc]
     assert scene.browser.pings == 1
-    scene.pass_time(2 * LOOK_SECONDS)
+    scene.pass_time(2 * LOOK_SECONDS + TICK_SECONDS)
     assert scene.browser.pings == 2
     assert scene.down.ledger.settled == 20
     scene.pass_time(5.0)
