@@ -12,7 +12,7 @@ LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --uni
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types imports tests tests-compiled compiled conformance bench trial fuzz lock chart containers codec clean
+.PHONY: help demo test check lint types imports tests coverage tests-compiled compiled conformance bench trial fuzz lock chart containers codec clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,7 +65,7 @@ test: check ## Set everything up and run the full suite: what CI runs
 CAN_COMPILE = command -v cc >/dev/null && \
   $(BIN)/python -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'
 
-check: lint types imports tests ## Lint, types, import contracts and all tests with branch coverage
+check: lint types imports tests ## Lint, types, import contracts and all tests
 	@if [ -n "$$CI" ] || { $(CAN_COMPILE); }; then $(MAKE) --no-print-directory tests-compiled; \
 	else echo 'Left out: the tests on the compiled data path. For them: apt-get install gcc libc6-dev python3-dev'; fi
 
@@ -79,12 +79,18 @@ types: $(VENV)/.dev ## mypy --strict, tests included
 imports: $(VENV)/.dev ## import-linter: imports point only downward
 	$(BIN)/lint-imports
 
-tests: $(VENV)/.dev $(VENV)/.codec ## pytest with branch coverage; PYTEST_ARGS narrows it
-	$(BIN)/python -m pytest --cov --cov-report=term --durations=40 --numprocesses=3 --dist=worksteal $(PYTEST_ARGS)
+PYTEST = $(BIN)/python -m pytest --numprocesses=3 --dist=worksteal
+
+tests: $(VENV)/.dev $(VENV)/.codec ## pytest; PYTEST_ARGS narrows it
+	$(PYTEST) --durations=40 $(PYTEST_ARGS)
+
+# By itself, for tracing doubles what the tests cost, and slows the gateways that they start.
+coverage: $(VENV)/.dev $(VENV)/.codec ## The same with branch coverage, of the gateways that the tests start, too
+	$(PYTEST) --cov --cov-report=term $(PYTEST_ARGS)
 
 # What is compiled is made of the same sources; here the same tests see that it behaves the same.
 tests-compiled: $(VENV)/.dev $(COMPILED)/.built ## The tests of the data path and of whole gateways, on the compiled data path
-	KAKITOME_TEST_TREE=$(COMPILED) $(BIN)/python -m pytest --numprocesses=3 --dist=worksteal \
+	KAKITOME_TEST_TREE=$(COMPILED) $(PYTEST) \
 	  -o 'pythonpath=$(COMPILED) .' $(PYTEST_ARGS) tests/test_build.py tests/relay tests/sessions \
 	  tests/protocol/test_framings.py tests/protocol/test_ledger.py tests/protocol/test_messages.py \
 	  tests/integration/test_backpressure.py tests/integration/test_clients.py tests/integration/test_endings.py \
