@@ -36,21 +36,23 @@ $(VENV)/.fuzz: pyproject.toml $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --group fuzz
 	@touch $@
 
+PYX := gateway/protocol/_frames.pyx gateway/relay/_sockets.pyx
+
 # Without a C compiler this goes on without the compiled codec: setup.py declares it optional.
-$(VENV)/.codec: gateway/protocol/_frames.pyx setup.py $(VENV)/.dev
+$(VENV)/.codec: $(PYX) setup.py $(VENV)/.dev
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
 # The whole data path compiled, beside the sources, so that a changed source is never hidden by what was made of it.
 COMPILED := build/compiled
-$(COMPILED)/.built: setup.py gateway/protocol/_frames.pyx $(wildcard gateway/*.py gateway/*/*.py) $(VENV)/.dev
+$(COMPILED)/.built: setup.py $(PYX) $(wildcard gateway/*.py gateway/*/*.py) $(VENV)/.dev
 	rm -rf $(COMPILED)
 	KAKITOME_COMPILE=1 $(BIN)/python setup.py --quiet build --build-lib $(COMPILED) --build-temp build/temp
 	@touch $@
 
 compiled: $(COMPILED)/.built ## Build the package in build/compiled with its data path compiled, as the image has it
 
-codec: $(VENV)/.codec ## Build the compiled frame codec in place (skipped without a C compiler)
+codec: $(VENV)/.codec ## Build the compiled frame codec and socket calls in place (skipped without a C compiler)
 
 # --- what users run ------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """Builds what is compiled; everything else is declared in pyproject.toml.
 
-The frame codec is compiled where a C compiler is at hand. With `KAKITOME_COMPILE=1` in the environment the whole data
-path is too, from the same Python sources, by mypyc (which comes with mypy): twice the messages per CPU-second, for a
-minute or two of building. Then a failure is an error; without it nothing but the codec is tried.
+The frame codec and the calls of sockets are compiled where a C compiler is at hand. With `KAKITOME_COMPILE=1` in the
+environment the whole data path is too, from the same Python sources, by mypyc (which comes with mypy): twice the
+messages per CPU-second, for a minute or two of building. Then a failure is an error; without it nothing but those two
+is tried.
 """
 
 import os
@@ -38,14 +39,15 @@ DATA_PATH = (
 compile_data_path = os.environ.get("KAKITOME_COMPILE") == "1"
 
 extensions = [
-    # optional: without a compiler the install goes on and the pure-Python twin serves.
+    # optional: without a compiler the install goes on and the pure-Python twins serve.
     Extension(
-        "gateway.protocol._frames",
-        ["gateway/protocol/_frames.pyx"],
+        f"gateway.{module.replace('/', '.')}",
+        [f"gateway/{module}.pyx"],
         # -g0: Python's own flags ask for debugging information, which would be half of what is installed.
         extra_compile_args=["-O3", "-g0"],
         optional=not compile_data_path,
     )
+    for module in ("protocol/_frames", "relay/_sockets")
 ]
 if compile_data_path:
     from mypyc.build import mypycify

@@ -82,7 +82,8 @@ class StreamFraming:
     def receive_data(self, data: Buffer) -> list[Piece]:
         """One message, or none while a single character is still incomplete."""
         if not self._text:
-            return [(BINARY, bytes(data), WHOLE)] if data else []
+            chunk = data if isinstance(data, bytes) else bytes(data)
+            return [(BINARY, chunk, WHOLE)] if chunk else []
         if self.error is not None:
             return []
         chunk = self._cut_character + data

@@ -45,6 +45,11 @@ class State(Enum):
     CLOSED = auto()
 
 
+# Reading a member off an Enum costs as much as sending does.
+_CLOSE_SENT: Final = State.CLOSE_SENT
+_CLOSED: Final = State.CLOSED
+
+
 class Step(Enum):
     """What moves the state."""
 
@@ -178,7 +183,7 @@ class WebSocketConnection:
 
         The pieces of a message come in order, with nothing but control pieces between them. Raises SentAfterClose.
         """
-        if self.state is State.CLOSE_SENT or self.state is State.CLOSED:
+        if self.state is _CLOSE_SENT or self.state is _CLOSED:
             raise SentAfterClose("nothing can be sent after Close")
         if self._deflation is not None:
             pieces = self._deflation.deflate(pieces)

@@ -3,6 +3,7 @@
 import socket
 from abc import abstractmethod
 
+from gateway.protocol.pieces import Buffer
 from gateway.relay.endpoint import Endpoint, Output, endpoint_for
 from gateway.relay.evidence import Evidence
 from gateway.relay.links import BackendLink
@@ -50,7 +51,7 @@ class BackendSocket(BackendLink):
         self.endpoint.resume()
 
     @abstractmethod
-    def on_data(self, endpoint: Endpoint, data: memoryview, now: float) -> None:
+    def on_data(self, endpoint: Endpoint, data: Buffer, now: float) -> None:
         """Bytes came from the backend."""
 
     @abstractmethod

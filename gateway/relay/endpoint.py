@@ -17,7 +17,9 @@ from contextlib import suppress
 from enum import Enum
 from typing import Final, Protocol
 
+from gateway.protocol.pieces import Buffer
 from gateway.relay.pump import BROKEN, READABLE, WRITABLE, Pump
+from gateway.relay.sockets import send
 
 HIGH_MARK_BYTES: Final = 64 * 1024
 """A buffer with this much unsent stops the reading of the other side."""
@@ -34,8 +36,8 @@ _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 class EndpointOwner(Protocol):
     """Whoever reads an endpoint and is told of its end."""
 
-    def on_data(self, endpoint: "Endpoint", data: memoryview, now: float) -> None:
-        """Bytes came. `data` is the pump's shared buffer: what is kept must be copied."""
+    def on_data(self, endpoint: "Endpoint", data: Buffer, now: float) -> None:
+        """Bytes came. `data` may be the pump's shared buffer: what is kept must be copied."""
 
     def on_eof(self, endpoint: "Endpoint", now: float) -> None:
         """The peer has ended its sending. Reading is over, writing still works."""
@@ -59,6 +61,9 @@ class Output(Enum):
     FINISHED = "finished"
     """Everything is with the kernel, and the peer has been told that no more will come."""
     BROKEN = "broken"
+
+
+_OPEN: Final = Output.OPEN  # reading a member off an Enum costs as much as the rest of a call
 
 
 class Endpoint:
@@ -136,9 +141,9 @@ class Endpoint:
             self._nudged = True
             self.pump.again(self._fd, self)
 
-    def _receive(self) -> int:
-        """Bytes read into the shared buffer, 0 at the end of input; BlockingIOError when there is nothing."""
-        return self.sock.recv_into(self.pump.buffer)
+    def _receive(self) -> Buffer:
+        """Bytes read, none at the end of input; BlockingIOError when there is nothing."""
+        return self.pump.buffer.receive(self._fd)
 
     def on_events(self, mask: int, now: float) -> None:
         if mask & WRITABLE:
@@ -155,18 +160,18 @@ class Endpoint:
             return
         if self._nudged:
             self._nudged = False
-            owner.on_data(self, self.pump.buffer[:0], now)
+            owner.on_data(self, b"", now)
             return
         try:
-            count = self._receive()
+            data = self._receive()
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
             self._break(error, now)
             return
-        if count:
-            self.bytes_read += count
-            owner.on_data(self, self.pump.buffer[:count], now)
+        if data:
+            self.bytes_read += len(data)
+            owner.on_data(self, data, now)
         else:
             self.pause()
             owner.on_eof(self, now)
@@ -188,7 +193,7 @@ class Endpoint:
 
     def write(self, data: bytes) -> None:
         """Sends what the kernel takes at once and keeps the rest; ignored once the output is finished or broken."""
-        if self.output is not Output.OPEN or not data:
+        if self.output is not _OPEN or not data:
             return
         if self.buffered:
             self._keep(data)
@@ -214,8 +219,8 @@ class Endpoint:
         if self.buffered >= self._high_mark:
             self.is_full = True
 
-    def _send(self, data: bytes | memoryview) -> int:
-        return self.sock.send(data)
+    def _send(self, data: bytes) -> int:
+        return send(self._fd, data)
 
     def _send_pending(self, pending: "deque[bytes | memoryview]") -> int:
         if len(pending) == 1:
@@ -362,9 +367,9 @@ class TlsEndpoint(Endpoint):
             mask |= WRITABLE
         super().on_events(mask, now)
 
-    def _receive(self) -> int:
+    def _receive(self) -> Buffer:
         # One TLS record is at most 16 KiB: gather what is there, as a plain socket would, up to one shared buffer.
-        buffer = self.pump.buffer
+        buffer = self.pump.buffer.view
         count = 0
         try:
             while True:
@@ -387,7 +392,7 @@ class TlsEndpoint(Endpoint):
                 raise  # else: the bytes first, the error with the next read
         if self.sock.pending():
             self.pump.again(self._fd, self)
-        return count
+        return buffer[:count]
 
     def _send(self, data: bytes | memoryview) -> int:
         try:

@@ -7,7 +7,7 @@ socket is closed, because the kernel forgets with it.
 import socket
 
 from gateway.errors import BackendReset
-from gateway.protocol.frames import Piece
+from gateway.protocol.frames import Buffer, Piece
 from gateway.protocol.framings import Framing, MessageNotCarried
 from gateway.protocol.records import RejectBody, Rung
 from gateway.relay.backend_socket import BackendSocket
@@ -76,7 +76,7 @@ class FramedBackend(BackendSocket):
 
     # --- the endpoint's news --------------------------------------------------------------------------------------
 
-    def on_data(self, endpoint: Endpoint, data: memoryview, now: float) -> None:
+    def on_data(self, endpoint: Endpoint, data: Buffer, now: float) -> None:
         pieces = self.framing.receive_data(data)
         if pieces:
             self.relay.from_backend(pieces, now)

@@ -25,6 +25,7 @@ import structlog
 import trio
 
 from gateway.relay.pace import Pace
+from gateway.relay.sockets import ReadBuffer
 from gateway.relay.timers import Entry, Timers
 
 READABLE: Final = select.EPOLLIN
@@ -80,7 +81,7 @@ class Pump:
         self.now = 0.0
         self.turns = 0
         self._in_turn = False
-        self.buffer = memoryview(bytearray(BUFFER_BYTES))
+        self.buffer = ReadBuffer(BUFFER_BYTES)
         """Shared by all reads: what is read here is valid until the next read, whoever does it."""
 
     # --- sources --------------------------------------------------------------------------------------------------

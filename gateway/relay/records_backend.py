@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from gateway.errors import BackendReset, BackendVanished, FramingViolation, ProtocolViolation
 from gateway.protocol.messages import is_legal_close_code
-from gateway.protocol.pieces import LAST, Piece
+from gateway.protocol.pieces import LAST, Buffer, Piece
 from gateway.protocol.records import (
     MAX_BODY_BYTES,
     CloseBody,
@@ -163,7 +163,7 @@ class RecordsBackend(BackendSocket):
 
     # --- the endpoint's news --------------------------------------------------------------------------------------
 
-    def on_data(self, endpoint: Endpoint, data: memoryview, now: float) -> None:
+    def on_data(self, endpoint: Endpoint, data: Buffer, now: float) -> None:
         self._take(self._decoder.feed(data), now)
 
     def _take(self, records: Sequence[Record], now: float) -> None:

@@ -13,7 +13,7 @@ import structlog
 from gateway.errors import KeepaliveTimeout
 from gateway.protocol.fence import Fence
 from gateway.protocol.messages import WebSocketConnection
-from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
+from gateway.protocol.pieces import FIRST, LAST, Buffer, Opcode, Piece
 from gateway.protocol.records import RejectBody, Rung
 from gateway.relay.endpoint import Endpoint, Output, endpoint_for
 from gateway.relay.links import ClientLink
@@ -107,7 +107,7 @@ class WebSocketClient(ClientLink):
 
     def start(self, early: bytes, now: float) -> None:
         if early:
-            self.on_data(self.endpoint, memoryview(early), now)
+            self.on_data(self.endpoint, early, now)
         if not self.is_gone:
             self.resume()
 
@@ -210,7 +210,7 @@ class WebSocketClient(ClientLink):
 
     # --- the endpoint's news --------------------------------------------------------------------------------------
 
-    def on_data(self, endpoint: Endpoint, data: memoryview, now: float) -> None:
+    def on_data(self, endpoint: Endpoint, data: Buffer, now: float) -> None:
         self._last_heard = now
         ws = self.ws
         pieces = ws.receive_data(data)
@@ -287,10 +287,12 @@ class WebSocketClient(ClientLink):
 class PlainClient(WebSocketClient):
     """A client that speaks nothing but RFC 6455: evidence of its receiving comes from ping fences."""
 
-    __slots__ = ("_fences",)
+    __slots__ = ("_fences", "_settles_written")
 
     def __init__(self, sock: socket.socket, relay: Relay, ws: WebSocketConnection) -> None:
-        self._fences = relay.settings.fence and relay.down.ledger is not None
+        is_tracked = relay.down.ledger is not None
+        self._fences = is_tracked and relay.settings.fence
+        self._settles_written = is_tracked and not relay.settings.fence
         super().__init__(sock, relay, ws)
 
     @property
@@ -312,7 +314,7 @@ class PlainClient(WebSocketClient):
         if fence and self._fences and not self._fence.in_flight and self._can_ping:
             data += self._raise_fence(now)  # in the same write: such a fence costs no system call
         endpoint.write(data)
-        if not self._fences:
+        if self._settles_written:
             self._settle_written(now)
 
     def fence(self, now: float) -> bool:
@@ -328,7 +330,7 @@ class PlainClient(WebSocketClient):
         self.relay.settled_downstream(Rung.WRITTEN, offset=offset, now=now)
 
     def on_drained(self, endpoint: Endpoint, now: float) -> None:
-        if not self._fences and not self._left:
+        if self._settles_written and not self._left:
             self._settle_written(now)
         super().on_drained(endpoint, now)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from gateway.protocol.pieces import Buffer
 from gateway.relay.endpoint import HIGH_MARK_BYTES, Endpoint, Output, endpoint_for
 from gateway.relay.pump import Pump
 from tests.relay.sockets import tcp_pair, tls_pair, unix_pair
@@ -23,7 +24,7 @@ class Owner:
     news: list[str] = field(default_factory=list)
     raises: bool = False
 
-    def on_data(self, endpoint: Endpoint, data: memoryview, now: float) -> None:
+    def on_data(self, endpoint: Endpoint, data: Buffer, now: float) -> None:
         if self.raises:
             raise RuntimeError("a bug")
         self.data += data
