@@ -96,7 +96,7 @@ tests-compiled: $(VENV)/.dev $(COMPILED)/.built ## The tests of the data path an
 	  -o 'pythonpath=$(COMPILED) .' $(PYTEST_ARGS) tests/test_build.py tests/relay tests/sessions \
 	  tests/protocol/test_framings.py tests/protocol/test_ledger.py tests/protocol/test_messages.py \
 	  tests/integration/test_backpressure.py tests/integration/test_clients.py tests/integration/test_endings.py \
-	  tests/integration/test_redis.py
+	  tests/integration/test_redis.py tests/conformance
 
 conformance: $(VENV)/.dev $(VENV)/.codec ## Autobahn: all 517 cases with both codecs, then over TLS; writes docs/conformance.md
 	$(BIN)/python -m tests.conformance --codec compiled --document docs/conformance.md

@@ -1,5 +1,6 @@
 /**
- * Kakitome in browsers and in Node: a WebSocket that knows how far every message got, and survives its connections.
+ * Kakitome in browsers and in Node, in one file that a page imports as it is: a WebSocket that knows how far every
+ * message got, and survives its connections.
  *
  *     import { Kakitome } from "/kakitome.js";
  *     const line = new Kakitome("/chat");
