@@ -12,7 +12,8 @@ header; and the encoder works on a tuple of its own, so that nothing can change 
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.long cimport PyLong_Check
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.long cimport PyLong_Check, PyLong_CheckExact
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
@@ -492,3 +493,31 @@ def encode_pieces(pieces not None, mask=None):
             memcpy(target, PyBytes_AS_STRING(payload), length)
         target += length
     return frames
+
+
+def message_ends(list pieces not None, uint64_t begin, uint64_t overhead):
+    """Where messages end in a stream that is at `begin`: 8 bytes each, in this machine's order; and where all ends.
+
+    A message costs `overhead` bytes beyond its payload; the last one of the pieces may be unfinished. Raises TypeError
+    for what is no piece.
+    """
+    # Nothing of Python's runs while the list is read, so it cannot change.
+    cdef Py_ssize_t i, number = 0, count = PyList_GET_SIZE(pieces)
+    cdef uint64_t end = begin
+    cdef bytes ends = PyBytes_FromStringAndSize(NULL, count * sizeof(uint64_t))
+    cdef char *target = PyBytes_AS_STRING(ends)
+    cdef object piece, payload, flags
+    for i in range(count):
+        piece = <object>PyList_GET_ITEM(pieces, i)
+        if not PyTuple_CheckExact(piece) or PyTuple_GET_SIZE(piece) != 3:
+            raise TypeError("a piece is a tuple of opcode, payload and flags")
+        payload = <object>PyTuple_GET_ITEM(piece, 1)
+        flags = <object>PyTuple_GET_ITEM(piece, 2)
+        if not PyBytes_Check(payload) or not PyLong_CheckExact(flags):
+            raise TypeError("a piece is a tuple of an int, bytes and an int")
+        end += <uint64_t>PyBytes_GET_SIZE(payload)
+        if PyLong_AsLong(flags) & LAST:
+            end += overhead
+            memcpy(target + number * sizeof(uint64_t), &end, sizeof(uint64_t))
+            number += 1
+    return (ends if number == count else ends[:number * sizeof(uint64_t)]), end

@@ -5,6 +5,7 @@ Invariant: data payload is handed on as it arrives and never kept; what is kept 
 """
 
 import codecs
+from array import array
 from collections.abc import Callable, Sequence
 
 from gateway.errors import ConnectionFault
@@ -272,3 +273,24 @@ def _apply_mask(payload: bytes, key: bytes) -> bytes:
     size = len(payload)
     keys = (key * (size // 4 + 1))[:size]
     return (int.from_bytes(payload, "little") ^ int.from_bytes(keys, "little")).to_bytes(size, "little")
+
+
+def message_ends(pieces: list[Piece], begin: int, overhead: int) -> tuple[bytes, int]:
+    """Where messages end in a stream that is at `begin`: 8 bytes each, in this machine's order; and where all ends.
+
+    A message costs `overhead` bytes beyond its payload; the last one of the pieces may be unfinished. Raises TypeError
+    for what is no piece.
+    """
+    ends = array("Q")
+    end = begin
+    for piece in pieces:
+        if type(piece) is not tuple or len(piece) != 3:
+            raise TypeError("a piece is a tuple of opcode, payload and flags")
+        _, payload, flags = piece
+        if not isinstance(payload, bytes) or type(flags) is not int:
+            raise TypeError("a piece is a tuple of an int, bytes and an int")
+        end += len(payload)
+        if flags & LAST:
+            end += overhead
+            ends.append(end)
+    return ends.tobytes(), end

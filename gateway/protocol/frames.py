@@ -12,9 +12,9 @@ from gateway.protocol.pieces import COMPRESSED, FIRST, LAST, Buffer, Opcode, Pie
 try:
     if os.environ.get("KAKITOME_PURE_CODEC") == "1":
         raise ImportError("the pure codec was asked for")
-    from gateway.protocol._frames import FrameDecoder, Utf8Validator, encode_pieces
+    from gateway.protocol._frames import FrameDecoder, Utf8Validator, encode_pieces, message_ends
 except ImportError:
-    from gateway.protocol._frames_py import FrameDecoder, Utf8Validator, encode_pieces
+    from gateway.protocol._frames_py import FrameDecoder, Utf8Validator, encode_pieces, message_ends
 
 CODEC: Final = "pure" if FrameDecoder.__module__.endswith("_frames_py") else "compiled"
 
@@ -29,4 +29,5 @@ __all__ = [
     "Piece",
     "Utf8Validator",
     "encode_pieces",
+    "message_ends",
 ]

@@ -21,7 +21,7 @@ Entering is done for every message while hundreds of connections take turns, so 
 touches: one object a run, and what the window allows as sums that change only when something settles.
 """
 
-from array import array
+import sys
 from bisect import bisect_left, bisect_right
 from operator import attrgetter
 from typing import Final
@@ -29,12 +29,16 @@ from typing import Final
 from mypy_extensions import mypyc_attr
 
 from gateway.errors import ProtocolViolation
+from gateway.protocol.frames import message_ends
 from gateway.protocol.pieces import LAST, Piece
 from gateway.protocol.records import DEFAULT_WINDOW_MESSAGES, LossReport, Rung
 
 # Plain ints: in Python 3.11 reading a member off an Enum costs as much as all the rest of a call here.
 _WRITTEN: Final = int(Rung.WRITTEN)
 _REACHED: Final = int(Rung.REACHED)
+
+END_BYTES: Final = 8
+"""What the end of one message takes in a run."""
 
 _run_hop_end = attrgetter("hop_end")
 _run_hop_begin = attrgetter("hop_begin")
@@ -53,7 +57,7 @@ class Run:
         last: int,
         count: int,
         end: int,
-        ends: "array[int] | None",
+        ends: bytes,
         *,
         accepted_at: float,
         hop_begin: int,
@@ -65,8 +69,8 @@ class Run:
         self.end = end
         """The end of the last one."""
         self._ends = ends
-        """Ends of the messages up to the last one, packed, for thousands of int objects would sweep the cache; None
-        where the last one is the only one."""
+        """Ends of the messages up to the last one as `message_ends` packs them, for thousands of int objects would
+        sweep the cache; empty where the last one is the only one."""
         self.accepted_at = accepted_at
         self.hop_begin = hop_begin
         """Where they begin and end on the next hop, as far as that is known; kept where the overhead varies."""
@@ -74,19 +78,24 @@ class Run:
 
     def end_of(self, seq: int) -> int:
         """The end of one of them."""
-        return self.end if self._ends is None else self._ends[seq - self.last - 1]
+        if not self._ends:
+            return self.end
+        at = len(self._ends) - END_BYTES * (self.last - seq + 1)
+        return int.from_bytes(self._ends[at : at + END_BYTES], sys.byteorder)
 
     def up_to_offset(self, offset: int) -> int:
         """The number of the newest message that ends at `offset` or before."""
-        if self._ends is None:
+        if not self._ends:
             return self.last if self.end <= offset else self.last - 1
-        return self.last - len(self._ends) + bisect_right(self._ends, offset)
+        ends = memoryview(self._ends).cast("Q")
+        return self.last - len(ends) + bisect_right(ends, offset)
 
     def from_offset(self, offset: int) -> int:
         """The number of the oldest message that ends at `offset` or behind it, where one of them does."""
-        if self._ends is None:
+        if not self._ends:
             return self.last
-        return self.last - len(self._ends) + bisect_left(self._ends, offset) + 1
+        ends = memoryview(self._ends).cast("Q")
+        return self.last - len(ends) + bisect_left(ends, offset) + 1
 
     def divide(self, seq: int) -> "Run":
         """Takes off the messages up to `seq`; they are a run of their own then, which tells nothing of each."""
@@ -96,7 +105,7 @@ class Run:
             seq,
             count,
             self.end_of(seq),
-            None,
+            b"",
             accepted_at=self.accepted_at,
             hop_begin=self.hop_begin,
             hop_end=self.hop_end,
@@ -223,33 +232,28 @@ class Ledger:
             size = len(piece[1])
             if piece[2] & LAST:
                 self._end = end = self._end + size + self._overhead_bytes
-                self._enter_run(1, end, None, now, hop_bytes, True)
+                self._enter_run(1, end, b"", now, hop_bytes, True)
                 return 1, size
             self._end += size
             if self._varies:
                 self._enter_unfinished(hop_bytes)
             return 0, size
-        end = self._end
         overhead = self._overhead_bytes
-        ends: list[int] = []
-        for _, payload, flags in pieces:
-            end += len(payload)
-            if flags & LAST:
-                end += overhead
-                ends.append(end)
-        count = len(ends)
+        ends, end = message_ends(pieces, self._end, overhead)
+        count = len(ends) // END_BYTES
         payload_bytes = end - self._end - overhead * count
         self._end = end
         if count:
             all_whole = bool(pieces[-1][2] & LAST)
-            self._enter_run(count, ends[-1], array("Q", ends) if count > 1 else None, now, hop_bytes, all_whole)
+            last_end = end if all_whole else int.from_bytes(ends[-END_BYTES:], sys.byteorder)
+            self._enter_run(count, last_end, ends if count > 1 else b"", now, hop_bytes, all_whole)
         elif pieces and self._varies:
             self._enter_unfinished(hop_bytes)
+        else:
+            self._hop_end += hop_bytes
         return count, payload_bytes
 
-    def _enter_run(
-        self, count: int, end: int, ends: "array[int] | None", now: float, hop_bytes: int, all_whole: bool
-    ) -> None:
+    def _enter_run(self, count: int, end: int, ends: bytes, now: float, hop_bytes: int, all_whole: bool) -> None:
         """Enter the messages that a batch completes; behind them there may be the beginning of one more."""
         hop_begin = batch_begin = self._hop_end
         if self._varies:
@@ -277,7 +281,7 @@ class Ledger:
         self._end = end = self._runs[-1].end if self._runs else self._settled_end
         self._unfinished_begin = _NONE
         self._unfinished_rejected = False
-        self._enter_run(1, end, None, now, 0, True)
+        self._enter_run(1, end, b"", now, 0, True)
         # It has no overhead, which in_flight_bytes takes off for each number that is not settled.
         self._reject(self.accepted, -self._overhead_bytes)
         return self.accepted
@@ -321,7 +325,7 @@ class Ledger:
             return self.advance(rung, runs[proven - 1].last) if proven else _NOTHING
         if offset >= runs[-1].end:
             return self.advance(rung, self.accepted)  # the usual case needs no search
-        return self.advance(rung, runs[bisect_left(runs, offset, key=_run_end)].up_to_offset(offset))
+        return self.advance(rung, runs[bisect_right(runs, offset, key=_run_end)].up_to_offset(offset))
 
     def reject(self, seq: int) -> bool:
         """One message was refused by the far side and counts as settled; False where it was settled already.

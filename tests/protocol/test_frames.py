@@ -408,3 +408,32 @@ def codec_of_a_process(**environment: str) -> str:
     command = [sys.executable, "-c", "from gateway.protocol import frames; print(frames.CODEC)"]
     env = {**os.environ, "PYTHONPATH": str(Path(frames.__file__).parents[2]), **environment}
     return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.strip()
+
+
+# --- where messages end ---------------------------------------------------------------------------------------------
+
+PIECES = st.lists(st.tuples(st.just(2), st.binary(max_size=9), st.sampled_from([0, FIRST, LAST, WHOLE])), max_size=8)
+
+
+@both
+@given(pieces=PIECES, begin=st.integers(0, 2**40), overhead=st.sampled_from([0, 1, 4]))
+def test_message_ends_are_the_sums_of_sizes(
+    codec: ModuleType, pieces: list[frames.Piece], begin: int, overhead: int
+) -> None:
+    end, expected = begin, []
+    for _, payload, flags in pieces:
+        end += len(payload)
+        if flags & LAST:
+            end += overhead
+            expected.append(end)
+    ends, last = codec.message_ends(pieces, begin, overhead)
+    assert (memoryview(ends).cast("Q").tolist(), last) == (expected, end)
+
+
+@both
+@pytest.mark.parametrize(
+    "piece", [None, (2, b""), [2, b"", 3], (2, "", 3), (2, bytearray(), 3), (2, b"", None)], ids=repr
+)
+def test_message_ends_refuse_what_is_no_piece(codec: ModuleType, piece: object) -> None:
+    with pytest.raises(TypeError, match="a piece is a tuple"):
+        codec.message_ends([(2, b"", 3), piece], 0, 0)

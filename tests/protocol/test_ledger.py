@@ -276,6 +276,16 @@ def test_offset_inside_a_message_settles_only_those_before_it() -> None:
     assert told(ledger.advance_to_offset(Rung.REACHED, 20)) == [(1.0, 1)]
 
 
+def test_empty_messages_settle_with_what_is_before_them() -> None:
+    ledger = open_ledger()
+    accept(ledger, 3, now=1.0)
+    accept(ledger, 0, now=2.0)
+    accept(ledger, 0, now=3.0)
+    ledger.accept_pieces([message(0), message(2)], now=4.0)
+    assert told(ledger.advance_to_offset(Rung.REACHED, 3)) == [(1.0, 1), (2.0, 1), (3.0, 1), (4.0, 1)]
+    assert ledger.in_flight_messages == 1
+
+
 def test_messages_of_different_turns_settle_as_runs_oldest_first() -> None:
     ledger = open_ledger()
     accept(ledger, 1, now=1.0)
