@@ -160,6 +160,8 @@ class Tab:
         self._perform({"type": "pointer", "id": "mouse", "actions": actions})
 
     def _perform(self, source: dict[str, Any]) -> None:
+        # Nobody can click on a tab that is behind another; Chromium waits five seconds, or loses the click.
+        self.session.call("browsingContext.activate", context=self._context)
         self.session.call("input.performActions", context=self._context, actions=[source])
 
 

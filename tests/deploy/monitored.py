@@ -254,7 +254,7 @@ def _make_faults(stack: ExitStack, gateway: GatewayProcess, silent: _Silent) -> 
         silent.reset.set()
         gateway.wait_for_event("session_ended", route="stalled")
     _offer_until_stalled(stack.enter_context(RawClient(gateway.url("/stalled"))))
-    gateway.config_file.write_text("routes: [{name: echo, bakend: {}}]")
+    gateway.write_config_text("routes: [{name: echo, bakend: {}}]")
     gateway.hang_up()
     gateway.wait_for_event("config_rejected")
 

@@ -185,7 +185,7 @@ def test_sighup_changes_routes_for_new_connections_and_keeps_the_old_ones(echo: 
 
 def test_a_bad_file_changes_nothing_and_is_reported(echo: int) -> None:
     with GatewayProcess({"routes": [route("echo", "/", f"tcp://127.0.0.1:{echo}")]}) as gateway:
-        gateway.config_file.write_text("routes: [{name: echo, bakend: {}}]")
+        gateway.write_config_text("routes: [{name: echo, bakend: {}}]")
         gateway.hang_up()
         rejected = gateway.wait_for_event("config_rejected")
         assert any("bakend" in problem for problem in rejected["problems"])

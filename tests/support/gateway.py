@@ -175,8 +175,12 @@ class GatewayProcess:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Replaces the config file atomically, as editors and Kubernetes do; the gateway is not told."""
         self.config = dict(config)
+        self.write_config_text(yaml.safe_dump(self.config, sort_keys=False))
+
+    def write_config_text(self, text: str) -> None:
+        """The same with anything for a config."""
         fresh = self.config_file.with_suffix(".new")
-        fresh.write_text(yaml.safe_dump(self.config, sort_keys=False))
+        fresh.write_text(text)
         os.replace(fresh, self.config_file)
 
     def terminate(self, seconds: float = STOP_SECONDS) -> int:
