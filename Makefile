@@ -36,7 +36,7 @@ $(VENV)/.fuzz: pyproject.toml $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --group fuzz
 	@touch $@
 
-PYX := gateway/protocol/_frames.pyx gateway/relay/_sockets.pyx
+PYX := $(wildcard gateway/*/*.pyx)
 
 # Without a C compiler this goes on without the compiled codec: setup.py declares it optional.
 $(VENV)/.codec: $(PYX) setup.py $(VENV)/.dev

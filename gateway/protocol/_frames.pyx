@@ -1,5 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The frame codec, compiled: the same behaviour as `_frames_py`, without an interpreter step per byte or header.
+"""The frame codec, compiled; in one file because its parts are C inlines of each other.
+
+It behaves as `_frames_py` does, without an interpreter step per byte or header.
 
 General theory of operation. `FrameDecoder.feed` walks raw pointers over one read. A header that lies whole in the read
 is parsed where it stands; one that is split is gathered in `stash`. Data payload is unmasked straight into the bytes
@@ -13,7 +15,7 @@ header; and the encoder works on a tuple of its own, so that nothing can change 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
-from cpython.long cimport PyLong_Check, PyLong_CheckExact
+from cpython.long cimport PyLong_Check
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
@@ -499,24 +501,19 @@ def message_ends(list pieces not None, uint64_t begin, uint64_t overhead):
     """Where messages end in a stream that is at `begin`: 8 bytes each, in this machine's order; and where all ends.
 
     A message costs `overhead` bytes beyond its payload; the last one of the pieces may be unfinished. Raises TypeError
-    for what is no piece.
+    for what is no piece, ValueError for what is no legal frame.
     """
     # Nothing of Python's runs while the list is read, so it cannot change.
     cdef Py_ssize_t i, number = 0, count = PyList_GET_SIZE(pieces)
     cdef uint64_t end = begin
     cdef bytes ends = PyBytes_FromStringAndSize(NULL, count * sizeof(uint64_t))
     cdef char *target = PyBytes_AS_STRING(ends)
-    cdef object piece, payload, flags
+    cdef object piece
     for i in range(count):
         piece = <object>PyList_GET_ITEM(pieces, i)
-        if not PyTuple_CheckExact(piece) or PyTuple_GET_SIZE(piece) != 3:
-            raise TypeError("a piece is a tuple of opcode, payload and flags")
-        payload = <object>PyTuple_GET_ITEM(piece, 1)
-        flags = <object>PyTuple_GET_ITEM(piece, 2)
-        if not PyBytes_Check(payload) or not PyLong_CheckExact(flags):
-            raise TypeError("a piece is a tuple of an int, bytes and an int")
-        end += <uint64_t>PyBytes_GET_SIZE(payload)
-        if PyLong_AsLong(flags) & LAST:
+        check_piece(piece)
+        end += <uint64_t>PyBytes_GET_SIZE(<object>PyTuple_GET_ITEM(piece, 1))
+        if PyLong_AsLong(<object>PyTuple_GET_ITEM(piece, 2)) & LAST:
             end += overhead
             memcpy(target + number * sizeof(uint64_t), &end, sizeof(uint64_t))
             number += 1

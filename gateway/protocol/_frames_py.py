@@ -224,6 +224,24 @@ class FrameDecoder:
             self._flags &= ~FIRST
 
 
+def _check_piece(piece: Piece) -> None:
+    """Refuses what is no piece, and a piece that is no legal frame."""
+    if type(piece) is not tuple or len(piece) != 3:
+        raise TypeError("a piece is a tuple of opcode, payload and flags")
+    opcode, payload, flags = piece
+    if not isinstance(opcode, int) or not isinstance(payload, bytes) or not isinstance(flags, int):
+        raise TypeError("a piece is a tuple of an int, bytes and an int")
+    if opcode in (Opcode.CLOSE, Opcode.PING, Opcode.PONG):
+        if len(payload) > frame_rules.MAX_CONTROL_BYTES:
+            raise ValueError(f"a control frame carries at most 125 bytes, not {len(payload)}")
+        if flags != FIRST | LAST:
+            raise ValueError("a control frame is always whole and never compressed")
+    elif opcode not in (Opcode.TEXT, Opcode.BINARY):
+        raise ValueError(f"{opcode} is not the opcode of a message")
+    elif not 0 <= flags <= FIRST | LAST | COMPRESSED:
+        raise ValueError(f"{flags} is not a combination of flags")
+
+
 def encode_pieces(pieces: Sequence[Piece], mask: Callable[[], bytes] | None = None) -> bytes:
     """The frames of `pieces`, one each, in one bytes; `mask` gives each frame's 4-byte key (RFC 6455 section 5.3).
 
@@ -232,21 +250,9 @@ def encode_pieces(pieces: Sequence[Piece], mask: Callable[[], bytes] | None = No
     """
     parts: list[bytes] = []
     for piece in tuple(pieces):
-        if type(piece) is not tuple or len(piece) != 3:
-            raise TypeError("a piece is a tuple of opcode, payload and flags")
+        _check_piece(piece)
         opcode, payload, flags = piece
-        if not isinstance(opcode, int) or not isinstance(payload, bytes) or not isinstance(flags, int):
-            raise TypeError("a piece is a tuple of an int, bytes and an int")
         length = len(payload)
-        if opcode in (Opcode.CLOSE, Opcode.PING, Opcode.PONG):
-            if length > frame_rules.MAX_CONTROL_BYTES:
-                raise ValueError(f"a control frame carries at most 125 bytes, not {length}")
-            if flags != FIRST | LAST:
-                raise ValueError("a control frame is always whole and never compressed")
-        elif opcode not in (Opcode.TEXT, Opcode.BINARY):
-            raise ValueError(f"{opcode} is not the opcode of a message")
-        elif not 0 <= flags <= FIRST | LAST | COMPRESSED:
-            raise ValueError(f"{flags} is not a combination of flags")
         first = (opcode | (0x40 if flags & COMPRESSED else 0)) if flags & FIRST else 0
         if flags & LAST:
             first |= 0x80
@@ -279,16 +285,13 @@ def message_ends(pieces: list[Piece], begin: int, overhead: int) -> tuple[bytes,
     """Where messages end in a stream that is at `begin`: 8 bytes each, in this machine's order; and where all ends.
 
     A message costs `overhead` bytes beyond its payload; the last one of the pieces may be unfinished. Raises TypeError
-    for what is no piece.
+    for what is no piece, ValueError for what is no legal frame.
     """
     ends = array("Q")
     end = begin
     for piece in pieces:
-        if type(piece) is not tuple or len(piece) != 3:
-            raise TypeError("a piece is a tuple of opcode, payload and flags")
+        _check_piece(piece)
         _, payload, flags = piece
-        if not isinstance(payload, bytes) or type(flags) is not int:
-            raise TypeError("a piece is a tuple of an int, bytes and an int")
         end += len(payload)
         if flags & LAST:
             end += overhead

@@ -257,10 +257,10 @@ class Passage(ABC):
             if (may_look or self.client.is_resumable) and self._has_unsettled_upstream:
                 # Acknowledgements ride on data; and a records client may be waiting to be told, at any pace.
                 self.backend.sample(now)
-            if ledger.is_half_full:
+            is_half_full = ledger.is_half_full
+            if is_half_full:
                 self.client.fence(now)
-                self._plan_look(ledger, now)
-            elif self._look_deadline == NEVER:
+            if self._look_deadline == NEVER or is_half_full:
                 self._plan_look(ledger, now)
         return self.client.is_full
 

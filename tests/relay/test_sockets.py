@@ -17,15 +17,19 @@ except ImportError:
 
 BUILD = "the compiled form is not there: build it with `make codec`"
 
-FORMS = pytest.mark.parametrize(
-    "form",
-    [
+BUFFER_BYTES = 64 * 1024
+
+
+@pytest.fixture(
+    params=[
         pytest.param(_sockets_py, id="pure"),
         pytest.param(_sockets, id="compiled", marks=pytest.mark.skipif(_sockets is None, reason=BUILD)),
-    ],
+    ]
 )
-
-BUFFER_BYTES = 64 * 1024
+def form(request: pytest.FixtureRequest) -> ModuleType:
+    """Each of the two forms in turn."""
+    module: ModuleType = request.param
+    return module
 
 
 @pytest.fixture(params=[tcp_pair, unix_pair])
@@ -46,7 +50,6 @@ def fill(form: ModuleType, ours: socket.socket) -> int:
     return taken
 
 
-@FORMS
 @pytest.mark.parametrize("size", [1, 4096, 4097, BUFFER_BYTES])
 def test_what_the_peer_sent_is_read_whole(
     form: ModuleType, pair: tuple[socket.socket, socket.socket], size: int
@@ -62,7 +65,6 @@ def test_what_the_peer_sent_is_read_whole(
     assert bytes(got) == payload
 
 
-@FORMS
 def test_small_reads_outlive_the_next_one_and_large_ones_are_views(
     form: ModuleType, pair: tuple[socket.socket, socket.socket]
 ) -> None:
@@ -78,7 +80,6 @@ def test_small_reads_outlive_the_next_one_and_large_ones_are_views(
     assert len(buffer.view) == BUFFER_BYTES
 
 
-@FORMS
 def test_no_more_is_read_than_the_buffer_holds(form: ModuleType, pair: tuple[socket.socket, socket.socket]) -> None:
     ours, peer = pair
     peer.sendall(b"0123456789")
@@ -86,7 +87,6 @@ def test_no_more_is_read_than_the_buffer_holds(form: ModuleType, pair: tuple[soc
     assert [bytes(buffer.receive(ours.fileno())) for _ in range(3)] == [b"0123", b"4567", b"89"]
 
 
-@FORMS
 def test_nothing_to_read_and_the_end_of_input_are_told_apart(
     form: ModuleType, pair: tuple[socket.socket, socket.socket]
 ) -> None:
@@ -98,7 +98,6 @@ def test_nothing_to_read_and_the_end_of_input_are_told_apart(
     assert buffer.receive(ours.fileno()) == b""
 
 
-@FORMS
 def test_the_kernel_takes_what_it_has_room_for(form: ModuleType, pair: tuple[socket.socket, socket.socket]) -> None:
     ours, peer = pair
     taken = fill(form, ours)
@@ -108,7 +107,6 @@ def test_the_kernel_takes_what_it_has_room_for(form: ModuleType, pair: tuple[soc
     assert sum(iter(lambda: len(peer.recv(1 << 20)), 0)) == taken
 
 
-@FORMS
 def test_a_peer_that_is_gone_is_an_error_and_no_signal(
     form: ModuleType, pair: tuple[socket.socket, socket.socket]
 ) -> None:
@@ -123,7 +121,6 @@ def test_a_peer_that_is_gone_is_an_error_and_no_signal(
         send_often()
 
 
-@FORMS
 def test_bad_arguments_are_refused(form: ModuleType, pair: tuple[socket.socket, socket.socket]) -> None:
     ours, _ = pair
     with pytest.raises(OSError, match="Bad file descriptor"):
