@@ -4,7 +4,6 @@ import hashlib
 import random
 import sys
 import time
-import tracemalloc
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Final, NoReturn
 
 from tests.fuzz.mutation import inputs
 from tests.fuzz.target import MAX_INPUT_BYTES, Target
+from tests.support.memory import peak_bytes
 
 REPORTS: Final = Path(__file__).parents[2] / "reports" / "fuzz"
 MEASURED: Final = 64
@@ -42,12 +42,7 @@ def run_random(target: Target, *, runs: int | None = None, seconds: float | None
 
 def check_measured(target: Target, data: bytes) -> None:
     """Checks one input, and that it did not make the core allocate more than the target's `peak_bytes`."""
-    tracemalloc.start()
-    try:
-        target.check(data)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    peak = peak_bytes(lambda: target.check(data), enough=target.peak_bytes)
     if peak > target.peak_bytes:
         raise AssertionError(f"{peak} bytes were allocated at once, {target.peak_bytes} are allowed")
 

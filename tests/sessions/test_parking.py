@@ -218,20 +218,23 @@ async def test_a_stream_backend_fills_a_parked_clients_window_and_then_waits() -
 
 
 async def test_a_parked_session_with_an_empty_outbox_takes_little_memory() -> None:
-    sessions = 50
+    sessions, attempts = 30, 3
     async with tcp_echo() as port, running(config_of(stream_route(port))) as server:
         tokens = [await park(server)]  # what is made once is made now
-        gc.collect()
-        tracemalloc.start()
-        try:
-            before, _ = tracemalloc.get_traced_memory()
-            tokens += [await park(server) for _ in range(sessions)]
-            forget_closed()
+        taken = []
+        for _ in range(attempts):  # other threads of a test process allocate too, which can only add
             gc.collect()
-            after, _ = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
-        assert parked(server) == sessions + 1
-        assert (after - before) / sessions < MAX_PARKED_BYTES
+            tracemalloc.start()
+            try:
+                before, _ = tracemalloc.get_traced_memory()
+                tokens += [await park(server) for _ in range(sessions)]
+                forget_closed()
+                gc.collect()
+                after, _ = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            taken.append((after - before) / sessions)
+        assert parked(server) == attempts * sessions + 1
+        assert min(taken) < MAX_PARKED_BYTES
         client = await Client.connect(server)
         assert (await client.open(tokens[sessions // 2]))["resumed"] is True
