@@ -59,7 +59,7 @@ from gateway.telemetry.repetition import Repetition
 from gateway.transport.files import Folder, serve_file
 from gateway.transport.health import HealthChecks
 from gateway.transport.listener import Accepted, Established, Listener, establish
-from gateway.transport.upgrade import KeptAlive, read_request, refuse
+from gateway.transport.upgrade import SilentConnections, read_request, refuse
 
 DRAIN_SPREAD: Final = 0.7
 """The part of the drain window over which Close 1012 is spread; the rest is for the last ones to finish in."""
@@ -100,7 +100,7 @@ class Server:
         self._health: Final = HealthChecks()
         self._listeners: list[Listener] = []
         self._handshakes = 0
-        self._kept_alive: Final = KeptAlive()
+        self._silent: Final = SilentConnections()
         self._distrusted: Final = Repetition()
         """Of warnings about trusted proxies' headers, by the proxy."""
         self._all_gone = trio.Event()
@@ -181,7 +181,7 @@ class Server:
         deadline = trio.current_time() + window
         for listener in self._listeners:
             listener.close()
-        self._kept_alive.end()
+        self._silent.end()
         with trio.move_on_at(deadline):
             await self._close_spread(window * DRAIN_SPREAD, deadline)
             while self.registry or self._handshakes:
@@ -324,7 +324,7 @@ class Server:
         attempt.head_only = False
         timeout = self.config.timeouts.handshake
         request = await read_request(
-            established.channel, reader, first=first, timeout_seconds=timeout, kept_alive=self._kept_alive
+            established.channel, reader, first=first, timeout_seconds=timeout, silent=self._silent
         )
         attempt.head_only = request is not None and request.method == "HEAD"
         return request

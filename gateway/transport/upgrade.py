@@ -14,39 +14,57 @@ from gateway.errors import HandshakeRefused
 from gateway.protocol.handshake import Request, RequestReader, refusal_response, request_timed_out
 from gateway.transport.channel import Channel
 
-RECEIVE_BYTES = 4096
+RECEIVE_BYTES: Final = 4096
+
+FIRST_REQUEST_SECONDS: Final = 1.0
+"""What a drain leaves to a connection that has sent nothing yet."""
 
 
-class KeptAlive:
-    """The connections that wait between two requests, which may be ended at any moment (RFC 9112 section 9.3)."""
+class SilentConnections:
+    """Those that have sent nothing of the request that is waited for, which may be ended (RFC 9112 section 9.3).
+
+    Between two requests that is done at once. Before the first, what was sent as soon as the connection stood may still
+    be on its way, so a moment is left for it; a browser connects ahead of time, and then may send nothing for minutes.
+    """
 
     def __init__(self) -> None:
-        self._waiting: Final[set[trio.CancelScope]] = set()
+        self._waiting: Final[dict[trio.CancelScope, float]] = {}
+        """What ends each wait, and the seconds that it is left."""
         self._ended = False
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The wait for the first byte of a next request, which `end` cuts short."""
+    def waiting(self, *, first: bool) -> Iterator[None]:
+        """The wait for the first byte of a request, which `end` cuts short."""
+        patience_seconds = FIRST_REQUEST_SECONDS if first else 0.0
         with trio.CancelScope() as scope:
             if self._ended:
-                scope.cancel()
-            self._waiting.add(scope)
+                _cut_short(scope, patience_seconds)
+            self._waiting[scope] = patience_seconds
             try:
                 yield
             finally:
-                self._waiting.discard(scope)
+                del self._waiting[scope]
 
     def end(self) -> None:
-        """Ends those that wait, and each later one at once."""
+        """Ends those that wait, and each later one likewise."""
         self._ended = True
-        for scope in self._waiting:
-            scope.cancel()
+        for scope, patience_seconds in self._waiting.items():
+            _cut_short(scope, patience_seconds)
+
+
+def _cut_short(scope: trio.CancelScope, patience_seconds: float) -> None:
+    scope.deadline = min(scope.deadline, trio.current_time() + patience_seconds)
 
 
 async def read_request(
-    channel: Channel, reader: RequestReader, *, first: bool, timeout_seconds: float, kept_alive: KeptAlive | None = None
+    channel: Channel,
+    reader: RequestReader,
+    *,
+    first: bool,
+    timeout_seconds: float,
+    silent: SilentConnections | None = None,
 ) -> Request | None:
-    """The next request; None when the client ended, or kept silent, between two requests, or `kept_alive` was ended.
+    """The next request; None when the client ended, or kept silent, between two requests, or `silent` was ended.
 
     `first` says that none has been read from this connection yet. Raises HandshakeRefused for a head that is bad or
     not complete in time, and OSError. After None the connection is good for nothing but to be closed.
@@ -56,8 +74,7 @@ async def read_request(
         with trio.fail_after(timeout_seconds):
             while request is None:
                 data = b""
-                is_between = not (first or reader.in_request)
-                with kept_alive.waiting() if kept_alive is not None and is_between else nullcontext():
+                with nullcontext() if silent is None or reader.in_request else silent.waiting(first=first):
                     data = await channel.receive_some(RECEIVE_BYTES)
                 if not data:
                     return None

@@ -9,7 +9,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from gateway.errors import HandshakeRefused
 from gateway.protocol.handshake import RequestReader
 from gateway.transport.channel import Channel
-from gateway.transport.upgrade import KeptAlive, read_request, refuse
+from gateway.transport.upgrade import FIRST_REQUEST_SECONDS, SilentConnections, read_request, refuse
 from tests.transport.loopback import connected_channels
 
 REQUEST = b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -26,59 +26,92 @@ async def answered(ours: Channel, client: Channel) -> RequestReader:
     """The reader of a connection whose first request has been answered."""
     reader = RequestReader()
     await client.send_all(REQUEST)
-    request = await read_request(ours, reader, first=True, timeout_seconds=10, kept_alive=KeptAlive())
+    request = await read_request(ours, reader, first=True, timeout_seconds=10, silent=SilentConnections())
     assert request is not None
     assert request.path == "/page"
     return reader
 
 
 async def test_a_connection_between_two_requests_is_ended_at_once(ends: tuple[Channel, Channel]) -> None:
-    reader, kept_alive = await answered(*ends), KeptAlive()
+    reader, silent = await answered(*ends), SilentConnections()
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon
             async def wait() -> None:
-                assert (
-                    await read_request(ends[0], reader, first=False, timeout_seconds=60, kept_alive=kept_alive) is None
-                )
+                assert await read_request(ends[0], reader, first=False, timeout_seconds=60, silent=silent) is None
 
             await wait_all_tasks_blocked()
-            kept_alive.end()
+            silent.end()
 
 
 async def test_a_connection_that_comes_to_wait_after_the_end_does_not_wait(ends: tuple[Channel, Channel]) -> None:
-    reader, kept_alive = await answered(*ends), KeptAlive()
-    kept_alive.end()
+    reader, silent = await answered(*ends), SilentConnections()
+    silent.end()
     with trio.fail_after(5):
-        assert await read_request(ends[0], reader, first=False, timeout_seconds=60, kept_alive=kept_alive) is None
+        assert await read_request(ends[0], reader, first=False, timeout_seconds=60, silent=silent) is None
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first", "next"])
 async def test_a_request_that_has_begun_is_read_to_its_end(ends: tuple[Channel, Channel], first: bool) -> None:
     ours, client = ends
-    kept_alive = KeptAlive()
+    silent = SilentConnections()
     reader = RequestReader() if first else await answered(ours, client)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
 
             @nursery.start_soon
             async def read() -> None:
-                request = await read_request(ours, reader, first=first, timeout_seconds=60, kept_alive=kept_alive)
+                request = await read_request(ours, reader, first=first, timeout_seconds=60, silent=silent)
                 assert request is not None
 
             await client.send_all(REQUEST[:10])
             await wait_all_tasks_blocked(0.01)
-            kept_alive.end()
+            silent.end()
             await client.send_all(REQUEST[10:])
 
 
-async def test_a_kept_alive_connection_on_which_nothing_comes_is_left_after_the_timeout(
+async def test_a_silent_connection_on_which_nothing_comes_is_left_after_the_timeout(
     ends: tuple[Channel, Channel], autojump_clock: MockClock
 ) -> None:
     reader = await answered(*ends)
     assert await read_request(ends[0], reader, first=False, timeout_seconds=10) is None
     assert trio.current_time() >= 10
+
+
+@pytest.mark.parametrize("ended", ["before", "meanwhile"])
+async def test_a_connection_that_never_sent_anything_is_left_a_moment_after_the_end(
+    ends: tuple[Channel, Channel], autojump_clock: MockClock, ended: str
+) -> None:
+    silent = SilentConnections()
+    async with trio.open_nursery() as nursery:
+        if ended == "before":
+            silent.end()
+        else:
+
+            @nursery.start_soon
+            async def end() -> None:
+                await wait_all_tasks_blocked()
+                silent.end()
+
+        assert await read_request(ends[0], RequestReader(), first=True, timeout_seconds=60, silent=silent) is None
+    assert FIRST_REQUEST_SECONDS <= trio.current_time() < 10
+
+
+async def test_a_first_request_that_was_on_its_way_at_the_end_is_read(ends: tuple[Channel, Channel]) -> None:
+    ours, client = ends
+    silent = SilentConnections()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def read() -> None:
+                request = await read_request(ours, RequestReader(), first=True, timeout_seconds=60, silent=silent)
+                assert request is not None
+
+            await wait_all_tasks_blocked()
+            silent.end()
+            await client.send_all(REQUEST)
 
 
 @pytest.mark.parametrize("head_only", [False, True])
