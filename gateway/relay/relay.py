@@ -218,6 +218,7 @@ class Relay(Passage):
     def client_closed(self, code: int, reason: str, now: float) -> None:
         """The client's Close frame came, the first of the two or the answer to ours."""
         self._end(Ending(by=ClosedBy.CLIENT, code=code, reason=reason), now)
+        self._end_drain()
         self._finish_backend(code, reason, now)
         if self.client.close_sent:
             self.client.finish()
@@ -234,6 +235,7 @@ class Relay(Passage):
         self._close_client_socket(now)
         ending = self._away or Ending(by=ClosedBy.CLIENT, code=ABNORMAL, reason="connection lost", unknown=unknown)
         self._end(ending, now)
+        self._end_drain()
         self._finish_backend(ending.code, ending.reason, now)
         self.down.drop_held()
         if not self._ended(now):
@@ -318,9 +320,13 @@ class Relay(Passage):
         else:
             self._finish_backend(1012, "", now)
 
-    def _drained(self, now: float) -> None:
+    def _end_drain(self) -> None:
+        """The fence is answered, or nobody is there to answer it: the backend may be read again."""
         self._drain_deadline = NEVER
         self._awaits_message_end = False
+
+    def _drained(self, now: float) -> None:
+        self._end_drain()
         self._close_client_once_flushed(1012, "restarting", now)
 
     def _close_client_once_flushed(self, code: int, reason: str, now: float) -> None:

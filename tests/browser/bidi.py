@@ -198,7 +198,11 @@ def firefox(folder: Path) -> Iterator[Session]:
     ) as it:
         assert it.started_match is not None
         with drive(f"{it.started_match[1]}/session", CAPABILITIES) as session:
-            yield session
+            try:
+                yield session
+            finally:
+                session.call("browser.close")  # SIGTERM it does not heed
+                it.wait()
 
 
 @contextmanager

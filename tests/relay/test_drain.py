@@ -2,6 +2,8 @@
 
 import struct
 
+import pytest
+
 from gateway.protocol.framings import LengthPrefixedFraming
 from gateway.relay.timers import NEVER
 from gateway.telemetry.metrics import ClosedBy
@@ -59,6 +61,27 @@ def test_a_drain_does_not_wait_for_a_fence_for_ever(new_scene: NewScene) -> None
     scene.relay.drain(scene.now, until=NEVER)
     scene.pass_time(2.5)
     assert scene.browser.close_code == 1012
+
+
+@pytest.mark.parametrize("says_goodbye", [True, False], ids=["close", "vanished"])
+def test_a_client_that_goes_before_the_fence_is_answered_ends_the_drain(
+    new_scene: NewScene, says_goodbye: bool
+) -> None:
+    scene = new_scene()
+    scene.browser.answers_pings = False
+    scene.service.sock.sendall(b"on the way")
+    scene.until(lambda: scene.browser.pings == 1)
+    begun = scene.now
+    scene.relay.drain(begun, until=NEVER)
+    if says_goodbye:
+        scene.browser.close(1001)
+    scene.browser.hang_up()
+    scene.until(lambda: scene.service.ended)
+    scene.service.sock.sendall(b"last words")
+    scene.service.hang_up()
+    scene.until(lambda: bool(scene.endings))  # in no time: no deadline was needed
+    assert (scene.ending.by, scene.ending.code) == (ClosedBy.GATEWAY, 1012)
+    assert scene.now == begun
 
 
 def test_a_message_that_has_begun_is_finished_and_no_new_one_begun(new_scene: NewScene) -> None:
