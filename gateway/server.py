@@ -72,6 +72,9 @@ WEB: Final = Folder(Path(__file__).parent / "web", cross_origin=True)
 PARKED_CHECK_SECONDS: Final = 1.0
 """How often the memory of parked sessions is looked at: their backends may go on talking to them."""
 
+DRAIN_SPACING_SECONDS: Final = 0.25
+"""Further apart than this Closes need not be: a few sessions do not hold a gateway for the whole window."""
+
 DRAIN_STEP_SECONDS: Final = 0.05
 """Closes go out in steps of this: clients come back spread over time, and thousands of timers are saved."""
 
@@ -175,7 +178,7 @@ class Server:
             os._exit(1)
 
     async def drain(self) -> None:
-        """Stops accepting, closes all sessions spread over the drain window, and returns when none is left."""
+        """Stops accepting, ends parked sessions at once, closes the others one by one, returns when none is left."""
         self.draining = True
         window = self.config.timeouts.drain
         deadline = trio.current_time() + window
@@ -183,6 +186,8 @@ class Server:
             listener.close()
         self._silent.end()
         with trio.move_on_at(deadline):
+            for session in [session for session in self.registry if session.is_parked]:
+                session.relay.drain(trio.current_time(), until=deadline)  # nobody of theirs is here to be sent away
             await self._close_spread(window * DRAIN_SPREAD, deadline)
             while self.registry or self._handshakes:
                 self._all_gone = trio.Event()
@@ -197,6 +202,7 @@ class Server:
         waiting = list(self.registry)
         begin = trio.current_time()
         total = len(waiting)
+        seconds = min(seconds, total * DRAIN_SPACING_SECONDS)
         while waiting:
             elapsed = trio.current_time() - begin
             due = total if elapsed >= seconds else 1 + int(total * elapsed / seconds)

@@ -1,11 +1,11 @@
-"""`python -m tests.benchmarks`: starts each gateway in turn, measures it, prints a table and writes the report."""
+"""`python -m tests.benchmarks`: starts the gateways, measures them in turns, prints a table and writes the report."""
 
 import json
 import os
 import platform
 import sys
-import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,41 +16,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tests.benchmarks import report
-from tests.benchmarks.contenders import CONTENDERS, Contender
+from tests.benchmarks.contenders import CONTENDERS, Contender, Running
 from tests.benchmarks.scenarios import (
     LOAD_CORE,
     SCENARIOS,
     Measurement,
     Scenario,
     build_programs,
-    echo_backend,
-    measure,
+    measure_busy,
+    measure_idle,
+    serving,
+    warm_up,
 )
 from tests.support.tools import REPOSITORY, find_tool
 
 
-def run_contender(
-    programs: Path, contender: Contender, scenarios: list[Scenario], *, run: int, seconds: float, progress: Progress
-) -> list[Measurement]:
-    """Starts the gateway for each group of scenarios that shares a process, and measures them in order."""
-    task = progress.add_task(contender.name, total=len(scenarios), visible=False)
-    measurements = []
-    # What is said about memory is said about a fresh process: what traffic left in an allocator would hide it.
-    groups = [[scenario] for scenario in scenarios if scenario.kind == "idle"]
-    groups.append([scenario for scenario in scenarios if scenario.kind == "busy"])
-    warm_up = Scenario(name="warm-up", title="warm-up", connections=10, kind="idle")
-    for group in filter(None, groups):
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kakitome-bench-")))
-            backend_port = stack.enter_context(echo_backend(programs, contender))
-            running = stack.enter_context(contender.serve(backend_port, 0, folder))
-            measure(programs, running, contender, warm_up, run=run, seconds=0)
-            for scenario in group:
-                progress.update(task, visible=True, description=f"{contender.name}: {scenario.title}")
-                measurements.append(measure(programs, running, contender, scenario, run=run, seconds=seconds))
-                progress.advance(task)
-    progress.remove_task(task)
-    return measurements
+@contextmanager
+def all_running(programs: Path, contenders: list[Contender]) -> Iterator[list[tuple[Contender, Running]]]:
+    """All gateways up and warm, each with an echo backend of its own; a gateway without traffic uses no CPU."""
+    with ExitStack() as stack:
+        up = []
+        for contender in contenders:
+            running = stack.enter_context(serving(programs, contender))
+            warm_up(programs, contender, running)
+            up.append((contender, running))
+        yield up
 
 
 def describe_machine() -> dict[str, str]:
@@ -103,8 +93,8 @@ def print_table(console: Console, medians: report.Medians, scenarios: list[Scena
 @click.option("--quick", is_flag=True, help="One short run of each scenario: to see that it works, not to quote.")
 @click.option("--only", multiple=True, type=click.Choice([s.name for s in SCENARIOS]), help="Scenario; repeatable.")
 @click.option("--gateways", multiple=True, type=click.Choice([c.name for c in CONTENDERS]), help="Repeatable.")
-@click.option("--runs", default=3, show_default=True, help="Rounds over all gateways; medians are reported.")
-@click.option("--seconds", default=3.0, show_default=True, help="Length of one measurement.")
+@click.option("--runs", default=7, show_default=True, help="Rounds over all gateways; medians are reported.")
+@click.option("--seconds", default=1.0, show_default=True, help="Length of one measurement.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -136,16 +126,27 @@ def main(
     programs = build_programs()
     os.sched_setaffinity(0, [LOAD_CORE])
     measurements: list[Measurement] = []
+    idle = [scenario for scenario in scenarios if scenario.kind == "idle"]
+    busy = [scenario for scenario in scenarios if scenario.kind == "busy"]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        whole = progress.add_task("all", total=runs * len(chosen))
-        # Rounds over all gateways rather than all rounds of one: noise of the machine then falls on each alike.
-        for run in range(runs):
+        bar = progress.add_task("", total=len(chosen) * (len(idle) + runs * len(busy)))
+        for scenario in idle:
             for contender in chosen:
-                measurements += run_contender(
-                    programs, contender, scenarios, run=run, seconds=seconds, progress=progress
-                )
-                progress.advance(whole)
+                progress.update(bar, description=f"{scenario.title}: {contender.name}")
+                measurements.append(measure_idle(programs, contender, scenario))
+                progress.advance(bar)
+        # Round by round, and within a round scenario by scenario: what is compared is measured within seconds, since
+        # machines like these get faster and slower by a third from minute to minute.
+        for run in range(runs if busy else 0):
+            with all_running(programs, chosen) as up:
+                for scenario in busy:
+                    for contender, running in up if run % 2 == 0 else reversed(up):
+                        progress.update(bar, description=f"{scenario.title}: {contender.name}")
+                        measurements.append(
+                            measure_busy(programs, running, contender, scenario, run=run, seconds=seconds)
+                        )
+                        progress.advance(bar)
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(),

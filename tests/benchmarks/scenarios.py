@@ -3,9 +3,10 @@
 import json
 import resource
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Self
@@ -54,6 +55,8 @@ class Measurement:
     scenario: str
     run: int
     connections: int = 0
+    processes: int = 1
+    """Of the gateway, each with its share of the connections."""
     messages_per_second: float | None = None
     messages_per_cpu_second: float | None = None
     p50_microseconds: float | None = None
@@ -78,11 +81,15 @@ def build_programs() -> Path:
     return folder
 
 
-def possible_connections(scenario: Scenario, contender: Contender) -> int:
-    """As many of the scenario's connections as the gateway and the limit on open files allow, two sockets for each."""
+def shares(scenario: Scenario, contender: Contender) -> list[int]:
+    """The scenario's connections, as few processes of the gateway as possible for them: each has two sockets for one.
+
+    More than one only where the hard limit on open files demands it, as on machines where that cannot be raised.
+    """
+    wanted = min(scenario.connections, contender.most_connections or scenario.connections)
     _, open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    fitting = (open_files - 200) // 2
-    return min(scenario.connections, fitting, contender.most_connections or scenario.connections)
+    processes = -(-wanted // ((open_files - 200) // 2))
+    return [wanted // processes + (index < wanted % processes) for index in range(processes)]
 
 
 @contextmanager
@@ -160,15 +167,31 @@ class LoadGenerator:
             raise LoadFailed(f"expected {wanted!r}, got {line!r}")
 
 
-def measure(
+@contextmanager
+def serving(programs: Path, contender: Contender) -> Iterator[Running]:
+    """Runs the gateway, with an echo backend of its own."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kakitome-bench-")))
+        backend_port = stack.enter_context(echo_backend(programs, contender))
+        yield stack.enter_context(contender.serve(backend_port, GATEWAY_CORE, folder))
+
+
+def warm_up(programs: Path, contender: Contender, running: Running) -> None:
+    """Has it do once what is done once."""
+    scenario = Scenario(name="warm-up", title="warm-up", connections=10, kind="idle")
+    with LoadGenerator(programs, running, scenario, scenario.connections).run(0, 0) as generator:
+        generator.go()
+        generator.wait_measuring()
+        generator.result()
+
+
+def measure_busy(
     programs: Path, running: Running, contender: Contender, scenario: Scenario, *, run: int, seconds: float
 ) -> Measurement:
     """Runs the scenario once; a gateway that breaks gives a Measurement with `error`."""
-    connections = possible_connections(scenario, contender)
+    (connections,) = shares(scenario, contender)
     generator = LoadGenerator(programs, running, scenario, connections)
     try:
-        if scenario.kind == "idle":
-            return measure_idle(generator, running, contender, scenario, run=run, connections=connections)
         with generator.run(min(1.0, seconds / 3), seconds):
             generator.go()
             generator.wait_measuring()
@@ -192,21 +215,34 @@ def measure(
     )
 
 
-def measure_idle(
-    generator: LoadGenerator, running: Running, contender: Contender, scenario: Scenario, *, run: int, connections: int
-) -> Measurement:
-    """Memory that open connections cost, and how many of them answer afterwards."""
-    before = procfs.proportional_bytes(running.pid)
-    with generator.run(0, 0):
-        memory = procfs.proportional_bytes(running.pid) - before
-        generator.go()
-        generator.wait_measuring()
-        answered = int(generator.result()["messages"])
+def measure_idle(programs: Path, contender: Contender, scenario: Scenario) -> Measurement:
+    """Memory that open connections cost a fresh gateway, and how many of them answer afterwards."""
+    parts = shares(scenario, contender)
+    memory = answered = 0
+    try:
+        with ExitStack() as stack:
+            generators = []
+            for connections in parts:
+                running = stack.enter_context(serving(programs, contender))
+                warm_up(programs, contender, running)
+                before = procfs.proportional_bytes(running.pid)
+                generator = LoadGenerator(programs, running, scenario, connections)
+                generators.append(stack.enter_context(generator.run(0, 0)))
+                memory += procfs.proportional_bytes(running.pid) - before
+            for generator in generators:  # with all of them open
+                generator.go()
+                generator.wait_measuring()
+                answered += int(generator.result()["messages"])
+    except LoadFailed as failure:
+        return Measurement(
+            gateway=contender.name, scenario=scenario.name, run=0, connections=sum(parts), error=str(failure)
+        )
     return Measurement(
         gateway=contender.name,
         scenario=scenario.name,
-        run=run,
-        connections=connections,
-        bytes_per_connection=memory / connections,
+        run=0,
+        connections=sum(parts),
+        processes=len(parts),
+        bytes_per_connection=memory / sum(parts),
         answered=answered,
     )

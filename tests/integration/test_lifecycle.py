@@ -75,6 +75,17 @@ def test_closes_are_spread_over_the_drain_window(echo: int) -> None:
         assert gateway.service.wait(10) == 0
 
 
+def test_a_few_sessions_do_not_hold_a_drain_for_the_window(echo: int) -> None:
+    config = {"routes": [route("echo", "/", f"tcp://127.0.0.1:{echo}")], "timeouts": {"drain": "60s"}}
+    with GatewayProcess(config) as gateway, ExitStack() as stack:
+        clients = [stack.enter_context(RawClient(gateway.url("/"))) for _ in range(3)]
+        gateway.service.send_signal(signal.SIGTERM)
+        for client in reversed(clients):
+            assert client.receive_close()[0] == 1012
+            client.send(CLOSE, b"\x03\xf4")
+        assert gateway.service.wait(10) == 0
+
+
 def test_while_draining_readyz_says_so_and_new_connections_are_not_taken(echo: int) -> None:
     config = {"routes": [route("echo", "/", f"tcp://127.0.0.1:{echo}")], "timeouts": {"drain": "3s"}}
     with GatewayProcess(config) as gateway, ExitStack() as stack:
