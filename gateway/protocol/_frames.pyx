@@ -28,6 +28,12 @@ cdef extern from "Python.h":
     long PyLong_AsLong(object number) except? -1
     long PyLong_AsLongAndOverflow(object number, int *overflow) except? -1
     void PyObject_GC_UnTrack(PyObject *op)
+    # The same macros for borrowed references, which Cython then does not count.
+    bint tuple_check "PyTuple_CheckExact" (PyObject *op) noexcept
+    Py_ssize_t tuple_size "PyTuple_GET_SIZE" (PyObject *op) noexcept
+    PyObject *tuple_item "PyTuple_GET_ITEM" (PyObject *op, Py_ssize_t index) noexcept
+    bint bytes_check "PyBytes_CheckExact" (PyObject *op) noexcept
+    Py_ssize_t bytes_size "PyBytes_GET_SIZE" (PyObject *op) noexcept
 
 cdef enum: FIRST = 1, LAST = 2, COMPRESSED = 4
 cdef enum: TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10
@@ -392,6 +398,24 @@ cdef inline Py_ssize_t header_size(Py_ssize_t length, bint masked) noexcept:
     return size + 4 if masked else size
 
 
+# CPython has one object for each small number, so the usual pieces are known by addresses alone, and the others, if
+# there were several objects, by their values.
+cdef object TEXT_OPCODE = TEXT
+cdef object BINARY_OPCODE = BINARY
+cdef object WHOLE = FIRST | LAST
+
+
+cdef inline bint is_whole_message(PyObject *piece) noexcept:
+    """Whether it is for certain a piece that is one uncompressed message, as nearly all are."""
+    cdef PyObject *opcode
+    if not tuple_check(piece) or tuple_size(piece) != 3 or not bytes_check(tuple_item(piece, 1)):
+        return False
+    opcode = tuple_item(piece, 0)
+    return (opcode == <PyObject *>BINARY_OPCODE or opcode == <PyObject *>TEXT_OPCODE) and (
+        tuple_item(piece, 2) == <PyObject *>WHOLE
+    )
+
+
 cdef int check_piece(object piece) except -1:
     """Refuses what is no piece, and a piece that is no legal frame."""
     cdef object opcode, flags
@@ -444,14 +468,16 @@ def encode_pieces(pieces not None, mask=None):
     cdef Py_ssize_t i, length, size = 0, count = PyTuple_GET_SIZE(batch)
     cdef bint masked = mask is not None
     cdef bytes frames, keys = b""
-    cdef object piece, payload
+    cdef PyObject *borrowed
+    cdef object payload
     cdef uint8_t *target
     cdef long flags
     cdef int j, first
     for i in range(count):
-        piece = <object>PyTuple_GET_ITEM(batch, i)
-        check_piece(piece)
-        length = PyBytes_GET_SIZE(<object>PyTuple_GET_ITEM(piece, 1))
+        borrowed = PyTuple_GET_ITEM(batch, i)
+        if not is_whole_message(borrowed):
+            check_piece(<object>borrowed)
+        length = bytes_size(tuple_item(borrowed, 1))
         length += header_size(length, masked)
         # One payload may stand in many pieces, so their sum may exceed what memory holds.
         if length > PY_SSIZE_T_MAX - size:
@@ -462,17 +488,20 @@ def encode_pieces(pieces not None, mask=None):
     frames = PyBytes_FromStringAndSize(NULL, size)
     target = <uint8_t *>PyBytes_AS_STRING(frames)
     for i in range(count):
-        piece = <object>PyTuple_GET_ITEM(batch, i)
-        payload = <object>PyTuple_GET_ITEM(piece, 1)
-        flags = PyLong_AsLong(<object>PyTuple_GET_ITEM(piece, 2))
+        borrowed = PyTuple_GET_ITEM(batch, i)
+        payload = <object>tuple_item(borrowed, 1)
         length = PyBytes_GET_SIZE(payload)
-        first = 0
-        if flags & FIRST:
-            first = <int>PyLong_AsLong(<object>PyTuple_GET_ITEM(piece, 0))
-            if flags & COMPRESSED:
-                first |= 0x40
-        if flags & LAST:
-            first |= 0x80
+        if is_whole_message(borrowed):
+            first = 0x80 | (BINARY if tuple_item(borrowed, 0) == <PyObject *>BINARY_OPCODE else TEXT)
+        else:
+            flags = PyLong_AsLong(<object>tuple_item(borrowed, 2))
+            first = 0
+            if flags & FIRST:
+                first = <int>PyLong_AsLong(<object>tuple_item(borrowed, 0))
+                if flags & COMPRESSED:
+                    first |= 0x40
+            if flags & LAST:
+                first |= 0x80
         target[0] = <uint8_t>first
         if length < 126:
             target[1] = <uint8_t>(length | masked << 7)
@@ -508,12 +537,15 @@ def message_ends(list pieces not None, uint64_t begin, uint64_t overhead):
     cdef uint64_t end = begin
     cdef bytes ends = PyBytes_FromStringAndSize(NULL, count * sizeof(uint64_t))
     cdef char *target = PyBytes_AS_STRING(ends)
-    cdef object piece
+    cdef PyObject *piece
+    cdef bint is_whole
     for i in range(count):
-        piece = <object>PyList_GET_ITEM(pieces, i)
-        check_piece(piece)
-        end += <uint64_t>PyBytes_GET_SIZE(<object>PyTuple_GET_ITEM(piece, 1))
-        if PyLong_AsLong(<object>PyTuple_GET_ITEM(piece, 2)) & LAST:
+        piece = PyList_GET_ITEM(pieces, i)
+        is_whole = is_whole_message(piece)
+        if not is_whole:
+            check_piece(<object>piece)
+        end += <uint64_t>bytes_size(tuple_item(piece, 1))
+        if is_whole or PyLong_AsLong(<object>tuple_item(piece, 2)) & LAST:
             end += overhead
             memcpy(target + number * sizeof(uint64_t), &end, sizeof(uint64_t))
             number += 1

@@ -8,21 +8,42 @@ answer only the newest of several Pings, hence one fence at a time.
 
 import os
 import struct
-from typing import ClassVar, Final
+from typing import Final
 
 _PAYLOAD: Final = struct.Struct("!Q8s")
 
+NONCE_BYTES: Final = 8
+
 FENCE_BYTES: Final = _PAYLOAD.size
 """Payload of a fence: an 8-byte sequence and an 8-byte nonce."""
+
+
+class _Nonces:
+    """Random bytes for the fences of all connections, drawn for 512 at a time: os.urandom costs a system call."""
+
+    __slots__ = ("_at", "_drawn")
+
+    def __init__(self) -> None:
+        self._drawn = b""
+        self._at = 0
+
+    def take(self) -> bytes:
+        """Eight bytes that nobody has been given before."""
+        if self._at == len(self._drawn):
+            self._drawn = os.urandom(NONCE_BYTES * 512)
+            self._at = 0
+        begin = self._at
+        self._at = begin + NONCE_BYTES
+        return self._drawn[begin : self._at]
+
+
+_nonces: Final = _Nonces()
 
 
 class Fence:
     """The fences of one connection; it doubles as the keepalive. All times are seconds on the caller's clock."""
 
     __slots__ = ("_covers", "_payload", "sent_at")
-
-    _nonces: ClassVar[bytes] = b""
-    """Random bytes drawn for 512 fences at a time, shared by all connections: os.urandom costs a system call."""
 
     def __init__(self) -> None:
         self._payload: bytes | None = None
@@ -42,10 +63,7 @@ class Fence:
         """
         if self._payload is not None:
             raise RuntimeError("a fence is in flight already")
-        if not Fence._nonces:
-            Fence._nonces = os.urandom(8 * 512)
-        nonce, Fence._nonces = Fence._nonces[:8], Fence._nonces[8:]
-        self._payload = _PAYLOAD.pack(covers, nonce)
+        self._payload = _PAYLOAD.pack(covers, _nonces.take())
         self._covers = covers
         self.sent_at = now
         return self._payload

@@ -26,7 +26,7 @@ from bisect import bisect_left, bisect_right
 from operator import attrgetter
 from typing import Final
 
-from mypy_extensions import mypyc_attr
+from mypy_extensions import i64, mypyc_attr
 
 from gateway.errors import ProtocolViolation
 from gateway.protocol.frames import message_ends
@@ -54,27 +54,27 @@ class Run:
 
     def __init__(
         self,
-        last: int,
-        count: int,
-        end: int,
+        last: i64,
+        count: i64,
+        end: i64,
         ends: bytes,
         *,
         accepted_at: float,
-        hop_begin: int,
-        hop_end: int,
+        hop_begin: i64,
+        hop_end: i64,
     ) -> None:
-        self.last = last
+        self.last: i64 = last
         """The number of the last one."""
-        self.count = count
-        self.end = end
+        self.count: i64 = count
+        self.end: i64 = end
         """The end of the last one."""
         self._ends = ends
         """Ends of the messages up to the last one as `message_ends` packs them, for thousands of int objects would
         sweep the cache; empty where the last one is the only one."""
         self.accepted_at = accepted_at
-        self.hop_begin = hop_begin
+        self.hop_begin: i64 = hop_begin
         """Where they begin and end on the next hop, as far as that is known; kept where the overhead varies."""
-        self.hop_end = hop_end
+        self.hop_end: i64 = hop_end
 
     def end_of(self, seq: int) -> int:
         """The end of one of them."""
@@ -168,14 +168,14 @@ class Ledger:
         if settles_at is Rung.ACCEPTED:
             raise ValueError("messages settle at WRITTEN, REACHED or CONSUMED: accepted they are when they are entered")
         # First what is touched for every message, so that it shares a line of the cache.
-        self.accepted = start
+        self.accepted: i64 = start
         """The number of the newest message that is here whole."""
-        self._end = 0
+        self._end: i64 = 0
         """End of all that was entered, unfinished message included; payloads alone where the overhead varies."""
-        self._hop_end = 0
+        self._hop_end: i64 = 0
         """End on the next hop of all that was entered; kept where the overhead varies."""
-        self._overhead_bytes = overhead_bytes or 0
-        self._unfinished_begin = _NONE
+        self._overhead_bytes: i64 = overhead_bytes or 0
+        self._unfinished_begin: i64 = _NONE
         """Where the batch begins that has the first piece of a message whose last one is to come; kept likewise."""
         self._runs: list[Run] = []
         """The messages settled+1 to accepted, by batch."""
@@ -183,13 +183,16 @@ class Ledger:
         self.is_foretold = False
         """Something may be known about messages that are still to come: `fulfil` when some have."""
         # What is full, and half full, when: numbers of messages and ends.
-        self._full_at = self._full_at_end = self._half_at = self._half_at_end = 0
-        self.settled = start
+        self._full_at: i64 = 0
+        self._full_at_end: i64 = 0
+        self._half_at: i64 = 0
+        self._half_at_end: i64 = 0
+        self.settled: i64 = start
         """All messages up to this one are settled."""
-        self._settled_end = 0
+        self._settled_end: i64 = 0
         self.settles_at = settles_at
-        self.window_messages = 0
-        self.window_bytes = 0
+        self.window_messages: i64 = 0
+        self.window_bytes: i64 = 0
         self.set_window(window_messages, window_bytes)
         self._foretold = start
         """All messages up to this one settle as soon as they are here."""
@@ -205,7 +208,7 @@ class Ledger:
         self._rejected: dict[int, int] | None = None
         """Number and size of messages that were rejected while one before them is unsettled."""
 
-    def set_window(self, messages: int, size: int) -> None:
+    def set_window(self, messages: i64, size: i64) -> None:
         """How many messages, and how many bytes of them, may be unsettled."""
         self.window_messages = messages
         self.window_bytes = size
@@ -220,7 +223,7 @@ class Ledger:
 
     # --- entering messages ------------------------------------------------------------------------------------------
 
-    def accept_pieces(self, pieces: list[Piece], *, now: float, hop_bytes: int = 0) -> tuple[int, int]:
+    def accept_pieces(self, pieces: list[Piece], *, now: float, hop_bytes: i64 = 0) -> tuple[i64, i64]:
         """Enter data pieces that are about to be written to the next hop; a message counts when its last piece comes.
 
         The messages that they complete and their payload bytes, for counters, which need not look at each piece then.
@@ -245,7 +248,7 @@ class Ledger:
         self._end = end
         if count:
             all_whole = bool(pieces[-1][2] & LAST)
-            last_end = end if all_whole else int.from_bytes(ends[-END_BYTES:], sys.byteorder)
+            last_end: i64 = end if all_whole else int.from_bytes(ends[-END_BYTES:], sys.byteorder)
             self._enter_run(count, last_end, ends if count > 1 else b"", now, hop_bytes, all_whole)
         elif pieces and self._varies:
             self._enter_unfinished(hop_bytes)
@@ -253,7 +256,7 @@ class Ledger:
             self._hop_end += hop_bytes
         return count, payload_bytes
 
-    def _enter_run(self, count: int, end: int, ends: bytes, now: float, hop_bytes: int, all_whole: bool) -> None:
+    def _enter_run(self, count: i64, end: i64, ends: bytes, now: float, hop_bytes: i64, all_whole: bool) -> None:
         """Enter the messages that a batch completes; behind them there may be the beginning of one more."""
         hop_begin = batch_begin = self._hop_end
         if self._varies:
@@ -267,7 +270,7 @@ class Ledger:
             self._unfinished_rejected = False
             self.reject(accepted - count + 1)
 
-    def _enter_unfinished(self, hop_bytes: int) -> None:
+    def _enter_unfinished(self, hop_bytes: i64) -> None:
         """Enter a batch that completes no message."""
         if self._unfinished_begin == _NONE:
             self._unfinished_begin = self._hop_end
@@ -409,7 +412,7 @@ class Ledger:
         """Whether half the window or more is used up, what was rejected included."""
         return self.accepted >= self._half_at or self._end >= self._half_at_end
 
-    def has_room_for(self, messages: int, size: int) -> bool:
+    def has_room_for(self, messages: i64, size: i64) -> bool:
         """Whether so many messages of `size` bytes together fit for certain."""
         return self.accepted + messages <= self._full_at and self._end + size <= self._full_at_end
 

@@ -7,6 +7,8 @@ handed on; while anything is held nothing overtakes it.
 from collections.abc import Sequence
 from typing import Final
 
+from mypy_extensions import i64
+
 from gateway.protocol.frames import FIRST, LAST, Piece
 from gateway.protocol.ledger import Ledger, Run
 from gateway.relay.outbox import Outbox
@@ -46,9 +48,9 @@ class Direction:
         """Messages whose ends are held."""
         self.held_bytes_before_newest = 0
         """What was held when the newest message that is held began."""
-        self.messages = 0
+        self.messages: i64 = 0
         """Messages handed on, whole."""
-        self.bytes = 0
+        self.bytes: i64 = 0
         """Payload bytes handed on."""
         self.waives_window = False
         """Evidence cannot come, because we do not read whoever would give it: only buffers hold this direction back."""
@@ -119,7 +121,7 @@ class Direction:
         if self.ledger is not None:
             messages, size = self.ledger.accept_pieces(pieces, now=now, hop_bytes=hop_bytes)
         else:
-            messages = size = 0
+            messages, size = 0, 0
             for _, payload, flags in pieces:
                 size += len(payload)
                 messages += flags >> 1 & 1
@@ -137,7 +139,7 @@ class Direction:
         assert self.ledger is not None
         rung = self.ledger.settles_at
         histogram = self.metrics.delivery[rung]
-        count = 0
+        count: i64 = 0
         for run in runs:
             histogram.observe(now - run.accepted_at, run.count)
             count += run.count

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeAlias
 
+from mypy_extensions import i64
+
 from gateway.policy.admission import AdmissionRefusal
 from gateway.policy.origin import OriginRefusal
 from gateway.protocol.http import Refusal
@@ -195,7 +197,7 @@ class Histogram:
         # not in `_counts[_index]` yet.
         self._above = -math.inf
         self._upto = bounds[0]
-        self._newest = 0
+        self._newest: i64 = 0
         self.total = 0.0
         """The sum of all observed values."""
         self._index = 0
@@ -264,32 +266,38 @@ class PausedTime:
         return (self._offset + self.running * int(now * _NANOSECONDS)) / _NANOSECONDS
 
 
-def _per_rung() -> list[int]:
-    return [0] * (len(RUNG_NAMES) + 1)
-
-
-@dataclass(slots=True, eq=False)
 class DirectionMetrics:
     """What one route's messages did in one direction; lists are indexed by the rung's number, 1 to 4."""
 
-    messages: int = 0
-    """Messages accepted."""
-    bytes: int = 0
-    """Payload bytes forwarded, as they pass: also those of a message that has not ended."""
-    settled: list[int] = field(default_factory=_per_rung)
-    """Messages settled, at the rung they settled at."""
-    unknown: dict[UnknownReason, int] = field(default_factory=lambda: dict.fromkeys(UnknownReason, 0))
-    never_forwarded: int = 0
-    rejected: int = 0
-    replayed: int = 0
-    duplicates: int = 0
-    paused_seconds: dict[PauseCause, PausedTime] = field(
-        default_factory=lambda: {cause: PausedTime() for cause in PauseCause}
+    # Not a dataclass: mypyc would compile it as an ordinary class, and two of its fields are counted at every read.
+    __slots__ = (
+        "bytes",
+        "delivery",
+        "duplicates",
+        "messages",
+        "never_forwarded",
+        "paused_seconds",
+        "rejected",
+        "replayed",
+        "settled",
+        "unknown",
     )
-    delivery: tuple[Histogram, ...] = field(
-        default_factory=lambda: tuple(Histogram(DELIVERY_BOUNDS) for _ in range(len(RUNG_NAMES) + 1))
-    )
-    """Seconds from accepted to settled, by the rung that settled it: `delivery[rung].observe(age, count)`."""
+
+    def __init__(self) -> None:
+        self.messages: i64 = 0
+        """Messages accepted."""
+        self.bytes: i64 = 0
+        """Payload bytes forwarded, as they pass: also those of a message that has not ended."""
+        self.settled = [0] * (len(RUNG_NAMES) + 1)
+        """Messages settled, at the rung they settled at."""
+        self.unknown = dict.fromkeys(UnknownReason, 0)
+        self.never_forwarded = 0
+        self.rejected = 0
+        self.replayed = 0
+        self.duplicates = 0
+        self.paused_seconds = {cause: PausedTime() for cause in PauseCause}
+        self.delivery = tuple(Histogram(DELIVERY_BOUNDS) for _ in range(len(RUNG_NAMES) + 1))
+        """Seconds from accepted to settled, by the rung that settled it: `delivery[rung].observe(age, count)`."""
 
 
 @dataclass(slots=True, eq=False)
