@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from gateway.relay.pump import READABLE, Pump
+from gateway.relay.pump import READABLE, TIMER_SLACK_SECONDS, Pump
 from gateway.relay.timers import Entry
 
 
@@ -141,6 +141,34 @@ async def test_timers_ring_at_their_time_earliest_first(autojump_clock: MockCloc
         await late.arrived.wait()
         assert [round(rang - start, 3) for rang in early.rang] == [1.0]
         assert [round(rang - start, 3) for rang in late.rang] == [60.0]
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("traffic", [True, False], ids=["traffic", "idle"])
+async def test_a_deadline_that_a_turn_sets_rings_with_the_next_traffic_or_a_slack_later(
+    mock_clock: MockClock, nursery: trio.Nursery, traffic: bool
+) -> None:
+    pump = Pump()
+    ours, theirs = pair()
+    with ours, theirs:
+        sleeper = Reader(ours)
+        start = trio.current_time()
+        reader = Reader(ours, action=lambda: pump.wake_at(sleeper, start + 1.0))
+        pump.register(ours.fileno(), reader, READABLE)
+        await nursery.start(pump.run)
+        theirs.send(b"now")
+        await reader.arrived.wait()
+        mock_clock.jump(1.0 + TIMER_SLACK_SECONDS / 2)
+        if traffic:
+            reader.action = None
+            theirs.send(b"and now")
+        else:
+            await wait_all_tasks_blocked()
+            assert not sleeper.rang
+            mock_clock.jump(TIMER_SLACK_SECONDS)
+        await sleeper.arrived.wait()
+        assert 0 <= sleeper.rang[0] - start - 1.0 <= 2 * TIMER_SLACK_SECONDS
+        pump.unregister(ours.fileno())
     nursery.cancel_scope.cancel()
 
 
