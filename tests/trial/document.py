@@ -83,7 +83,8 @@ For plain clients Kakitome loses no fewer messages than the others, and in such 
 what a plain client does not keep. What it adds for them is that the log knows which.
 
 "Out of order" are messages that arrived behind a later one: what a broken connection had still in buffers came when the
-client's next connection was at work. A gap of – was not measured.
+client's next connection was at work. A gap of – was not measured. Where a stream backend is killed, gaps are mostly the
+trial's own: clients wait for the next kill, which comes when nothing arrives any more, and what was lost never does.
 
 ## The long proofs
 
