@@ -47,7 +47,7 @@ $(VENV)/.codec: $(PYX) setup.py $(VENV)/.dev
 COMPILED := build/compiled
 $(COMPILED)/.built: setup.py $(PYX) $(wildcard gateway/*.py gateway/*/*.py) $(VENV)/.dev
 	rm -rf $(COMPILED)
-	KAKITOME_COMPILE=1 $(BIN)/python setup.py --quiet build --build-lib $(COMPILED) --build-temp build/temp
+	KAKITOME_COMPILE=1 MYPY_CACHE_DIR=build/mypy $(BIN)/python setup.py --quiet build --build-lib $(COMPILED) --build-temp build/temp
 	@touch $@
 
 compiled: $(COMPILED)/.built ## Build the package in build/compiled with its data path compiled, as the image has it
