@@ -43,6 +43,15 @@ def all_running(programs: Path, contenders: list[Contender]) -> Iterator[list[tu
         yield up
 
 
+def in_turns(up: list[tuple[Contender, Running]], run: int) -> Iterator[list[tuple[Contender, Running]]]:
+    """Who is under load together: each gateway alone, and what differs little, with and without tracking, as a pair."""
+    order = up if run % 2 == 0 else up[::-1]
+    yield from ([each] for each in order)
+    twins = [each for each in order if each[0].name in (report.OURS, report.UNTRACKED)]
+    if len(twins) == 2:
+        yield twins
+
+
 def describe_machine() -> dict[str, str]:
     """What the numbers depend on."""
     model = next(
@@ -130,7 +139,8 @@ def main(
     busy = [scenario for scenario in scenarios if scenario.kind == "busy"]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        bar = progress.add_task("", total=len(chosen) * (len(idle) + runs * len(busy)))
+        turns = len(chosen) + ({report.OURS, report.UNTRACKED} <= {contender.name for contender in chosen})
+        bar = progress.add_task("", total=len(chosen) * len(idle) + runs * turns * len(busy))
         for scenario in idle:
             for contender in chosen:
                 progress.update(bar, description=f"{scenario.title}: {contender.name}")
@@ -141,11 +151,10 @@ def main(
         for run in range(runs if busy else 0):
             with all_running(programs, chosen) as up:
                 for scenario in busy:
-                    for contender, running in up if run % 2 == 0 else reversed(up):
-                        progress.update(bar, description=f"{scenario.title}: {contender.name}")
-                        measurements.append(
-                            measure_busy(programs, running, contender, scenario, run=run, seconds=seconds)
-                        )
+                    for together in in_turns(up, run):
+                        names = " beside ".join(contender.name for contender, _ in together)
+                        progress.update(bar, description=f"{scenario.title}: {names}")
+                        measurements += measure_busy(programs, together, scenario, run=run, seconds=seconds)
                         progress.advance(bar)
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

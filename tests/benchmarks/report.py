@@ -38,6 +38,8 @@ after the other is put under load. Each connection keeps a fixed number of messa
 when an echo is back. Numbers are medians of {runs} rounds; in a round, each scenario is run for {seconds:g} s on every
 gateway before the next scenario begins, in the opposite order in every other round. Ratios are medians of the ratios
 within a round: what is compared was measured within seconds, for a machine may be a third faster a minute later.
+With and without tracking, where the question is a tenth, both are also put under load at the same time, on the same
+core: the ratios between these two are of such measurements.
 
 - **Messages per CPU-second** is the number to compare: echoed messages divided by the CPU time that the gateway and
   all its processes used for them. The speed of the load generator hardly matters to it.
@@ -77,21 +79,29 @@ class Medians:
         self._rows = [Measurement(**row) for row in record["measurements"]]
 
     def value(self, scenario: str, gateway: str, field: str) -> float | None:
-        return median([row for row in self._rows if (row.scenario, row.gateway) == (scenario, gateway)], field)
+        alone = [row for row in self._rows if (row.scenario, row.gateway, row.beside) == (scenario, gateway, None)]
+        return median(alone, field)
 
     def ratio(self, scenario: str, ours: str, theirs: str) -> float | None:
         """Median over the rounds of how many times as many messages per CPU-second `ours` relays.
 
-        Taken round by round, since what slows the machine for a minute slows both.
+        Taken round by round, since what slows the machine for a minute slows both; of those rounds in which both were
+        under load at the same time, where there are such.
         """
-        rates: dict[tuple[int, str], float] = {
-            (row.run, row.gateway): row.messages_per_cpu_second
-            for row in self._rows
-            if row.scenario == scenario and row.messages_per_cpu_second
-        }
-        runs = [run for run, gateway in rates if gateway == theirs and (run, ours) in rates]
-        ratios = [rates[run, ours] / rates[run, theirs] for run in runs]
-        return statistics.median(ratios) if ratios else None
+
+        def rates(gateway: str, beside: str | None) -> dict[int, float]:
+            return {
+                row.run: row.messages_per_cpu_second
+                for row in self._rows
+                if (row.scenario, row.gateway, row.beside) == (scenario, gateway, beside)
+                and row.messages_per_cpu_second
+            }
+
+        for mine, other in ((rates(ours, theirs), rates(theirs, ours)), (rates(ours, None), rates(theirs, None))):
+            ratios = [mine[run] / other[run] for run in mine if run in other]
+            if ratios:
+                return statistics.median(ratios)
+        return None
 
     def failures(self) -> list[str]:
         """What broke, once for each gateway and scenario."""

@@ -5,11 +5,11 @@ import resource
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from tests.benchmarks.contenders import Contender, Running
 from tests.support import procfs
@@ -54,6 +54,8 @@ class Measurement:
     gateway: str
     scenario: str
     run: int
+    beside: str | None = None
+    """The gateway that was under the same load on the same core at the same time."""
     connections: int = 0
     processes: int = 1
     """Of the gateway, each with its share of the connections."""
@@ -186,33 +188,51 @@ def warm_up(programs: Path, contender: Contender, running: Running) -> None:
 
 
 def measure_busy(
-    programs: Path, running: Running, contender: Contender, scenario: Scenario, *, run: int, seconds: float
-) -> Measurement:
-    """Runs the scenario once; a gateway that breaks gives a Measurement with `error`."""
-    (connections,) = shares(scenario, contender)
-    generator = LoadGenerator(programs, running, scenario, connections)
+    programs: Path, gateways: Sequence[tuple[Contender, Running]], scenario: Scenario, *, run: int, seconds: float
+) -> list[Measurement]:
+    """Runs the scenario once on each of the gateways, all at the same time; one that breaks gives `error`.
+
+    They share a core then, and whatever else happens to it, so that small differences show. All break as one does.
+    """
+    connections = min(sum(shares(scenario, contender)) for contender, _ in gateways)
+    known: list[dict[str, Any]] = [
+        {
+            "gateway": contender.name,
+            "scenario": scenario.name,
+            "run": run,
+            "beside": next((other.name for other, _ in gateways if other is not contender), None),
+            "connections": connections,
+        }
+        for contender, _ in gateways
+    ]
     try:
-        with generator.run(min(1.0, seconds / 3), seconds):
-            generator.go()
-            generator.wait_measuring()
-            before = CpuSample.take(running)
-            numbers = generator.result()
-            after = CpuSample.take(running)
+        with ExitStack() as stack:
+            generators = []
+            for _, running in gateways:
+                generator = LoadGenerator(programs, running, scenario, connections)
+                generators.append(stack.enter_context(generator.run(min(1.0, seconds / 3), seconds)))
+            for generator in generators:
+                generator.go()
+            for generator in generators:
+                generator.wait_measuring()
+            before = [CpuSample.take(running) for _, running in gateways]
+            numbers = [generator.result() for generator in generators]
+            after = [CpuSample.take(running) for _, running in gateways]
     except LoadFailed as failure:
-        return Measurement(
-            gateway=contender.name, scenario=scenario.name, run=run, connections=connections, error=str(failure)
+        return [Measurement(**fields, error=str(failure)) for fields in known]
+    measurements = []
+    for fields, number, begun, ended in zip(known, numbers, before, after, strict=True):
+        rate = number["messages"] / number["seconds"]
+        measurements.append(
+            Measurement(
+                **fields,
+                messages_per_second=rate,
+                messages_per_cpu_second=rate / begun.share_of_core(ended),
+                p50_microseconds=number["p50_us"],
+                p99_microseconds=number["p99_us"],
+            )
         )
-    rate = numbers["messages"] / numbers["seconds"]
-    return Measurement(
-        gateway=contender.name,
-        scenario=scenario.name,
-        run=run,
-        connections=connections,
-        messages_per_second=rate,
-        messages_per_cpu_second=rate / before.share_of_core(after),
-        p50_microseconds=numbers["p50_us"],
-        p99_microseconds=numbers["p99_us"],
-    )
+    return measurements
 
 
 def measure_idle(programs: Path, contender: Contender, scenario: Scenario) -> Measurement:
