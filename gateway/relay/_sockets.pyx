@@ -9,13 +9,26 @@ Memory safety: `_buffer` is a bytearray that never changes its size while this o
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.exc cimport PyErr_SetFromErrno
+from libc.errno cimport EBADF, errno
+from libc.stdint cimport uint64_t
+from libc.string cimport memcpy
 
 cdef extern from "<sys/socket.h>" nogil:
     const int MSG_DONTWAIT, MSG_NOSIGNAL
     ssize_t c_recv "recv" (int fd, void *buffer, size_t size, int flags)
     ssize_t c_send "send" (int fd, const void *buffer, size_t size, int flags)
 
+    ctypedef unsigned int socklen_t
+    int getsockopt(int fd, int level, int name, void *value, socklen_t *size)
+
+cdef extern from "<netinet/in.h>" nogil:
+    const int IPPROTO_TCP
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    const int TCP_INFO
+
 cdef enum: SMALL_BYTES = 4096
+cdef enum: ACKED_AT = 120, ACKED_END = 128  # tcpi_bytes_acked; see telemetry.tcp_info
 
 
 cdef class ReadBuffer:
@@ -41,3 +54,17 @@ def send(int fd, bytes data not None):
     if taken < 0:
         PyErr_SetFromErrno(OSError)
     return taken
+
+
+def acked_bytes(sock not None):
+    cdef unsigned char info[ACKED_END]
+    cdef socklen_t size = sizeof(info)
+    cdef uint64_t acked
+    if getsockopt(sock.fileno(), IPPROTO_TCP, TCP_INFO, info, &size) < 0:
+        if errno == EBADF:
+            PyErr_SetFromErrno(OSError)
+        return None
+    if size < sizeof(info):
+        return None
+    memcpy(&acked, info + ACKED_AT, sizeof(acked))
+    return acked

@@ -4,6 +4,9 @@ import os
 from typing import Final
 
 from gateway.protocol.pieces import Buffer
+from gateway.telemetry.tcp_info import acked_bytes
+
+__all__ = ["ReadBuffer", "acked_bytes", "send"]
 
 SMALL_BYTES: Final = 4096
 """Up to this much is copied out of the buffer at once, which costs less than a view of it."""

@@ -9,7 +9,8 @@ import ssl
 from typing import Final
 
 from gateway.protocol.records import Rung
-from gateway.telemetry.tcp_info import acked_bytes, sample, unacked_output
+from gateway.relay.sockets import acked_bytes
+from gateway.telemetry.tcp_info import sample, unacked_output
 
 _IP_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 

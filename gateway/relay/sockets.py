@@ -9,8 +9,8 @@ from gateway.protocol.frames import CODEC
 try:
     if CODEC == "pure":
         raise ImportError("the pure form was asked for, or nothing is compiled here")
-    from gateway.relay._sockets import ReadBuffer, send
+    from gateway.relay._sockets import ReadBuffer, acked_bytes, send
 except ImportError:
-    from gateway.relay._sockets_py import ReadBuffer, send
+    from gateway.relay._sockets_py import ReadBuffer, acked_bytes, send
 
-__all__ = ["ReadBuffer", "send"]
+__all__ = ["ReadBuffer", "acked_bytes", "send"]

@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from gateway.relay import _sockets_py
+from gateway.telemetry import tcp_info
 from tests.relay.sockets import tcp_pair, unix_pair
 
 try:
@@ -119,6 +120,23 @@ def test_a_peer_that_is_gone_is_an_error_and_no_signal(
 
     with pytest.raises(ConnectionError):
         send_often()
+
+
+def test_what_the_far_host_acknowledged_is_told_for_tcp_alone(form: ModuleType) -> None:
+    ours, peer = tcp_pair()
+    with ours, peer:
+        before = form.acked_bytes(ours)
+        assert before == tcp_info.acked_bytes(ours)
+        ours.sendall(bytes(10_000))
+        assert len(peer.recv(10_000, socket.MSG_WAITALL)) == 10_000
+        while tcp_info.unacked_output(ours):
+            pass
+        assert form.acked_bytes(ours) - before == 10_000
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        form.acked_bytes(ours)
+    ours, peer = unix_pair()
+    with ours, peer:
+        assert form.acked_bytes(ours) is None
 
 
 def test_bad_arguments_are_refused(form: ModuleType, pair: tuple[socket.socket, socket.socket]) -> None:
