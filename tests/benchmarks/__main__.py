@@ -43,13 +43,12 @@ def all_running(programs: Path, contenders: list[Contender]) -> Iterator[list[tu
         yield up
 
 
-def in_turns(up: list[tuple[Contender, Running]], run: int) -> Iterator[list[tuple[Contender, Running]]]:
-    """Who is under load together: each gateway alone, and what differs little, with and without tracking, as a pair."""
+def measured_together(up: list[tuple[Contender, Running]], run: int) -> Iterator[list[tuple[Contender, Running]]]:
+    """Who is measured together in this round: each gateway alone, and ours in turns with those that are near it."""
     order = up if run % 2 == 0 else up[::-1]
     yield from ([each] for each in order)
-    twins = [each for each in order if each[0].name in (report.OURS, report.UNTRACKED)]
-    if len(twins) == 2:
-        yield twins
+    named = {contender.name: (contender, running) for contender, running in order}
+    yield from ([named[report.OURS], named[name]] for name in report.NEAR if {report.OURS, name} <= named.keys())
 
 
 def describe_machine() -> dict[str, str]:
@@ -139,7 +138,8 @@ def main(
     busy = [scenario for scenario in scenarios if scenario.kind == "busy"]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
-        turns = len(chosen) + ({report.OURS, report.UNTRACKED} <= {contender.name for contender in chosen})
+        names = {contender.name for contender in chosen}
+        turns = len(chosen) + sum({report.OURS, name} <= names for name in report.NEAR)
         bar = progress.add_task("", total=len(chosen) * len(idle) + runs * turns * len(busy))
         for scenario in idle:
             for contender in chosen:
@@ -151,9 +151,9 @@ def main(
         for run in range(runs if busy else 0):
             with all_running(programs, chosen) as up:
                 for scenario in busy:
-                    for together in in_turns(up, run):
-                        names = " beside ".join(contender.name for contender, _ in together)
-                        progress.update(bar, description=f"{scenario.title}: {names}")
+                    for together in measured_together(up, run):
+                        shown = " and ".join(contender.name for contender, _ in together)
+                        progress.update(bar, description=f"{scenario.title}: {shown}")
                         measurements += measure_busy(programs, together, scenario, run=run, seconds=seconds)
                         progress.advance(bar)
     record = {

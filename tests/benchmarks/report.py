@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tests.benchmarks.scenarios import Measurement
+from tests.benchmarks.scenarios import TURN_SECONDS, Measurement
 from tests.support.tools import REPOSITORY
 
 Record = Mapping[str, Any]
@@ -15,6 +15,8 @@ DOCUMENT: Final = REPOSITORY / "docs" / "benchmarks.md"
 PLOT: Final = REPOSITORY / "docs" / "benchmarks.svg"
 OURS: Final = "kakitome"
 UNTRACKED: Final = "kakitome-untracked"
+NEAR: Final = (UNTRACKED, "picows")
+"""The gateways that ours is to be told from by a tenth."""
 
 COLOURS: Final = {
     "kakitome": "#c8102e",
@@ -38,8 +40,8 @@ after the other is put under load. Each connection keeps a fixed number of messa
 when an echo is back. Numbers are medians of {runs} rounds; in a round, each scenario is run for {seconds:g} s on every
 gateway before the next scenario begins, in the opposite order in every other round. Ratios are medians of the ratios
 within a round: what is compared was measured within seconds, for a machine may be a third faster a minute later.
-With and without tracking, where the question is a tenth, both are also put under load at the same time, on the same
-core: the ratios between these two are of such measurements.
+Where the question is a tenth, the two gateways are also put under load in turns of {turn:g} ms, and their ratios are of
+such measurements: Kakitome with tracking and without, Kakitome and picows.
 
 - **Messages per CPU-second** is the number to compare: echoed messages divided by the CPU time that the gateway and
   all its processes used for them. The speed of the load generator hardly matters to it.
@@ -85,8 +87,8 @@ class Medians:
     def ratio(self, scenario: str, ours: str, theirs: str) -> float | None:
         """Median over the rounds of how many times as many messages per CPU-second `ours` relays.
 
-        Taken round by round, since what slows the machine for a minute slows both; of those rounds in which both were
-        under load at the same time, where there are such.
+        Taken round by round, since what slows the machine for a minute slows both; of those measurements in which they
+        took turns, where there are such.
         """
 
         def rates(gateway: str, beside: str | None) -> dict[int, float]:
@@ -211,7 +213,7 @@ def write_document(record: Record) -> list[Path]:
     idle = [scenario for scenario in record["scenarios"] if scenario["kind"] == "idle"]
     machine = record["machine"]
     parts = [
-        INTRODUCTION.format(runs=record["runs"], seconds=record["seconds"]),
+        INTRODUCTION.format(runs=record["runs"], seconds=record["seconds"], turn=1000 * TURN_SECONDS),
         targets_section(medians),
         throughput_section(medians, busy),
         field_section(medians, busy, "Messages per second", "messages_per_second"),

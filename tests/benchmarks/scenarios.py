@@ -1,9 +1,12 @@
 """What is measured: the scenarios, one measurement, and the numbers it gives."""
 
+import itertools
 import json
 import resource
+import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -21,6 +24,9 @@ LOAD_CORE: Final = 1
 """Load generator, echo backend and the driver share it; messages per CPU-second do not depend on their speed."""
 
 ANSWER_SECONDS: Final = 120
+
+TURN_SECONDS: Final = 0.05
+"""How long one of two gateways is under load before the other is: short beside what disturbs machines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +61,7 @@ class Measurement:
     scenario: str
     run: int
     beside: str | None = None
-    """The gateway that was under the same load on the same core at the same time."""
+    """The gateway that it took turns with, under the same load and on the same core."""
     connections: int = 0
     processes: int = 1
     """Of the gateway, each with its share of the connections."""
@@ -155,6 +161,13 @@ class LoadGenerator:
         numbers: dict[str, float] = json.loads(self._line())
         return numbers
 
+    def pause(self) -> None:
+        """It sends nothing and reads nothing, until `resume`."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
     def _line(self) -> str:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -167,6 +180,32 @@ class LoadGenerator:
         line = self._line()
         if line != wanted:
             raise LoadFailed(f"expected {wanted!r}, got {line!r}")
+
+
+@contextmanager
+def in_turns(generators: Sequence[LoadGenerator]) -> Iterator[None]:
+    """Meanwhile one of them works at a time, and all get the same share of it; afterwards some are paused."""
+    if len(generators) < 2:
+        yield
+        return
+    over = threading.Event()
+
+    def take_turns() -> None:
+        for generator in generators[1:]:
+            generator.pause()
+        for active, following in itertools.pairwise(itertools.cycle(generators)):
+            if over.wait(TURN_SECONDS):
+                break
+            active.pause()
+            following.resume()
+
+    turns = threading.Thread(target=take_turns, name="turns of the load generators")
+    turns.start()
+    try:
+        yield
+    finally:
+        over.set()
+        turns.join()
 
 
 @contextmanager
@@ -190,9 +229,10 @@ def warm_up(programs: Path, contender: Contender, running: Running) -> None:
 def measure_busy(
     programs: Path, gateways: Sequence[tuple[Contender, Running]], scenario: Scenario, *, run: int, seconds: float
 ) -> list[Measurement]:
-    """Runs the scenario once on each of the gateways, all at the same time; one that breaks gives `error`.
+    """Runs the scenario once on each of the gateways, in short turns if there are several, for `seconds` each.
 
-    They share a core then, and whatever else happens to it, so that small differences show. All break as one does.
+    Whatever happens to the core happens to all of them then, so that small differences show. One that breaks gives
+    `error`, to all of them. Those that take turns have no latencies.
     """
     connections = min(sum(shares(scenario, contender)) for contender, _ in gateways)
     known: list[dict[str, Any]] = [
@@ -210,13 +250,15 @@ def measure_busy(
             generators = []
             for _, running in gateways:
                 generator = LoadGenerator(programs, running, scenario, connections)
-                generators.append(stack.enter_context(generator.run(min(1.0, seconds / 3), seconds)))
+                duration = seconds * len(gateways)
+                generators.append(stack.enter_context(generator.run(min(1.0, seconds / 3), duration)))
             for generator in generators:
                 generator.go()
             for generator in generators:
                 generator.wait_measuring()
-            before = [CpuSample.take(running) for _, running in gateways]
-            numbers = [generator.result() for generator in generators]
+            with in_turns(generators):
+                before = [CpuSample.take(running) for _, running in gateways]
+                numbers = [generator.result() for generator in generators]
             after = [CpuSample.take(running) for _, running in gateways]
     except LoadFailed as failure:
         return [Measurement(**fields, error=str(failure)) for fields in known]
@@ -228,8 +270,8 @@ def measure_busy(
                 **fields,
                 messages_per_second=rate,
                 messages_per_cpu_second=rate / begun.share_of_core(ended),
-                p50_microseconds=number["p50_us"],
-                p99_microseconds=number["p99_us"],
+                p50_microseconds=number["p50_us"] if len(gateways) == 1 else None,
+                p99_microseconds=number["p99_us"] if len(gateways) == 1 else None,
             )
         )
     return measurements

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.benchmarks import report
-from tests.benchmarks.scenarios import SCENARIOS, Measurement
+from tests.benchmarks.scenarios import SCENARIOS, TURN_SECONDS, LoadGenerator, Measurement, in_turns
 from tests.support.tools import REPOSITORY, need
 
 
@@ -55,6 +56,46 @@ def test_the_report_gives_medians_ratios_and_whether_the_aims_are_met(
     assert "at most 12 kB | 4.0 kB | yes |" in text
     assert "20,000 idle connections held | 20,000 | yes |" in text
     assert (tmp_path / "benchmarks.svg").read_text().startswith("<?xml")
+
+
+def test_a_ratio_is_of_the_measurements_in_turns_where_there_are_such() -> None:
+    def measured(gateway: str, rate: float, beside: str | None) -> dict[str, Any]:
+        row = Measurement(gateway=gateway, scenario="hundred", run=0, beside=beside, messages_per_cpu_second=rate)
+        return asdict(row)
+
+    rows = [measured("kakitome", 100.0, None), measured("picows", 50.0, None), measured("nginx", 25.0, None)]
+    rows += [measured("kakitome", 90.0, "picows"), measured("picows", 60.0, "kakitome")]
+    medians = report.Medians({**make_record({}), "measurements": rows})
+    assert medians.ratio("hundred", "kakitome", "picows") == 1.5
+    assert medians.ratio("hundred", "kakitome", "nginx") == 4.0
+    assert medians.ratio("hundred", "kakitome", "websocat") is None
+    assert medians.value("hundred", "kakitome", "messages_per_cpu_second") == 100.0
+
+
+class Worker(LoadGenerator):
+    """A load generator that only says whether it would work."""
+
+    def __init__(self, switches: list[tuple[str, bool]], name: str) -> None:
+        self.switches = switches
+        self.name = name
+
+    def pause(self) -> None:
+        self.switches.append((self.name, False))
+
+    def resume(self) -> None:
+        self.switches.append((self.name, True))
+
+
+def test_load_generators_work_in_turns() -> None:
+    switches: list[tuple[str, bool]] = []
+    with in_turns([Worker(switches, "a"), Worker(switches, "b")]):
+        time.sleep(5 * TURN_SECONDS)
+    assert switches[:5] == [("b", False), ("a", False), ("b", True), ("b", False), ("a", True)]
+    working = {"a", "b"}
+    for name, works in switches:
+        working = working | {name} if works else working - {name}
+        assert len(working) <= 1
+    assert len(working) == 1
 
 
 def test_a_quick_run_measures_the_gateway(tmp_path: Path) -> None:
