@@ -31,7 +31,7 @@ from mypy_extensions import i64, mypyc_attr
 from gateway.errors import ProtocolViolation
 from gateway.protocol.frames import message_ends
 from gateway.protocol.pieces import LAST, Piece
-from gateway.protocol.records import DEFAULT_WINDOW_MESSAGES, LossReport, Rung
+from gateway.protocol.records import DEFAULT_WINDOW_MESSAGES, MAX_SEQ, LossReport, Rung
 
 # Plain ints: in Python 3.11 reading a member off an Enum costs as much as all the rest of a call here.
 _WRITTEN: Final = int(Rung.WRITTEN)
@@ -208,18 +208,21 @@ class Ledger:
         self._rejected: dict[int, int] | None = None
         """Number and size of messages that were rejected while one before them is unsettled."""
 
-    def set_window(self, messages: i64, size: i64) -> None:
-        """How many messages, and how many bytes of them, may be unsettled."""
-        self.window_messages = messages
-        self.window_bytes = size
+    def set_window(self, messages: int, size: int) -> None:
+        """How many messages, and how many bytes of them, may be unsettled; beyond MAX_SEQ there are none."""
+        self.window_messages = min(messages, MAX_SEQ)
+        self.window_bytes = min(size, MAX_SEQ)
         self._move_window()
 
     def _move_window(self) -> None:
+        # A window may be as large as numbers are: compiled, these have 64 bits, and no sum may go beyond them.
         settled, end = self.settled, self._settled_end
-        self._full_at = settled + self.window_messages
-        self._full_at_end = end + self.window_bytes
-        self._half_at = settled + (self.window_messages + 1) // 2
-        self._half_at_end = end + (self.window_bytes + 1) // 2
+        messages = min(self.window_messages, MAX_SEQ - settled)
+        size = min(self.window_bytes, MAX_SEQ - end)
+        self._full_at = settled + messages
+        self._full_at_end = end + size
+        self._half_at = settled + messages - messages // 2
+        self._half_at_end = end + size - size // 2
 
     # --- entering messages ------------------------------------------------------------------------------------------
 
@@ -414,7 +417,7 @@ class Ledger:
 
     def has_room_for(self, messages: i64, size: i64) -> bool:
         """Whether so many messages of `size` bytes together fit for certain."""
-        return self.accepted + messages <= self._full_at and self._end + size <= self._full_at_end
+        return messages <= self._full_at - self.accepted and size <= self._full_at_end - self._end
 
     @property
     def oldest_accepted_at(self) -> float | None:

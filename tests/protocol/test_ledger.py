@@ -331,6 +331,18 @@ def test_window_of_bytes_is_full_at_its_size() -> None:
     assert not ledger.has_room_for(1, 2)
 
 
+@pytest.mark.parametrize("window", [2**62, 2**63 - 1, 2**63, 2**64])
+@pytest.mark.parametrize("start", [0, 2**62, 2**63 - 3])
+def test_a_window_larger_than_all_numbers_is_never_full(window: int, start: int) -> None:
+    ledger = Ledger(Rung.REACHED, window_messages=window, window_bytes=window, start=start)
+    accept(ledger, 10, now=1.0)
+    assert room(ledger)[0]
+    assert told(ledger.advance(Rung.REACHED, start + 1)) == [(1.0, 1)]
+    assert ledger.in_flight_messages == 0
+    ledger.set_window(window, window)
+    assert room(ledger)[0]
+
+
 def test_an_unfinished_message_takes_its_part_of_the_window() -> None:
     ledger = open_ledger()
     ledger.accept_pieces([message(10), (Opcode.BINARY, bytes(90), FIRST)], now=1.0)
