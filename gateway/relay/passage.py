@@ -6,8 +6,10 @@ General theory of operation
 look-ahead, so that its pings and its close are still heard. The two directions never wait for each other.
 
 *Evidence.* What is unsettled is looked for: a sample of the kernel's numbers, a fence. That is done when data comes
-down and the pace (`pace`) allows it, so that it costs no system call to the client, else by a timer; and at once, at
-any pace, while a window is half used up or more, because somebody may be waiting for room.
+down and the pace (`pace`) allows it, so that it costs no system call to the client, else by a timer. It is done at any
+pace where somebody may be waiting for room. A fence takes its time, so one goes out with the first messages that use
+up half of the window. The kernel answers at once: it is asked when there is no room, and at half a window only for a
+records client, which counts its window itself and does not show that it waits.
 
 Whether it is over is not decided here: that is the `Relay`'s, which builds on this.
 """
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING
 from gateway.errors import ConnectionFault, PolicyViolation
 from gateway.policy.admission import MessageRate
 from gateway.protocol.framings import MessageNotCarried
-from gateway.protocol.ledger import Ledger, Run
+from gateway.protocol.ledger import Run
 from gateway.protocol.pieces import LAST, Piece
 from gateway.protocol.records import RejectBody, Rung
 from gateway.relay.direction import LOOK_AHEAD_BYTES, Direction
@@ -128,7 +130,8 @@ class Passage(ABC):
             up.hold(pieces)
             self._steer(now)
             return
-        if up.ledger is not None and up.ledger.is_half_full:
+        ledger = up.ledger
+        if ledger is not None and ledger.is_half_full and (self.client.is_resumable or not up.has_room_for(pieces)):
             self.backend.sample(now)
         if up.has_room_for(pieces):
             if self._send_upstream(pieces, now):
@@ -151,8 +154,8 @@ class Passage(ABC):
         if ledger is not None:
             if ledger.is_foretold:
                 self._note_settled_upstream(ledger.fulfil(), now)
-            if self._look_deadline == NEVER or ledger.is_half_full:
-                self._plan_look(ledger, now)
+            if self._look_deadline == NEVER or (ledger.is_half_full and self.client.is_resumable):
+                self._plan_look(now)
         return self.backend.is_full
 
     def _refuse_upstream(self, pieces: list[Piece], refusal: MessageNotCarried, now: float) -> None:
@@ -178,7 +181,10 @@ class Passage(ABC):
             if not pieces:
                 break
             self._send_upstream(pieces, now)
-        if not up.held and self._backend_finish is not None:
+        if up.held:
+            if not backend.is_full:
+                self._plan_look(now)
+        elif self._backend_finish is not None:
             backend.finish(*self._backend_finish)
         self._steer(now)
 
@@ -254,14 +260,11 @@ class Passage(ABC):
                 self.backend.downstream_settled(now)
             if may_look:
                 self._may_look_at = self.pump.pace.reserve(now)
-            if (may_look or self.client.is_resumable) and self._has_unsettled_upstream:
-                # Acknowledgements ride on data; and a records client may be waiting to be told, at any pace.
+            if (may_look or self.client.is_resumable or self.up.held) and self._has_unsettled_upstream:
+                # Acknowledgements ride on data; and somebody may be waiting for room, or to be told, at any pace.
                 self.backend.sample(now)
-            is_half_full = ledger.is_half_full
-            if is_half_full:
-                self.client.fence(now)
-            if self._look_deadline == NEVER or is_half_full:
-                self._plan_look(ledger, now)
+            if self._look_deadline == NEVER:
+                self._plan_look(now)
         return self.client.is_full
 
     def flush_downstream(self, now: float) -> None:
@@ -314,9 +317,18 @@ class Passage(ABC):
 
     # --- evidence -------------------------------------------------------------------------------------------------
 
-    def _plan_look(self, ledger: Ledger, now: float) -> None:
-        """Something is unsettled in `ledger`: a timer will look, if data does not bring the occasion before."""
-        deadline = next_tick((now if ledger.is_half_full else max(self._may_look_at, now)) + LOOK_SECONDS)
+    @property
+    def _is_upstream_awaited(self) -> bool:
+        """Somebody may be waiting for evidence of the backend's."""
+        if self.up.held:
+            return True
+        ledger = self.up.ledger
+        return ledger is not None and ledger.is_half_full and self.client.is_resumable
+
+    def _plan_look(self, now: float) -> None:
+        """Something is unsettled: a timer will look, if data does not bring the occasion before."""
+        begin = now if self._is_upstream_awaited else max(self._may_look_at, now)
+        deadline = next_tick(begin + LOOK_SECONDS)
         if deadline < self._look_deadline:
             self._look_deadline = deadline
             self.pump.wake_at(self, deadline)
@@ -327,11 +339,15 @@ class Passage(ABC):
         is_due = now >= self._may_look_at
         if is_due:
             self._may_look_at = self.pump.pace.reserve(now)
-        for ledger, look in ((self.up.ledger, self.backend.sample), (self.down.ledger, self.client.fence)):
-            if ledger is not None and ledger.in_flight_messages:
-                may_find_more = look(now) if is_due or ledger.is_half_full else True
-                if may_find_more and ledger.in_flight_messages:
-                    self._plan_look(ledger, now)
+        up, down = self.up.ledger, self.down.ledger
+        may_find_more = False
+        if up is not None and up.in_flight_messages:
+            may_find_more = self.backend.sample(now) if is_due or self._is_upstream_awaited else True
+            may_find_more = may_find_more and up.in_flight_messages > 0
+        if down is not None and down.in_flight_messages:
+            may_find_more |= self.client.fence(now) if is_due else True
+        if may_find_more:
+            self._plan_look(now)
 
     # --- who may be read ------------------------------------------------------------------------------------------
 

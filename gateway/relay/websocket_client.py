@@ -309,9 +309,12 @@ class PlainClient(WebSocketClient):
         data = self.ws.send(pieces)
         # Ends are positions in all that this endpoint sends: pongs and fences stand between the messages.
         hop_end = endpoint.bytes_taken + endpoint.buffered + len(data)
-        self.relay.down.enter(pieces, hop_end - self._hop_end, now)
+        down = self.relay.down
+        ledger = down.ledger
+        down.enter(pieces, hop_end - self._hop_end, now)
         self._hop_end = hop_end
-        if fence and self._fences and not self._fence.in_flight and self._can_ping:
+        wants_fence = self._fences and (fence or (ledger is not None and ledger.is_half_full))
+        if wants_fence and not self._fence.in_flight and self._can_ping:
             data += self._raise_fence(now)  # in the same write: such a fence costs no system call
         endpoint.write(data)
         if self._settles_written:

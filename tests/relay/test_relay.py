@@ -14,7 +14,7 @@ from gateway.relay.pace import LOOK_SECONDS, TICK_SECONDS
 from gateway.relay.passage import RelaySettings
 from gateway.relay.relay import ECHO_LINGER_SECONDS, Phase
 from gateway.telemetry.metrics import ClosedBy, PauseCause, UnknownReason
-from tests.relay.harness import NewScene
+from tests.relay.harness import NewScene, Scene
 
 # --- passing on ---------------------------------------------------------------------------------------------------
 
@@ -101,19 +101,57 @@ def test_fences_are_spaced_and_none_is_sent_when_nothing_is_unsettled(new_scene:
     assert scene.browser.pings == 2
 
 
-def test_a_half_used_window_asks_for_evidence_at_once_each_way(new_scene: NewScene) -> None:
+def test_a_half_used_window_raises_a_fence_at_once(new_scene: NewScene) -> None:
     scene = new_scene(window_messages=8, framing=LinesFraming(1000))
     assert scene.down.ledger is not None
-    assert scene.up.ledger is not None
     scene.service.sock.sendall(b"first\n")
     scene.until(lambda: scene.browser.pings == 1)
     scene.service.sock.sendall(b"1\n2\n3\n4\n")
     scene.until(lambda: scene.browser.pings == 2)
     scene.until(lambda: scene.down.ledger.settled == 5)  # type: ignore[union-attr]
-    for number in range(5):
+
+
+def test_the_kernel_is_asked_at_once_when_there_is_no_room_upstream_and_not_before(new_scene: NewScene) -> None:
+    scene = new_scene(window_messages=8)
+    assert scene.up.ledger is not None
+    for number in range(1, 9):
         scene.browser.text(str(number))
-        scene.until(lambda number=number: scene.up.messages == number + 1)  # type: ignore[misc]
-    assert scene.up.ledger.settled > 0
+        scene.until(lambda number=number: len(scene.service.got) == number)  # type: ignore[misc]
+        assert scene.up.ledger.settled == 0
+    scene.browser.text("9")
+    scene.until(lambda: scene.service.got == b"123456789")
+    assert scene.up.ledger.settled == 8
+
+
+def held_by_the_window(scene: Scene) -> None:
+    """What the browser sends waits for room upstream, the service reads again, and other sessions are due to look."""
+    assert scene.up.ledger is not None
+    scene.service.reads = False
+    scene.flood(lambda: scene.browser.binary(bytes(5_000)))
+    for _ in range(200):
+        scene.pump.pace.reserve(scene.now)
+    scene.pass_time(LOOK_SECONDS + TICK_SECONDS)
+    accepted = scene.up.ledger.accepted
+    scene.service.reads = True
+    scene.settle()
+    assert scene.up.held
+    assert scene.up.ledger.accepted == accepted
+
+
+def test_what_waits_for_room_upstream_is_looked_after_at_any_pace(new_scene: NewScene) -> None:
+    scene = new_scene(window_bytes=20_000)
+    held_by_the_window(scene)
+    got = len(scene.service.got)
+    scene.pass_time(LOOK_SECONDS + TICK_SECONDS)
+    assert len(scene.service.got) > got
+
+
+def test_what_waits_for_room_upstream_is_looked_after_when_the_backend_speaks(new_scene: NewScene) -> None:
+    scene = new_scene(window_bytes=20_000)
+    held_by_the_window(scene)
+    got = len(scene.service.got)
+    scene.service.sock.sendall(b"an answer")
+    scene.until(lambda: len(scene.service.got) > got)
 
 
 def test_an_unsolicited_pong_proves_nothing(new_scene: NewScene) -> None:
