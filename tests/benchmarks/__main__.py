@@ -25,6 +25,7 @@ from tests.benchmarks.scenarios import (
     build_programs,
     measure_busy,
     measure_idle,
+    measure_in_turns,
     serving,
     warm_up,
 )
@@ -43,11 +44,14 @@ def all_running(programs: Path, contenders: list[Contender]) -> Iterator[list[tu
         yield up
 
 
-def measured_together(up: list[tuple[Contender, Running]], run: int) -> Iterator[list[tuple[Contender, Running]]]:
-    """Who is measured together in this round: each gateway alone, and ours in turns with those that are near it."""
-    order = up if run % 2 == 0 else up[::-1]
-    yield from ([each] for each in order)
-    named = {contender.name: (contender, running) for contender, running in order}
+def in_order(up: list[tuple[Contender, Running]], run: int) -> list[tuple[Contender, Running]]:
+    """The opposite order in every other round."""
+    return up if run % 2 == 0 else up[::-1]
+
+
+def near_pairs(up: list[tuple[Contender, Running]]) -> Iterator[list[tuple[Contender, Running]]]:
+    """Ours with each of those that are near it."""
+    named = {contender.name: (contender, running) for contender, running in up}
     yield from ([named[report.OURS], named[name]] for name in report.NEAR if {report.OURS, name} <= named.keys())
 
 
@@ -151,10 +155,16 @@ def main(
         for run in range(runs if busy else 0):
             with all_running(programs, chosen) as up:
                 for scenario in busy:
-                    for together in measured_together(up, run):
-                        shown = " and ".join(contender.name for contender, _ in together)
+                    for contender, running in in_order(up, run):
+                        progress.update(bar, description=f"{scenario.title}: {contender.name}")
+                        measurements.append(
+                            measure_busy(programs, contender, running, scenario, run=run, seconds=seconds)
+                        )
+                        progress.advance(bar)
+                    for pair in near_pairs(in_order(up, run)):
+                        shown = " and ".join(contender.name for contender, _ in pair)
                         progress.update(bar, description=f"{scenario.title}: {shown}")
-                        measurements += measure_busy(programs, together, scenario, run=run, seconds=seconds)
+                        measurements += measure_in_turns(programs, pair, scenario, run=run, seconds=seconds)
                         progress.advance(bar)
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

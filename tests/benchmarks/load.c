@@ -6,7 +6,8 @@
  * over a byte stream may cut or join messages, so SIZE echoed bytes are one message. It speaks with its driver line by
  * line: prints `connected`, waits for a line, warms up, prints `measuring`, measures, prints one line of JSON, and goes
  * on until the next line, so that the gateway is under load as long as its driver looks at it.
- * With SECONDS 0 each connection sends one message after that line, and `messages` says how many came back.
+ * With SECONDS 0 each connection sends one message after that line, and `messages` says how many came back; with a
+ * negative number it measures until the next line comes.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -261,6 +262,7 @@ int main(int argc, char **argv) {
     size = strtoull(argv[5], NULL, 10);
     double warmup = atof(argv[6]), seconds = atof(argv[7]);
     once = seconds == 0;
+    struct epoll_event input = {.events = EPOLLIN, .data.ptr = NULL};
     make_frames();
     poller = epoll_create1(0);
     connections = calloc(count, sizeof *connections);
@@ -288,15 +290,20 @@ int main(int argc, char **argv) {
     }
     puts("measuring");
     fflush(stdout);
-    if (once)
+    if (once) {
         run(start + ANSWER_SECONDS * 1000000000ull, count);
-    else
+    } else if (seconds < 0) {
+        if (epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &input) < 0) fail("standard input must be a pipe");
+        run(UINT64_MAX, UINT64_MAX);
+        if (!fgets(line, sizeof line, stdin)) return 0;
+        stopped = 0;
+    } else {
         run(start + (uint64_t)(seconds * 1e9), UINT64_MAX);
+    }
     printf("{\"messages\": %llu, \"seconds\": %.6f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f}\n",
            (unsigned long long)messages, (now() - start) / 1e9, quantile(0.5), quantile(0.99), latency_max / 1e3);
     fflush(stdout);
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
-    if (epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &event) < 0) fail("standard input must be a pipe");
+    if (seconds >= 0 && epoll_ctl(poller, EPOLL_CTL_ADD, STDIN_FILENO, &input) < 0) fail("standard input must be a pipe");
     run(UINT64_MAX, UINT64_MAX);
     return 0;
 }

@@ -41,7 +41,8 @@ when an echo is back. Numbers are medians of {runs} rounds; in a round, each sce
 gateway before the next scenario begins, in the opposite order in every other round. Ratios are medians of the ratios
 within a round: what is compared was measured within seconds, for a machine may be a third faster a minute later.
 Where the question is a tenth, the two gateways are also put under load in turns of {turn:g} ms, and their ratios are of
-such measurements: Kakitome with tracking and without, Kakitome and picows.
+such measurements: Kakitome with tracking and without, Kakitome and picows. CPU time then counts in a gateway's own
+turns, because what it does by its timers it would do half as often a message under a load that goes on.
 
 - **Messages per CPU-second** is the number to compare: echoed messages divided by the CPU time that the gateway and
   all its processes used for them. The speed of the load generator hardly matters to it.

@@ -1,18 +1,17 @@
 """What is measured: the scenarios, one measurement, and the numbers it gives."""
 
-import itertools
 import json
 import resource
 import signal
 import subprocess
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 from tests.benchmarks.contenders import Contender, Running
 from tests.support import procfs
@@ -27,6 +26,9 @@ ANSWER_SECONDS: Final = 120
 
 TURN_SECONDS: Final = 0.05
 """How long one of two gateways is under load before the other is: short beside what disturbs machines."""
+
+REST_SECONDS: Final = 0.004
+"""Behind a turn nobody is under load for so long: one gateway does the last of its turn before the other begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,9 +137,9 @@ class LoadGenerator:
         self._argv += [str(connections), str(scenario.window), str(scenario.size_bytes)]
 
     @contextmanager
-    def run(self, warmup_seconds: float, seconds: float) -> Iterator["LoadGenerator"]:
-        """Connects; then call `go`, `wait_measuring` and `result`, in that order."""
-        argv = [*self._argv, str(warmup_seconds), str(seconds)]
+    def run(self, warmup_seconds: float, seconds: float | None) -> Iterator["LoadGenerator"]:
+        """Connects; then call `go`, `wait_measuring`, `stop` if `seconds` is None, and `result`, in that order."""
+        argv = [*self._argv, str(warmup_seconds), str(-1 if seconds is None else seconds)]
         with subprocess.Popen(
             argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         ) as self._process:
@@ -148,13 +150,15 @@ class LoadGenerator:
                 self._process.kill()
 
     def go(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
+        self._say("go")
 
     def wait_measuring(self) -> None:
         """Returns when the warm-up is over."""
         self._expect("measuring")
+
+    def stop(self) -> None:
+        """Ends a measurement that has no end of its own; what has come back by then counts."""
+        self._say("stop")
 
     def result(self) -> dict[str, float]:
         """Waits for the end of the measurement; the load goes on until the generator is left."""
@@ -167,6 +171,11 @@ class LoadGenerator:
 
     def resume(self) -> None:
         self._process.send_signal(signal.SIGCONT)
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
 
     def _line(self) -> str:
         assert self._process.stdout is not None
@@ -182,30 +191,33 @@ class LoadGenerator:
             raise LoadFailed(f"expected {wanted!r}, got {line!r}")
 
 
-@contextmanager
-def in_turns(generators: Sequence[LoadGenerator]) -> Iterator[None]:
-    """Meanwhile one of them works at a time, and all get the same share of it; afterwards some are paused."""
-    if len(generators) < 2:
-        yield
-        return
-    over = threading.Event()
+class Worker(Protocol):
+    """What takes turns: a load generator."""
 
-    def take_turns() -> None:
-        for generator in generators[1:]:
-            generator.pause()
-        for active, following in itertools.pairwise(itertools.cycle(generators)):
-            if over.wait(TURN_SECONDS):
-                break
-            active.pause()
-            following.resume()
+    def pause(self) -> None: ...
 
-    turns = threading.Thread(target=take_turns, name="turns of the load generators")
-    turns.start()
-    try:
-        yield
-    finally:
-        over.set()
-        turns.join()
+    def resume(self) -> None: ...
+
+
+def take_turns(workers: Sequence[Worker], clocks: Sequence[Callable[[], float]], rounds: int) -> list[float]:
+    """Has one of them work at a time, all for the same time; afterwards they are paused.
+
+    What each one's clock, the CPU-seconds of its gateway, says of its own turns: between them a gateway looks after
+    what is unsettled, by its timers, and that it would do half as often a message under a load that goes on.
+    """
+    used = [0.0] * len(workers)
+    for worker in workers:
+        worker.pause()
+    time.sleep(REST_SECONDS)
+    for _ in range(rounds):
+        for index, (worker, clock) in enumerate(zip(workers, clocks, strict=True)):
+            before = clock()
+            worker.resume()
+            time.sleep(TURN_SECONDS)
+            worker.pause()
+            time.sleep(REST_SECONDS)
+            used[index] += clock() - before
+    return used
 
 
 @contextmanager
@@ -227,12 +239,43 @@ def warm_up(programs: Path, contender: Contender, running: Running) -> None:
 
 
 def measure_busy(
+    programs: Path, contender: Contender, running: Running, scenario: Scenario, *, run: int, seconds: float
+) -> Measurement:
+    """Runs the scenario once; a gateway that breaks gives `error`."""
+    connections = sum(shares(scenario, contender))
+    known: dict[str, Any] = {
+        "gateway": contender.name,
+        "scenario": scenario.name,
+        "run": run,
+        "connections": connections,
+    }
+    generator = LoadGenerator(programs, running, scenario, connections)
+    try:
+        with generator.run(min(1.0, seconds / 3), seconds):
+            generator.go()
+            generator.wait_measuring()
+            before = CpuSample.take(running)
+            numbers = generator.result()
+            share_of_core = before.share_of_core(CpuSample.take(running))
+    except LoadFailed as failure:
+        return Measurement(**known, error=str(failure))
+    rate = numbers["messages"] / numbers["seconds"]
+    return Measurement(
+        **known,
+        messages_per_second=rate,
+        messages_per_cpu_second=rate / share_of_core,
+        p50_microseconds=numbers["p50_us"],
+        p99_microseconds=numbers["p99_us"],
+    )
+
+
+def measure_in_turns(
     programs: Path, gateways: Sequence[tuple[Contender, Running]], scenario: Scenario, *, run: int, seconds: float
 ) -> list[Measurement]:
-    """Runs the scenario once on each of the gateways, in short turns if there are several, for `seconds` each.
+    """Runs the scenario once on two gateways, in short turns, for `seconds` each.
 
-    Whatever happens to the core happens to all of them then, so that small differences show. One that breaks gives
-    `error`, to all of them. Those that take turns have no latencies.
+    Whatever happens to the core happens to both of them then, so that small differences show. If one breaks, both have
+    `error`. There are no latencies: those that wait for their turn would be among them.
     """
     connections = min(sum(shares(scenario, contender)) for contender, _ in gateways)
     known: list[dict[str, Any]] = [
@@ -240,41 +283,39 @@ def measure_busy(
             "gateway": contender.name,
             "scenario": scenario.name,
             "run": run,
-            "beside": next((other.name for other, _ in gateways if other is not contender), None),
+            "beside": other.name,
             "connections": connections,
         }
-        for contender, _ in gateways
+        for (contender, _), (other, _) in zip(gateways, reversed(gateways), strict=True)
     ]
+    rounds = max(1, round(seconds / TURN_SECONDS))
+    clocks = [partial(procfs.cpu_seconds, running.pid) for _, running in gateways]
     try:
         with ExitStack() as stack:
             generators = []
             for _, running in gateways:
                 generator = LoadGenerator(programs, running, scenario, connections)
-                duration = seconds * len(gateways)
-                generators.append(stack.enter_context(generator.run(min(1.0, seconds / 3), duration)))
+                generators.append(stack.enter_context(generator.run(min(1.0, seconds / 3), None)))
             for generator in generators:
                 generator.go()
             for generator in generators:
                 generator.wait_measuring()
-            with in_turns(generators):
-                before = [CpuSample.take(running) for _, running in gateways]
-                numbers = [generator.result() for generator in generators]
-            after = [CpuSample.take(running) for _, running in gateways]
+            used = take_turns(generators, clocks, rounds)
+            messages = []
+            for generator in generators:
+                generator.stop()
+                generator.resume()
+                messages.append(generator.result()["messages"])
     except LoadFailed as failure:
         return [Measurement(**fields, error=str(failure)) for fields in known]
-    measurements = []
-    for fields, number, begun, ended in zip(known, numbers, before, after, strict=True):
-        rate = number["messages"] / number["seconds"]
-        measurements.append(
-            Measurement(
-                **fields,
-                messages_per_second=rate,
-                messages_per_cpu_second=rate / begun.share_of_core(ended),
-                p50_microseconds=number["p50_us"] if len(gateways) == 1 else None,
-                p99_microseconds=number["p99_us"] if len(gateways) == 1 else None,
-            )
+    return [
+        Measurement(
+            **fields,
+            messages_per_second=count / (rounds * TURN_SECONDS),
+            messages_per_cpu_second=count / cpu_seconds,
         )
-    return measurements
+        for fields, count, cpu_seconds in zip(known, messages, used, strict=True)
+    ]
 
 
 def measure_idle(programs: Path, contender: Contender, scenario: Scenario) -> Measurement:
