@@ -59,7 +59,8 @@ from gateway.telemetry.repetition import Repetition
 from gateway.transport.files import Folder, serve_file
 from gateway.transport.health import HealthChecks
 from gateway.transport.listener import Accepted, Established, Listener, establish
-from gateway.transport.upgrade import SilentConnections, read_request, refuse
+from gateway.transport.silent import SilentConnections
+from gateway.transport.upgrade import read_request, refuse
 
 DRAIN_SPREAD: Final = 0.7
 """The part of the drain window over which Close 1012 is spread; the rest is for the last ones to finish in."""
@@ -291,7 +292,7 @@ class Server:
         attempt = _Attempt(began=trio.current_time(), metrics=self.metrics.unrouted)
         timeout = self.config.timeouts.handshake
         try:
-            established = await establish(accepted, timeout_seconds=timeout)
+            established = await establish(accepted, timeout_seconds=timeout, silent=self._silent)
             reader = RequestReader()
             request = await self._read_request(established, reader, attempt, first=True)
             if request is None:

@@ -92,6 +92,13 @@ class Channel:
             return chunk
         return await self._retry(lambda sock: sock.recv(max_bytes), _READ)
 
+    async def wait_readable(self) -> None:
+        """Returns when bytes have come that nobody has read, or the peer's end; before TLS only, which reads ahead."""
+        if self._leftover:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.lowlevel.wait_readable(self.sock)
+
     def push_back(self, data: bytes) -> None:
         """Gives back bytes that were received too much: the next receive returns them first."""
         self._leftover = data + self._leftover

@@ -23,6 +23,7 @@ from gateway.errors import HandshakeTimeout, StartupError
 from gateway.protocol.proxy_protocol import ProxyAddress, ProxyHeader, ProxyHeaderReader
 from gateway.telemetry.metrics import AcceptError
 from gateway.transport.channel import Channel, tcp_address, tune_tcp
+from gateway.transport.silent import SilentConnections
 from gateway.transport.tls import ServerTls, TlsFacts, facts, proxied_facts
 
 BACKLOG: Final = 4096
@@ -191,17 +192,22 @@ class Established:
     """Of our own handshake, or else of the proxy's; None: the client spoke plain `ws` or `http`."""
 
 
-async def establish(accepted: Accepted, *, timeout_seconds: float) -> Established:
+async def establish(
+    accepted: Accepted, *, timeout_seconds: float, silent: SilentConnections | None = None
+) -> Established:
     """Reads the PROXY header and shakes hands, as the listener is configured, within `timeout_seconds` for both.
 
-    Raises `HandshakeTimeout`, `ProxyHeaderInvalid`, `TlsFailure` or `OSError`: all of them the client's affair, and no
-    reason to answer. The channel stays with whoever closes `accepted.channel`.
+    Raises `HandshakeTimeout`, `ProxyHeaderInvalid`, `TlsFailure` or `OSError`, the last also where nothing had come
+    when `silent` was ended: all of them the client's affair, and no reason to answer. The channel stays with whoever
+    closes `accepted.channel`.
     """
     channel, listener = accepted.channel, accepted.listener
     awaited = "PROXY protocol header"
     header = ProxyHeader(client=None, server=None)
     try:
         with trio.fail_after(timeout_seconds):
+            if silent is not None and (listener.config.proxy_protocol or listener.tls is not None):
+                await _first_byte(channel, silent)
             if listener.config.proxy_protocol:
                 header = await _read_proxy_header(channel)
             if listener.tls is not None:
@@ -215,6 +221,13 @@ async def establish(accepted: Accepted, *, timeout_seconds: float) -> Establishe
         local=_local_address(channel.sock, listener) if header.server is None else _told(header.server),
         tls=facts(channel.sock) if isinstance(channel.sock, ssl.SSLSocket) else proxied_facts(header),
     )
+
+
+async def _first_byte(channel: Channel, silent: SilentConnections) -> None:
+    with silent.waiting(first=True):
+        await channel.wait_readable()
+        return
+    raise ConnectionAbortedError(errno.ECONNABORTED, "the client had sent nothing when the gateway was drained")
 
 
 async def _read_proxy_header(channel: Channel) -> ProxyHeader:

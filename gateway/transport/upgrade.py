@@ -4,8 +4,7 @@ Invariant: a request head has one deadline as a whole, so that a client which se
 place for ever; between two requests of a kept-alive connection the same time is allowed.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Final
 
 import trio
@@ -13,47 +12,9 @@ import trio
 from gateway.errors import HandshakeRefused
 from gateway.protocol.handshake import Request, RequestReader, refusal_response, request_timed_out
 from gateway.transport.channel import Channel
+from gateway.transport.silent import SilentConnections
 
 RECEIVE_BYTES: Final = 4096
-
-FIRST_REQUEST_SECONDS: Final = 1.0
-"""What a drain leaves to a connection that has sent nothing yet."""
-
-
-class SilentConnections:
-    """Those that have sent nothing of the request that is waited for, which may be ended (RFC 9112 section 9.3).
-
-    Between two requests that is done at once. Before the first, what was sent as soon as the connection stood may still
-    be on its way, so a moment is left for it; a browser connects ahead of time, and then may send nothing for minutes.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: Final[dict[trio.CancelScope, float]] = {}
-        """What ends each wait, and the seconds that it is left."""
-        self._ended = False
-
-    @contextmanager
-    def waiting(self, *, first: bool) -> Iterator[None]:
-        """The wait for the first byte of a request, which `end` cuts short."""
-        patience_seconds = FIRST_REQUEST_SECONDS if first else 0.0
-        with trio.CancelScope() as scope:
-            if self._ended:
-                _cut_short(scope, patience_seconds)
-            self._waiting[scope] = patience_seconds
-            try:
-                yield
-            finally:
-                del self._waiting[scope]
-
-    def end(self) -> None:
-        """Ends those that wait, and each later one likewise."""
-        self._ended = True
-        for scope, patience_seconds in self._waiting.items():
-            _cut_short(scope, patience_seconds)
-
-
-def _cut_short(scope: trio.CancelScope, patience_seconds: float) -> None:
-    scope.deadline = min(scope.deadline, trio.current_time() + patience_seconds)
 
 
 async def read_request(

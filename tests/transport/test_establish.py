@@ -15,6 +15,7 @@ from gateway.config import Listener as ListenerConfig
 from gateway.errors import HandshakeTimeout, TlsFailure
 from gateway.protocol.proxy_protocol import LOCAL_HEADER, ProxyHeaderInvalid, build_v2
 from gateway.transport.listener import Established, Listener, establish
+from gateway.transport.silent import FIRST_BYTE_SECONDS, SilentConnections
 from gateway.transport.tls import TlsFacts
 from tests.transport.listening import LOOPBACK, accept_one, dial, echo, serving
 from tests.transport.loopback import trusting_context, write_pair
@@ -72,6 +73,41 @@ def client_hello() -> bytes:
     with pytest.raises(ssl.SSLWantReadError):
         connection.do_handshake()
     return outgoing.read()
+
+
+async def test_a_tls_client_that_never_sent_anything_is_left_a_moment_after_the_end(
+    ca: trustme.CA, tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    listener = tls_listener(ca, tmp_path)
+    client, accepted = await accept_one(listener, lambda: dial(listener.addresses[0]))
+    silent = SilentConnections()
+    async with trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def end() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            silent.end()
+
+        with pytest.raises(ConnectionAbortedError, match="had sent nothing"):
+            await establish(accepted, timeout_seconds=60, silent=silent)
+    assert FIRST_BYTE_SECONDS <= trio.current_time() < 10
+    client.close()
+    accepted.channel.close()
+
+
+async def test_a_tls_client_whose_hello_was_on_its_way_at_the_end_is_served(ca: trustme.CA, tmp_path: Path) -> None:
+    listener = tls_listener(ca, tmp_path)
+    client, accepted = await accept_one(listener, lambda: dial(listener.addresses[0]))
+    silent = SilentConnections()
+    silent.end()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            lambda: client.start_tls(trusting_context(ca), server_side=False, server_hostname="gateway.test")
+        )
+        established = await establish(accepted, timeout_seconds=20, silent=silent)
+    assert established.tls is not None
+    client.close()
+    established.channel.close()
 
 
 async def test_plain_http_at_a_tls_listener_is_a_tls_failure(ca: trustme.CA, tmp_path: Path) -> None:

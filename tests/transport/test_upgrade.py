@@ -9,7 +9,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from gateway.errors import HandshakeRefused
 from gateway.protocol.handshake import RequestReader
 from gateway.transport.channel import Channel
-from gateway.transport.upgrade import FIRST_REQUEST_SECONDS, SilentConnections, read_request, refuse
+from gateway.transport.silent import FIRST_BYTE_SECONDS, SilentConnections
+from gateway.transport.upgrade import read_request, refuse
 from tests.transport.loopback import connected_channels
 
 REQUEST = b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -95,7 +96,7 @@ async def test_a_connection_that_never_sent_anything_is_left_a_moment_after_the_
                 silent.end()
 
         assert await read_request(ends[0], RequestReader(), first=True, timeout_seconds=60, silent=silent) is None
-    assert FIRST_REQUEST_SECONDS <= trio.current_time() < 10
+    assert FIRST_BYTE_SECONDS <= trio.current_time() < 10
 
 
 async def test_a_first_request_that_was_on_its_way_at_the_end_is_read(ends: tuple[Channel, Channel]) -> None:
