@@ -117,6 +117,14 @@ class _Connection:
     trickles_until: float = 0.0
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     sends: trio.CancelScope = field(default_factory=trio.CancelScope)
+    writing: trio.Lock = field(default_factory=trio.Lock)
+    """Whoever sends: answers must not come into the midst of a message."""
+
+    async def send_all(self, data: bytes) -> None:
+        """Raises OSError, or ClosedResourceError when the connection has ended."""
+        if data:
+            async with self.writing:
+                await _send_all(self.sock, data)
 
 
 class StreamBackend:
@@ -191,7 +199,7 @@ class StreamBackend:
                     return
                 before = connection.client
                 answer = self._take(connection, data)
-                await _send_all(connection.sock, answer)
+                await connection.send_all(answer)
                 if before is None and connection.client is not None:
                     nursery.start_soon(self._send, connection, connection.client)
                 fault = self._schedule.strike(Hop.BACK)
@@ -233,7 +241,7 @@ class StreamBackend:
                 number = tally.sent
                 data = connection.codec.encode(self._traffic.message(Direction.DOWNSTREAM, client, number))
                 await trio.sleep_until(connection.reads_on_at)
-                await _send_all(connection.sock, data)
+                await connection.send_all(data)
                 self._books.tell(Direction.DOWNSTREAM, Witness.SEND, client, number, Told.SETTLED)
 
     async def _apply(self, connection: _Connection, fault: Fault) -> None:

@@ -17,6 +17,7 @@ from gateway.trial.traffic import GREETING, LineReader, Traffic
 
 TRAFFIC = Traffic(1)
 PATIENCE_SECONDS = 10.0
+WHOLE = FIRST | LAST
 UP, DOWN = Direction.UPSTREAM, Direction.DOWNSTREAM
 
 
@@ -204,25 +205,28 @@ async def test_what_a_sender_believes_is_that_its_kernel_has_it() -> None:
         assert report.settled_not_arrived == 5  # the test's client keeps no books
 
 
+async def open_websocket(the: Scene) -> tuple[trio.SocketStream, WebSocketConnection]:
+    """A connection behind its handshake, which comes in two pieces."""
+    stream = await trio.open_tcp_stream("127.0.0.1", the.port)
+    the.streams.append(stream)
+    handshake = ClientHandshake("ws://test/")
+    request = handshake.request()
+    await stream.send_all(request[:20])
+    await stream.send_all(request[20:])
+    while handshake.feed(await stream.receive_some()) is None:
+        pass
+    return stream, WebSocketConnection(client=True)
+
+
 async def test_behind_a_gateway_that_passes_websockets_through_it_speaks_that() -> None:
     async with scene(messages=3, codec=WebSocketCodec) as the:
-        stream = await trio.open_tcp_stream("127.0.0.1", the.port)
-        the.streams.append(stream)
-        handshake = ClientHandshake("ws://test/")
-        request = handshake.request()
-        await stream.send_all(request[:20])
-        await stream.send_all(request[20:])
-        accepted = None
-        while accepted is None:
-            accepted = handshake.feed(await stream.receive_some())
-        ws = WebSocketConnection(client=True)
-        whole = FIRST | LAST
+        stream, ws = await open_websocket(the)
         await stream.send_all(
             ws.send(
                 [
-                    (int(Opcode.TEXT), TRAFFIC.message(UP, 0, GREETING), whole),
-                    (int(Opcode.PING), b"there?", whole),
-                    (int(Opcode.BINARY), lines(0, 1, 3), whole),
+                    (int(Opcode.TEXT), TRAFFIC.message(UP, 0, GREETING), WHOLE),
+                    (int(Opcode.PING), b"there?", WHOLE),
+                    (int(Opcode.BINARY), lines(0, 1, 3), WHOLE),
                 ]
             )
         )
@@ -230,7 +234,7 @@ async def test_behind_a_gateway_that_passes_websockets_through_it_speaks_that() 
         with trio.fail_after(PATIENCE_SECONDS):
             while sum(piece[0] == Opcode.BINARY and bool(piece[2] & LAST) for piece in pieces) < 3:
                 pieces += ws.receive_data(await stream.receive_some())
-        assert (int(Opcode.PONG), b"there?", whole) in pieces
+        assert (int(Opcode.PONG), b"there?", WHOLE) in pieces
         stream_bytes = b"".join(piece[1] for piece in pieces if piece[0] == Opcode.BINARY)
         assert [TRAFFIC.read(line) for line in stream_bytes.splitlines(keepends=True)] == [
             (DOWN, 0, number) for number in (1, 2, 3)
@@ -241,3 +245,28 @@ async def test_behind_a_gateway_that_passes_websockets_through_it_speaks_that() 
             while ws.close_received is None:
                 ws.receive_data(await stream.receive_some())
         assert ws.close_received.code == 1000
+
+
+async def test_an_answer_does_not_come_into_the_midst_of_a_message() -> None:
+    async with scene(codec=WebSocketCodec) as the:
+        stream, ws = await open_websocket(the)
+        await stream.send_all(ws.send([(int(Opcode.TEXT), TRAFFIC.message(UP, 0, GREETING), WHOLE)]))
+        await the.greeted(0)
+        sent = 0
+        while sent < the.books.down[0].sent:  # until nobody takes more of it
+            sent = the.books.down[0].sent
+            await trio.sleep(0.1)
+        assert sent < 1000
+        await stream.send_all(
+            ws.send([(int(Opcode.PING), b"there?", WHOLE), (int(Opcode.BINARY), lines(0, 1, 1), WHOLE)])
+        )
+        await the.arrived(0, 1)  # so the ping, too, has been read
+        pieces: list[Piece] = []
+        with trio.fail_after(PATIENCE_SECONDS):
+            while (int(Opcode.PONG), b"there?", WHOLE) not in pieces:
+                pieces += ws.receive_data(await stream.receive_some())
+        assert ws.error is None
+        stream_bytes = b"".join(piece[1] for piece in pieces if piece[0] == Opcode.BINARY)
+        whole = [TRAFFIC.read(line) for line in stream_bytes.splitlines(keepends=True) if line.endswith(b"\n")]
+        assert whole == [(DOWN, 0, number) for number in range(1, len(whole) + 1)]
+        assert len(whole) >= sent - 1
