@@ -339,11 +339,11 @@ class Passage(ABC):
         is_due = now >= self._may_look_at
         if is_due:
             self._may_look_at = self.pump.pace.reserve(now)
-        up, down = self.up.ledger, self.down.ledger
         may_find_more = False
-        if up is not None and up.in_flight_messages:
-            may_find_more = self.backend.sample(now) if is_due or self._is_upstream_awaited else True
-            may_find_more = may_find_more and up.in_flight_messages > 0
+        if self._has_unsettled_upstream:
+            finds = self.backend.sample(now) if is_due or self._is_upstream_awaited else True
+            may_find_more = finds and self._has_unsettled_upstream
+        down = self.down.ledger
         if down is not None and down.in_flight_messages:
             may_find_more |= self.client.fence(now) if is_due else True
         if may_find_more:

@@ -14,7 +14,8 @@ from gateway.config import Address, ListenerTls, TcpAddress, UnixAddress
 from gateway.config import Listener as ListenerConfig
 from gateway.errors import HandshakeTimeout, TlsFailure
 from gateway.protocol.proxy_protocol import LOCAL_HEADER, ProxyHeaderInvalid, build_v2
-from gateway.transport.listener import Established, Listener, establish
+from gateway.transport.channel import Channel
+from gateway.transport.listener import Accepted, Established, Listener, establish
 from gateway.transport.silent import FIRST_BYTE_SECONDS, SilentConnections
 from gateway.transport.tls import TlsFacts
 from tests.transport.listening import LOOPBACK, accept_one, dial, echo, serving
@@ -28,15 +29,22 @@ def tls_listener(ca: trustme.CA, folder: Path) -> Listener:
     return Listener(ListenerConfig(bind=LOOPBACK, tls=ListenerTls(certificate=pair.certificate, key=pair.key)))
 
 
-async def test_tls_is_established_with_its_facts(ca: trustme.CA, tmp_path: Path) -> None:
-    listener = tls_listener(ca, tmp_path)
-    assert listener.scheme == "wss"
-    client, accepted = await accept_one(listener, lambda: dial(listener.addresses[0]))
+async def shake_hands(
+    ca: trustme.CA, client: Channel, accepted: Accepted, *, silent: SilentConnections | None = None
+) -> Established:
+    """What becomes of a connection whose client trusts `ca` and shakes hands."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
             lambda: client.start_tls(trusting_context(ca), server_side=False, server_hostname="gateway.test")
         )
-        established = await establish(accepted, timeout_seconds=5)
+        return await establish(accepted, timeout_seconds=5, silent=silent)
+
+
+async def test_tls_is_established_with_its_facts(ca: trustme.CA, tmp_path: Path) -> None:
+    listener = tls_listener(ca, tmp_path)
+    assert listener.scheme == "wss"
+    client, accepted = await accept_one(listener, lambda: dial(listener.addresses[0]))
+    established = await shake_hands(ca, client, accepted)
     assert established.tls is not None
     assert (established.tls.version, established.tls.server_name) == ("TLSv1.3", "gateway.test")
     await client.send_all(b"GET")
@@ -100,11 +108,7 @@ async def test_a_tls_client_whose_hello_was_on_its_way_at_the_end_is_served(ca: 
     client, accepted = await accept_one(listener, lambda: dial(listener.addresses[0]))
     silent = SilentConnections()
     silent.end()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(
-            lambda: client.start_tls(trusting_context(ca), server_side=False, server_hostname="gateway.test")
-        )
-        established = await establish(accepted, timeout_seconds=20, silent=silent)
+    established = await shake_hands(ca, client, accepted, silent=silent)
     assert established.tls is not None
     client.close()
     established.channel.close()
