@@ -7,7 +7,6 @@ subcommand needs is imported when it runs, so that `--help` answers at once.
 import json
 import os
 import platform
-import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -90,22 +89,14 @@ def serve(path: Path) -> None:
 
     from gateway.server import Server
     from gateway.telemetry import logs
+    from gateway.transport.descriptors import use_all
 
     async def run() -> None:
         await Server(config, config_path=path).serve()
 
     logs.configure(format=config.log.format, level=config.log.level)
-    _raise_descriptor_limit()
+    use_all()
     run_until_done(run)
-
-
-def _raise_descriptor_limit() -> None:
-    """Allows as many open files as the kernel lets this process have.
-
-    The soft limit, often 1024, is for programs that use select(2); here it would mean some 500 connections.
-    """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _check_bind(_context: click.Context, _parameter: click.Parameter, value: str) -> str:

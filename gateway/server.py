@@ -257,9 +257,11 @@ class Server:
         problems: dict[str, object] = {}
         if self.draining:
             problems["draining"] = True
-        without = self._table.routes_without_backend()
-        if without:
-            problems["routes_without_backend"] = without
+        if self.config.admin is not None and self.config.admin.readiness == "any_route":
+            dead = self._table.routes_without_backend()
+            # One route's dead backend is no reason to take the others, and the folders, from their users.
+            if dead and len(dead) == len(self._table.services):
+                problems["routes_without_backend"] = dead
         return problems
 
     def _provide_metrics(self) -> None:

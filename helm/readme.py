@@ -90,7 +90,7 @@ $ kubectl -n kakitome create secret generic kakitome-admin --from-literal=token=
 
 ## How a pod is replaced
 
-1. The new pod starts. `/readyz` says yes once it listens and every route has a backend that answers.
+1. The new pod starts. `/readyz` says yes once it listens.
 2. The old pod leaves the Services, and goes on serving while `lifecycle.preStop.sleep` lasts: load balancers learn of
    it late.
 3. SIGTERM. The gateway takes no more connections and closes those it has with 1012, spread over
@@ -109,7 +109,7 @@ leads it back as long as that pod lives; so does an affinity of the Ingress's by
 | | `/healthz` | `/readyz` |
 | --- | --- | --- |
 | asks | does the process run and its event loop turn? | should new connections come here? |
-| no while | it hangs | it drains; a route has no backend that answers |
+| no while | it hangs | it drains (with `config.admin.readiness: any_route` also: no backend answers) |
 | used by | `startupProbe`, `livenessProbe` | `readinessProbe`, `helm test` |
 
 ## Scaling

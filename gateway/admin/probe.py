@@ -14,7 +14,7 @@ PROBE_TIMEOUT_SECONDS: Final = 4.0
 """For each step: connecting, and each read. Below the 5 s that the image's health check is given as a whole."""
 
 MAX_BODY_BYTES: Final = 64 * 1024
-"""`/readyz` names each route that keeps the gateway from being ready; what is beyond this is not shown."""
+"""`/readyz` may name each route that keeps the gateway from being ready; what is beyond this is not shown."""
 
 _TCP_ADDRESS: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s:/@\[\]]+)):(?P<port>[0-9]{1,5})")
 """`gateway.config.addresses` has better words, but importing it takes half a second: the models come along."""

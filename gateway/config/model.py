@@ -16,6 +16,7 @@ from gateway.policy.routing import parse_host_pattern, parse_path_pattern
 
 FramingName = Literal["stream", "lines", "length_prefixed", "records"]
 BalanceName = Literal["round_robin", "least_connections", "session_hash"]
+ReadinessName = Literal["serving", "any_route"]
 TlsVersion = Literal["1.2", "1.3"]
 
 
@@ -249,6 +250,9 @@ class Admin(Section):
 
     bind: Bind = TcpAddress(host="127.0.0.1", port=9090)
     """`host:port`, `[v6]:port` or `unix:PATH`. Not for the public."""
+    readiness: ReadinessName = "serving"
+    """When `/readyz` says yes: `serving`, from the start to the drain, whatever backends do; `any_route`, only while at
+    least one route serves files or has a backend that is not known to be down."""
     token: Secret | None = None
     """Bearer token that everything but `/healthz` and `/readyz` asks for; text, or `file:PATH`."""
 

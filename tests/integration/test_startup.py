@@ -1,5 +1,6 @@
 """The command as a process: faults of the start that only the kernel can tell, and the demonstration."""
 
+import json
 import re
 import resource
 import signal
@@ -61,6 +62,10 @@ def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one(tmp_path: Path) 
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert re.search(rf"^Max open files +{hard} +{hard} ", limits, re.MULTILINE), limits
+    said = [entry for entry in map(json.loads, service.lines) if entry["event"] == "descriptors"]
+    assert [(entry["limit"], entry["soft_limit_was"]) for entry in said] == [(hard, min(256, hard))]
+    assert 0 < said[0]["kept_back"] < hard
+    assert said[0]["relayed_connections"] == (hard - said[0]["kept_back"]) // 2
 
 
 def test_the_demo_prints_the_url_of_its_page_serves_it_and_ends_at_ctrl_c() -> None:
