@@ -373,6 +373,8 @@ class OpenFromClient(_Body):
     receipts: tuple[RungName, ...] = ()
     window_messages: Positive = DEFAULT_WINDOW_MESSAGES
     window_bytes: Positive = DEFAULT_WINDOW_BYTES
+    heartbeat: bool = False
+    """It cannot see pings, as a page cannot: an ACK is repeated with each of the gateway's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -389,6 +391,8 @@ class OpenedByGateway(_Body):
     message_bytes: Positive | None = None
     """The largest message that is taken; null: any."""
     grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    heartbeat_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """While both sides are silent an ACK comes at least so often; null: nothing comes then."""
     report: SessionReport | None = None
     """Of the old session, when `resumed` is false and something is known about it."""
 

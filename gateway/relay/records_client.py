@@ -43,6 +43,8 @@ class Numbering:
     """Of the messages for the client."""
     receipts: frozenset[Rung] = frozenset()
     """Rungs below the settling one that the client wants to hear of."""
+    has_heartbeat: bool = False
+    """The client wants to hear a record with each ping."""
     rejects: dict[int, bytes] = field(default_factory=dict)
     """REJECT records by message, kept until an ACK of ours covers them: the client may have missed them."""
 
@@ -109,6 +111,15 @@ class RecordsClient(WebSocketClient):
 
     def fence(self, now: float) -> bool:
         return False  # its ACKs come by themselves
+
+    def _raise_fence(self, now: float) -> bytes:
+        ping = super()._raise_fence(now)
+        ledger = self.relay.up.ledger
+        if not self.numbering.has_heartbeat or ledger is None:
+            return ping
+        # A page's pings are answered behind its back. What it was told last costs it nothing to hear again.
+        rung = ledger.settles_at
+        return ping + self.ws.send([(_BINARY, encode_record(RecordType.ACK, rung, self._told[rung]), WHOLE)])
 
     def upstream_advanced(self, now: float) -> None:
         if not self._ack_due:

@@ -250,6 +250,8 @@ class WebSocketClient(ClientLink):
                 pongs.append((_PONG, piece[1], WHOLE))
             elif opcode == _PONG:
                 self._answered(piece[1], now)
+                # The next ping may be due long before this one's answer would have been overdue.
+                self.relay.pump.wake_at(self.relay, self.next_deadline(now))
         if pongs and not self.is_closing:
             if self.endpoint.is_full:
                 self._pong = pongs[-1][1]

@@ -174,6 +174,7 @@ class Session:
             self._count(SessionState.ATTACHED, +1)
             self.service.metrics.connections += 1
         numbering.receipts = frozenset(rung for rung in greeting.body.receipts if rung < up.settles_at)
+        numbering.has_heartbeat = greeting.body.heartbeat
         delivery = self.service.config.delivery
         down.set_window(
             min(delivery.window_messages, greeting.body.window_messages),
@@ -188,6 +189,7 @@ class Session:
             window_bytes=up.window_bytes,
             message_bytes=self.service.config.limits.message_bytes,
             grace_seconds=delivery.grace or 0.0,
+            heartbeat_seconds=relay.settings.keepalive_seconds if numbering.has_heartbeat else None,
             report=None if report is None else report.report,
         )
         relay.attach(client, body, consumed, now)

@@ -232,6 +232,8 @@ REPORT = SessionReport(
 BODIES: list[Body] = [
     OpenFromClient(),
     OpenFromClient(session="t0ken", receipts=(Rung.WRITTEN, Rung.REACHED), window_messages=1, window_bytes=MAX_SEQ),
+    OpenFromClient(heartbeat=True),
+    OpenedByGateway(session="t", resumed=False, settles_at=Rung.REACHED, heartbeat_seconds=20.0),
     OpenedByGateway(session="t", resumed=True, settles_at=Rung.CONSUMED),
     OpenedByGateway(
         session="t", resumed=False, settles_at=Rung.WRITTEN, message_bytes=1, grace_seconds=0.5, report=REPORT
@@ -306,6 +308,7 @@ TO_BACKEND: dict[str, Any] = {"session": "i", "epoch": 1, "route": "r", "path": 
             "OPEN body: receipts.0: expected one of accepted, written, reached",
         ),
         (OpenFromClient, {"window_bytes": -1}, "OPEN body: window_bytes: Input should be greater than or equal to 1"),
+        (OpenFromClient, {"heartbeat": 20}, "OPEN body: heartbeat: Input should be a valid boolean"),
         (OpenFromClient, {"window_bytes": 0}, "OPEN body: window_bytes: Input should be greater than or equal to 1"),
         (OpenFromClient, {"window_messages": 2**63}, "OPEN body: window_messages: Input should be less than or equal"),
         (OpenFromClient, {"window_messages": 10**400}, "OPEN body: window_messages: "),

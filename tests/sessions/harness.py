@@ -110,6 +110,7 @@ class Client:
         self.close_reason = ""
         self.ended = False
         self.answers_pings = True
+        self.pings = 0
 
     @classmethod
     async def connect(
@@ -174,6 +175,13 @@ class Client:
                 await self._receive()
         return self.close_code
 
+    async def pinged(self, times: int) -> None:
+        """Waits until so many pings have come."""
+        with trio.fail_after(PATIENCE_SECONDS):
+            while self.pings < times:
+                assert not self.ended
+                await self._receive()
+
     async def _receive(self) -> None:
         try:
             data = await self.stream.receive_some()
@@ -188,6 +196,7 @@ class Client:
             if opcode == Opcode.PONG:
                 self.pongs.append(payload)
             elif opcode == Opcode.PING:
+                self.pings += 1
                 if self.answers_pings:
                     await self.stream.send_all(self.ws.send([(int(Opcode.PONG), payload, WHOLE)]))
             elif opcode == Opcode.BINARY:

@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from gateway.protocol.records import Record, RecordType, Rung
-from tests.sessions.harness import Client, config_of, running, tcp_echo
+from tests.sessions.harness import Client, backend, config_of, running, tcp_echo
 from tests.sessions.routes import records_route, stream_route
 from tests.sessions.scripted import scripted
 
@@ -85,3 +85,27 @@ async def test_each_connection_says_anew_what_it_wants() -> None:
         await client.data(2, "x")
         await link.ack(2)
         assert [ack[1] for ack in await acks_until(client, Rung.CONSUMED, 2)] == [Rung.CONSUMED]
+
+
+async def test_a_client_that_cannot_see_pings_hears_its_last_ack_with_each_of_them() -> None:
+    async with backend() as port:
+        timeouts = {"keepalive": "0.1s", "keepalive_timeout": "10s"}
+        async with running(config_of({**records_route(port), "timeouts": timeouts})) as server:
+            client = await Client.connect(server)
+            opened = await client.open(heartbeat=True)
+            assert opened["heartbeat_seconds"] == 0.1
+            assert (await client.next(RecordType.ACK))[1:3] == (Rung.CONSUMED, 0)
+            await client.data(1, "x")
+            acks = [await client.next(RecordType.ACK) for _ in range(5)]
+            assert [ack[1:3] for ack in acks[-3:]] == [(Rung.CONSUMED, 1)] * 3
+
+
+async def test_a_client_that_does_not_ask_hears_nothing_with_pings() -> None:
+    async with backend() as port:
+        timeouts = {"keepalive": "0.1s", "keepalive_timeout": "10s"}
+        async with running(config_of({**records_route(port), "timeouts": timeouts})) as server:
+            client = await Client.connect(server)
+            opened = await client.open()
+            assert opened["heartbeat_seconds"] is None
+            await client.pinged(3)
+            assert client.records == []
