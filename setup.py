@@ -11,6 +11,8 @@ import os
 from setuptools import Extension, setup
 
 DATA_PATH = (
+    "memory/account",
+    "memory/costs",
     "protocol/fence",
     "protocol/framings",
     "protocol/ledger",
