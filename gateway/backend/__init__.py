@@ -24,6 +24,15 @@ from gateway.backend.sqlite_store import SqliteStore
 from gateway.backend.store import Changes, MemoryStore, SessionEnd, Store, StoredSession
 from gateway.protocol.inbox import IncomingPiece
 from gateway.protocol.outbox import OutgoingMessage
+from gateway.sqlite_file import (
+    StoreCorrupt,
+    StoreFailed,
+    StoreFull,
+    StoreLocked,
+    StoreMoved,
+    StoreReadOnly,
+    StoreUnreachable,
+)
 
 __all__ = [
     "Address",
@@ -42,6 +51,13 @@ __all__ = [
     "SessionEnded",
     "SqliteStore",
     "Store",
+    "StoreCorrupt",
+    "StoreFailed",
+    "StoreFull",
+    "StoreLocked",
+    "StoreMoved",
+    "StoreReadOnly",
+    "StoreUnreachable",
     "StoredSession",
     "TextMessage",
     "Transaction",

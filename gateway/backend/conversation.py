@@ -272,6 +272,29 @@ class Conversation:
         if changes.end is not None:
             self._end_saved = True
 
+    def changes_with(self, seq: int, replies: Sequence[tuple[bool, bytes]]) -> Changes:
+        """What is to be saved if message `seq` is consumed and `replies` (text, payload) are sent; nothing is yet.
+
+        Raises ValueError for a message that has not come whole, RuntimeError while one of ours is sent in pieces.
+        """
+        changes, outbox = self.changes(), self.outbox
+        appended = outbox.numbered(replies)
+        consumed = self.inbox.consumed_after(seq)
+        takes_messages = self.state is not State.ENDED_BY_PEER
+        return replace(
+            changes,
+            consumed=consumed if consumed != self._saved_consumed else None,
+            sent=outbox.sent + len(appended) if appended else changes.sent,
+            appended=[*changes.appended, *appended] if takes_messages else (),
+        )
+
+    def complete(self, seq: int, replies: Sequence[tuple[bool, bytes]], changes: Changes) -> None:
+        """The store has `changes`, which are those that `changes_with` gave just now for the same arguments."""
+        for text, payload in replies:
+            self.outbox.append(text=text, payload=payload)
+        self.inbox.consume(seq)
+        self.mark_saved(changes)
+
     # --- to the peer ------------------------------------------------------------------------------------------------
 
     def data_to_send(self, max_bytes: int) -> bytes:

@@ -5,9 +5,10 @@ It stands between the handler, which has a `Session`, and the connections, which
 Invariant: saves of all sessions of a store follow one another, and none falls into another's transaction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import anyio
+from trio.lowlevel import enable_ki_protection
 
 from gateway.backend.conversation import Conversation
 from gateway.backend.store import Store
@@ -54,12 +55,26 @@ class LiveSession:
         self.changed.wake()
         self.moved.wake()
 
+    @enable_ki_protection
+    def commit(self, seq: int, replies: Sequence[tuple[bool, bytes]], commit: Callable[[], None]) -> None:
+        """Ends a transaction of the store: message `seq` is consumed and `replies` (text, payload) are sent.
+
+        To be called inside the transaction, which `commit` ends. Memory changes only when the store has: whatever the
+        store raises leaves both as they were. An interrupt from the keyboard, which trio raises in the midst of a
+        handler, comes before or behind it all.
+        """
+        changes = self.conversation.changes_with(seq, replies)
+        self.shelf.store.save(self.id, changes)
+        commit()
+        self.conversation.complete(seq, replies, changes)
+
     async def save(self) -> None:
         """Saves what has changed. Raises what the store raises; then nothing is told to the peer."""
         if self.conversation.changes():
             async with self.shelf.lock:
                 self.save_locked()
 
+    @enable_ki_protection
     def save_locked(self) -> None:
         """The same for a caller that holds the lock, or is the only one left."""
         changes = self.conversation.changes()

@@ -9,7 +9,7 @@ or when the handler has returned. A message whose handler raised, or was cancell
 """
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, Final, TypeAlias
 
 import anyio.lowlevel
@@ -89,9 +89,10 @@ class _Delivered:
     async def transaction(self) -> AsyncIterator[Transaction]:
         """Joins the handler's effects, its replies and this message's position in one transaction of the store.
 
-        At its end the message is consumed. An exception, a cancellation or the death of the process undoes it all, and
-        the message comes again: effects are made exactly once. Other sessions of the store wait meanwhile, so be brief,
-        and send with `Transaction.send`. Raises RuntimeError while a message before this one is not acknowledged.
+        At its end the message is consumed. An exception, a cancellation, a COMMIT that fails or the death of the
+        process undoes it all, and the message can be tried again or comes again: effects are made exactly once. Other
+        sessions of the store wait meanwhile, so be brief, and send with `Transaction.send`. Raises RuntimeError while a
+        message before this one is not acknowledged, and what the store raises.
         """
         async with self._session.transaction(self.seq) as transaction:
             yield transaction
@@ -363,15 +364,10 @@ class Session:
             raise RuntimeError(f"message {seq} is not the next to be consumed, {conversation.inbox.consumed + 1} is")
         shelf = self._live.shelf
         async with shelf.lock:
-            with shelf.store.transaction() as effects:
-                transaction = Transaction(effects)
+            with ExitStack() as stack:
+                transaction = Transaction(stack.enter_context(shelf.store.transaction()))
                 yield transaction
-                for text, payload in transaction.staged:
-                    conversation.outbox.append(text=text, payload=payload)
-                conversation.inbox.consume(seq)
-                changes = conversation.changes()
-                shelf.store.save(self.id, changes)
-            conversation.mark_saved(changes)
+                self._live.commit(seq, transaction.staged, stack.close)
         self._live.changed.wake()
 
     # --- sending ------------------------------------------------------------------------------------------------------

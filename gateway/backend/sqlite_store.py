@@ -7,13 +7,14 @@ Several processes must not serve from one file: each session's state is also in 
 """
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 from gateway.backend.store import ENDED_SESSIONS_KEPT, Changes, SessionEnd, StoredSession
 from gateway.protocol.outbox import OutgoingMessage
+from gateway.sqlite_file import SqliteFile
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS kakitome_sessions (
@@ -42,7 +43,9 @@ class SqliteStore:
     """A `Store` in the file `path`, created when missing.
 
     With `synchronous="normal"` what was saved survives the death of the process but perhaps not of the machine; "full"
-    survives both and waits for the disk at every save. Raises `sqlite3.Error` if the file cannot be used.
+    survives both and waits for the disk at every save. All methods raise a kind of StoreFailed, which is a
+    `sqlite3.OperationalError`, if the file cannot be used: StoreLocked, StoreFull, StoreReadOnly, StoreCorrupt,
+    StoreUnreachable.
     """
 
     durable: bool = True
@@ -50,22 +53,20 @@ class SqliteStore:
     def __init__(self, path: str | Path, *, synchronous: str = "normal") -> None:
         if synchronous not in ("normal", "full"):
             raise ValueError(f"synchronous is 'normal' or 'full', not {synchronous!r}")
-        self.connection = sqlite3.connect(path, isolation_level=None)
+        self._file = SqliteFile(path, schema=SCHEMA, synchronous=synchronous)
+        self.connection = self._file.connection
         """For the handler's own tables; what is done through it outside `transaction` commits on its own."""
-        try:
-            self.connection.execute("PRAGMA journal_mode = WAL")
-            self.connection.execute(f"PRAGMA synchronous = {synchronous}")
-            self.connection.execute("PRAGMA foreign_keys = ON")
-            self.connection.executescript(SCHEMA)
-        except BaseException:
-            self.connection.close()
-            raise
 
     def open_sessions(self) -> Sequence[str]:
-        rows = self.connection.execute("SELECT id FROM kakitome_sessions WHERE end_order IS NULL")
-        return [session_id for (session_id,) in rows]
+        with self._file.telling():
+            rows = self.connection.execute("SELECT id FROM kakitome_sessions WHERE end_order IS NULL")
+            return [session_id for (session_id,) in rows]
 
     def load(self, session_id: str) -> StoredSession | None:
+        with self._file.telling():
+            return self._load(session_id)
+
+    def _load(self, session_id: str) -> StoredSession | None:
         row = self.connection.execute(
             "SELECT epoch, consumed, sent, settled, end_code, end_reason, end_by_peer"
             " FROM kakitome_sessions WHERE id = ?",
@@ -87,10 +88,12 @@ class SqliteStore:
         )
 
     def save(self, session_id: str, changes: Changes) -> None:
-        if self.connection.in_transaction:
-            self._write(session_id, changes)
+        if self._file.in_transaction:
+            self._file.check_transaction()
+            with self._file.telling():
+                self._write(session_id, changes)
         else:
-            with self.transaction():
+            with self._file.transaction(), self._file.telling():
                 self._write(session_id, changes)
 
     def _write(self, session_id: str, changes: Changes) -> None:
@@ -128,18 +131,10 @@ class SqliteStore:
                 (ENDED_SESSIONS_KEPT,),
             )
 
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yields the connection inside BEGIN and COMMIT; an exception rolls all of it back."""
-        self.connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield self.connection
-            self.connection.execute("COMMIT")
-        except BaseException:
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
-            raise
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Yields the connection inside BEGIN and COMMIT; whatever is raised, also by COMMIT, rolls all of it back."""
+        return self._file.transaction()
 
     def close(self) -> None:
         """Closes the file. Not during a transaction."""
-        self.connection.close()
+        self._file.close()

@@ -80,7 +80,11 @@ class Store(Protocol):
         """
 
     def transaction(self) -> AbstractContextManager[Any]:
-        """All saves within become one with whatever is done through the object given; an exception undoes them."""
+        """All saves within become one with whatever is done through the object given.
+
+        Whatever is raised within undoes them all, as does what this raises at its end, where they could not be made to
+        last; the same can then be tried again.
+        """
 
     def close(self) -> None:
         """Frees what the store holds open."""
@@ -147,7 +151,10 @@ class MemoryStore:
     def save(self, session_id: str, changes: Changes) -> None:
         if self._staged is not None:
             self._staged.append((session_id, changes))
-            return
+        else:
+            self._apply(session_id, changes)
+
+    def _apply(self, session_id: str, changes: Changes) -> None:
         kept = self._sessions.get(session_id)
         if kept is None:
             kept = self._sessions[session_id] = _Kept()
@@ -175,7 +182,7 @@ class MemoryStore:
         finally:
             self._staged = None
         for session_id, changes in staged:
-            self.save(session_id, changes)
+            self._apply(session_id, changes)
 
     def close(self) -> None:
         """Nothing is held open; the sessions stay, for a service that is started with this store again."""

@@ -43,6 +43,15 @@ from gateway.client.upkeep import Settings
 from gateway.errors import MessageTooBig
 from gateway.protocol.outbox import OutgoingMessage
 from gateway.protocol.records import LossReport, Rung, SessionReport
+from gateway.sqlite_file import (
+    StoreCorrupt,
+    StoreFailed,
+    StoreFull,
+    StoreLocked,
+    StoreMoved,
+    StoreReadOnly,
+    StoreUnreachable,
+)
 
 __all__ = [
     "Acknowledged",
@@ -77,6 +86,13 @@ __all__ = [
     "SqliteStore",
     "StateChanged",
     "Store",
+    "StoreCorrupt",
+    "StoreFailed",
+    "StoreFull",
+    "StoreLocked",
+    "StoreMoved",
+    "StoreReadOnly",
+    "StoreUnreachable",
     "StoredSession",
     "TextMessage",
     "Timeouts",

@@ -5,15 +5,13 @@ and a consumed position before it is acknowledged; so a client that is killed at
 believes it to be.
 """
 
-import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Final, Protocol
 
 from gateway.protocol.outbox import OutgoingMessage
-
-BUSY_TIMEOUT_SECONDS: Final = 5.0
+from gateway.sqlite_file import SqliteFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,18 +75,24 @@ class SqliteStore:
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        """Opens the file, or makes it. Raises sqlite3.Error for one that is no database, or in use."""
-        self._database = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
+        """Opens the file, or makes it.
+
+        This and every other method raise a kind of StoreFailed, which is a `sqlite3.OperationalError`, if the file
+        cannot be used: StoreLocked, StoreFull, StoreReadOnly, StoreCorrupt, StoreUnreachable.
+        """
         # Every save is on the disk when it returns: what it says is then told to the gateway.
-        self._database.execute("PRAGMA synchronous = FULL")
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.executescript(self._SCHEMA)
+        self._file = SqliteFile(path, schema=self._SCHEMA, synchronous="full")
 
     def load(self) -> StoredSession | None:
-        row = self._database.execute("SELECT token, consumed, sent, settled FROM session").fetchone()
+        with self._file.telling():
+            return self._load()
+
+    def _load(self) -> StoredSession | None:
+        execute = self._file.connection.execute
+        row = execute("SELECT token, consumed, sent, settled FROM session").fetchone()
         if row is None:
             return None
-        messages = self._database.execute("SELECT seq, text, payload FROM outbox ORDER BY seq")
+        messages = execute("SELECT seq, text, payload FROM outbox ORDER BY seq")
         return StoredSession(
             token=row[0],
             consumed=row[1],
@@ -100,17 +104,11 @@ class SqliteStore:
         )
 
     def save(self, changes: Changes) -> None:
-        execute = self._database.execute
-        execute("BEGIN IMMEDIATE")
-        try:
+        with self._file.transaction(), self._file.telling():
             self._apply(changes)
-        except BaseException:
-            execute("ROLLBACK")
-            raise
-        execute("COMMIT")
 
     def _apply(self, changes: Changes) -> None:
-        execute = self._database.execute
+        execute = self._file.connection.execute
         if changes.begins_anew or changes.ended:
             execute("DELETE FROM session")
             execute("DELETE FROM outbox")
@@ -122,7 +120,7 @@ class SqliteStore:
             " settled = coalesce(?, settled)",
             (changes.token, changes.consumed, changes.sent, changes.settled),
         )
-        self._database.executemany(
+        self._file.connection.executemany(
             "INSERT INTO outbox VALUES (?, ?, ?)",
             [(message.seq, message.text, b"".join(message.chunks)) for message in changes.appended],
         )
@@ -131,4 +129,4 @@ class SqliteStore:
 
     def close(self) -> None:
         """Closes the file."""
-        self._database.close()
+        self._file.close()

@@ -183,14 +183,25 @@ class Inbox:
         self.queued_bytes -= len(data)
         return WholeMessage(seq, data.decode() if piece.text else data)
 
+    def consumed_after(self, seq: int) -> int:
+        """Where the position would be if `seq` were consumed. Raises ValueError as `consume`."""
+        self._check_whole(seq)
+        position = self.consumed
+        while position + 1 == seq or position + 1 in self._consumed_ahead:
+            position += 1
+        return position
+
     def consume(self, seq: int) -> None:
         """Marks one message as consumed; the position moves once all before it are. Again does nothing.
 
         Raises ValueError for a message that has not come whole.
         """
+        self._check_whole(seq)
+        self._mark_consumed(seq)
+
+    def _check_whole(self, seq: int) -> None:
         if seq > self.accepted:
             raise ValueError(f"message {seq} has not come whole, only those up to {self.accepted} have")
-        self._mark_consumed(seq)
 
     def discard(self, seq: int) -> None:
         """Marks one message as consumed, and forgets what waits or is still to come of it.

@@ -162,10 +162,26 @@ class Outbox:
             return False
         return self._growing is not None or self.has_room(0)
 
-    def append(self, *, text: bool, payload: bytes) -> int:
-        """Takes a whole message, room or not; its number. Raises RuntimeError while one is being sent in pieces."""
+    def numbered(self, messages: Iterable[tuple[bool, bytes]]) -> Sequence[OutgoingMessage]:
+        """(text, payload) of each as the messages that `append` would make of them now, and none of them taken.
+
+        Raises RuntimeError as `append`.
+        """
+        numbered = [
+            OutgoingMessage(seq=seq, text=text, chunks=(payload,))
+            for seq, (text, payload) in enumerate(messages, self.sent + 1)
+        ]
+        if numbered:
+            self._check_whole()
+        return numbered
+
+    def _check_whole(self) -> None:
         if self._growing is not None:
             raise RuntimeError("a message is being sent in pieces: end it with its last piece first")
+
+    def append(self, *, text: bool, payload: bytes) -> int:
+        """Takes a whole message, room or not; its number. Raises RuntimeError while one is being sent in pieces."""
+        self._check_whole()
         self.sent += 1
         self._entries[self.sent] = _Entry(self.sent, text, [payload], len(payload))
         self.unsettled_messages += 1

@@ -2,7 +2,6 @@
 
 import json
 import logging
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -237,122 +236,6 @@ async def test_what_is_no_message_cannot_be_sent() -> None:
         await link.open()
         assert await link.receive_close() == (1000, "")
     assert errors == [5, None]
-
-
-# --- transactions -------------------------------------------------------------------------------------------------
-
-
-async def test_a_transaction_consumes_the_message_and_sends_the_replies_when_it_ends() -> None:
-    async def handler(session: Session) -> None:
-        async for message in session:
-            async with message.transaction() as transaction:
-                assert transaction.effects is None
-                transaction.send("first")
-                transaction.send(b"second")
-                assert (session.consumed_messages, session.sent_messages) == (0, 0)
-            assert (session.consumed_messages, session.sent_messages) == (1, 2)
-
-    async with serving(handler) as dial, await dial() as link:
-        await link.open()
-        await link.data(1, "x")
-        assert await link.receive_message() == (1, "first")
-        assert await link.receive_message() == (2, b"second")
-        await link.receive_ack(1)
-
-
-async def test_a_transaction_that_fails_leaves_the_message_and_sends_nothing() -> None:
-    attempts: list[int] = []
-
-    async def handler(session: Session) -> None:
-        async for message in session:
-            with suppress(LookupError):
-                async with message.transaction() as transaction:
-                    transaction.send("never")
-                    raise LookupError
-            attempts.append(session.consumed_messages)
-            async with message.transaction() as transaction:
-                transaction.send("at the second try")
-
-    async with serving(handler) as dial, await dial() as link:
-        await link.open()
-        await link.data(1, "x")
-        assert await link.receive_message() == (1, "at the second try")
-    assert attempts == [0]
-
-
-async def test_a_transaction_waits_while_replies_are_beyond_the_window() -> None:
-    async def handler(session: Session) -> None:
-        async for message in session:
-            async with message.transaction() as transaction:
-                for _ in range(3):
-                    transaction.send("reply")
-
-    async with serving(handler) as dial, await dial() as link:
-        await link.open(window_messages=1)
-        await link.data(1, "x")
-        await link.data(2, "y")
-        assert await link.receive_message() == (1, "reply")
-        await link.receive_ack(1)
-        await link.ack(1)
-        assert (await link.receive_message())[0] == 2
-        assert link.acks == [1]
-        await link.ack(2)
-        await link.receive_ack(2)
-
-
-async def test_a_transaction_that_replies_nothing_goes_on_while_the_window_is_full() -> None:
-    async def handler(session: Session) -> None:
-        await session.send("which fills the window")
-        async for message in session:
-            async with message.transaction():
-                pass
-
-    async with serving(handler) as dial, await dial() as link:
-        await link.open(window_messages=1)
-        await link.receive_message()
-        await link.data(1, "one")
-        await link.receive_ack(1)
-
-
-async def test_a_transaction_is_for_the_next_message_only() -> None:
-    async def handler(session: Session) -> None:
-        session.manual_ack = True
-        first, second = await anext(session), await anext(session)
-        with pytest.raises(RuntimeError, match="message 2 is not the next to be consumed, 1 is"):
-            async with second.transaction():
-                pytest.fail("it began")
-        first.ack()
-        async with second.transaction() as transaction:
-            transaction.send("in order")
-
-    async with serving(handler) as dial, await dial() as link:
-        await link.open()
-        await link.data(1, "x")
-        await link.data(2, "y")
-        assert await link.receive_message() == (1, "in order")
-
-
-async def test_transactions_of_two_sessions_do_not_mix() -> None:
-    inside, go_on = trio.Event(), trio.Event()
-
-    async def handler(session: Session) -> None:
-        async for message in session:
-            async with message.transaction() as transaction:
-                transaction.send(session.id)
-                if session.id == "slow":
-                    inside.set()
-                    await go_on.wait()
-
-    async with serving(handler) as dial, await dial() as slow, await dial() as quick:
-        await slow.open(session="slow")
-        await quick.open(session="quick")
-        await slow.data(1, "x")
-        await inside.wait()
-        await quick.data(1, "x")
-        await quick.send(RecordType.PING, 0, 0, b"here?")
-        go_on.set()
-        assert await slow.receive_message() == (1, "slow")
-        assert await quick.receive_message() == (1, "quick")
 
 
 # --- pieces and positions -----------------------------------------------------------------------------------------
