@@ -110,6 +110,15 @@ class BackendAway(BackendFault):
     reason = "backend_away"
 
 
+class BackendForgot(BackendFault):
+    """A records backend, whose session was to be resumed, does not know it: it was restarted and had kept nothing."""
+
+    reason = "backend_forgot"
+
+    def __init__(self) -> None:
+        super().__init__("the backend does not know the session any more")
+
+
 class FramingViolation(BackendFault):
     """The backend sent what its configured framing does not allow."""
 
@@ -169,6 +178,10 @@ class BackendTimeout(BackendUnreachable):
     """No endpoint answered within the connect deadline: HTTP 504 before the upgrade, Close 1014 after it."""
 
     reason = "timeout"
+
+
+class NoEndpointLeft(BackendUnreachable):
+    """All endpoints of the route were left out by whoever dials: each has answered already."""
 
 
 class BackendRefused(BackendUnreachable):

@@ -114,15 +114,18 @@ class Conversation:
     def attach(self, position: int, opening: OpenToBackend) -> None:
         """A connection came with OPEN: what follows `position` is sent again on it, in place of any earlier one.
 
-        Raises Refused for a stale epoch, a session that is not known, or one that the peer has ended: then nothing has
-        changed. A position that cannot be ends the session, as `fail` does.
+        Raises Refused for a stale epoch or position, a session that is not known, or one that the peer has ended: then
+        nothing has changed. A position beyond what was sent ends the session, as `fail` does.
         """
         if opening.epoch < self.epoch:
             raise Refused(SUPERSEDED, f"epoch {opening.epoch} is older than {self.epoch}")
         if self.end is not None and self.end.by_peer:
             raise Refused(self.end.code, self.end.reason)
-        if not self._known and position > 0:
+        if not self._known and (position > 0 or opening.resume):
             raise Refused(SESSION_LOST, "this backend does not know the session")
+        if position < self.outbox.settled:
+            # An OPEN that was overtaken on its way, whose client is long somewhere else, or goes by an old backup.
+            raise Refused(SESSION_LOST, f"OPEN at {position}, but message {self.outbox.settled} was consumed before")
         self.interrupt()
         resumed, self._known = self._known, True
         self.epoch = opening.epoch

@@ -20,7 +20,7 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskGroup, TaskStatus
 from anyio.streams.tls import TLSStream
 
-from gateway.backend.conversation import Conversation, Refused, State
+from gateway.backend.conversation import SUPERSEDED, Conversation, Refused, State
 from gateway.backend.deadlines import Deadlines
 from gateway.backend.live import LiveSession, Shelf
 from gateway.backend.session import Session, SessionEnded
@@ -190,6 +190,9 @@ class Service:
         try:
             with connection.scope:
                 await self._carry(tenancy, connection)
+            if tenancy.connection not in (connection, None) and not connection.sending:
+                # Else its gateway would take this for a broken connection and come back for the session.
+                await self._refuse(connection, SUPERSEDED, "a newer connection has the session")
         except anyio.get_cancelled_exc_class():
             await self._say_goodbye(tenancy, connection)
             raise

@@ -127,8 +127,10 @@ class Backend(Section):
     text: bool = False
     """`stream` only: what the backend sends goes to the client as text messages, cut between characters; false: as
     binary ones."""
-    balance: BalanceName = "least_connections"
-    """How an endpoint is chosen: in turn, the one with the fewest connections, or by a hash of the session."""
+    balance: BalanceName | None = None
+    """How an endpoint is chosen: in turn, the one with the fewest connections, or by a hash of the session; absent:
+    `session_hash` with `records`, so that all gateways look for a session at the same endpoint, else
+    `least_connections`."""
     connect_timeout: Duration = 5.0
     """For all endpoints tried together, TLS included."""
     health: Health | None = Health()
@@ -139,6 +141,11 @@ class Backend(Section):
     """`v2` sends a PROXY protocol header first: the client's address, its TLS and the host it asked for."""
     headers: tuple[Token, ...] = ()
     """`records` only: request headers that are passed on in OPEN."""
+
+    @property
+    def balancing(self) -> BalanceName:
+        """`balance`, or what it is where it is absent."""
+        return self.balance or ("session_hash" if self.framing == "records" else "least_connections")
 
 
 class Delivery(Section):

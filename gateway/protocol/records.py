@@ -414,6 +414,8 @@ class OpenToBackend(_Body):
     session: Token
     epoch: Positive
     """Rises with every attach; a backend drops what still comes from an older one."""
+    resume: bool = False
+    """The session exists: a backend that does not know it refuses (4004) and does not begin it."""
     route: str
     path: str
     query: str = ""

@@ -27,6 +27,13 @@ class Ending:
     reason: str = ""
     unknown: UnknownReason = UnknownReason.CLOSED
     """The label of messages that stayed without evidence."""
+    taken_over: bool = False
+    """Another gateway has the session: it is over here only, and nothing of it is lost."""
+
+
+TAKEN_OVER: Final = Ending(
+    by=ClosedBy.GATEWAY, code=4001, reason="another gateway took the session over", taken_over=True
+)
 
 
 def ending_by_fault(fault: ConnectionFault) -> Ending:

@@ -32,6 +32,9 @@ from gateway.relay.relay import Relay
 
 BAD_GATEWAY = 1014
 
+SUPERSEDED = 4001
+"""A newer connection of the same session took over, at another gateway."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenedBackend:
@@ -206,6 +209,9 @@ class RecordsBackend(BackendSocket):
             self.endpoint.write(encode_prefixed_record(RecordType.PONG, 0, seq, body))
         elif record_type == RecordType.CLOSE:
             close = CloseBody.from_json(body)
+            if close.code == SUPERSEDED:  # ends this connection, not the session
+                self.relay.taken_over(now)
+                return
             code = close.code if is_legal_close_code(close.code) else BAD_GATEWAY
             self.relay.backend_ended(now, code=code, reason=close.reason)
         elif record_type == RecordType.REJECT:

@@ -24,7 +24,7 @@ from gateway.errors import BackendFault, ConnectionFault, ProtocolViolation
 from gateway.protocol.messages import is_legal_close_code
 from gateway.protocol.records import OpenedByGateway, Rung, SessionReport
 from gateway.relay.direction import Direction
-from gateway.relay.ending import ABNORMAL, Ending, ending_by_fault
+from gateway.relay.ending import ABNORMAL, TAKEN_OVER, Ending, ending_by_fault
 from gateway.relay.passage import Passage, RelaySettings
 from gateway.relay.pump import Pump
 from gateway.relay.timers import NEVER
@@ -257,6 +257,25 @@ class Relay(Passage):
         else:
             code, reason = ending.code, ending.reason
         self._close_client_once_flushed(code, reason, now)
+        self._ended(now)
+
+    def taken_over(self, now: float) -> None:
+        """Another gateway has the session now: it is let go of here, and a client that is still on it is sent away.
+
+        Its backend is told nothing. A plain client's session cannot be had elsewhere: there it is the backend's end.
+        """
+        if self.phase is not Phase.OPEN or not self.client.is_resumable:
+            self.backend_ended(now, code=TAKEN_OVER.code, reason=TAKEN_OVER.reason)
+            return
+        self._give_up_client_hop(now)
+        self._close_backend(now)
+        self._end(TAKEN_OVER, now)
+        self._grace_deadline = NEVER
+        self.up.drop_held()
+        self.down.drop_held()
+        self.client.leave(TAKEN_OVER.code, TAKEN_OVER.reason, now)
+        self._host.relay_detached(self, now)
+        self.client.close()  # what stands for it; its socket looks after itself
         self._ended(now)
 
     def fail(self, fault: ConnectionFault, now: float) -> None:

@@ -5,7 +5,7 @@ given back; from the moment a session is built to the moment its relay runs noth
 """
 
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -26,28 +26,19 @@ from gateway.relay.evidence import Evidence
 from gateway.relay.framed_backend import FramedBackend
 from gateway.relay.links import BackendLink, ClientLink
 from gateway.relay.outbox import Outbox
-from gateway.relay.records_backend import OpenedBackend, RecordsBackend
+from gateway.relay.records_backend import RecordsBackend
 from gateway.relay.records_client import SUPERSEDED, Numbering
 from gateway.relay.relay import Phase, Relay
 from gateway.relay.websocket_client import PlainClient
 from gateway.sessions.greeting import Greeting, close_politely, read_open
 from gateway.sessions.identity import Binding, new_session_id, new_token, next_epoch, session_id
-from gateway.sessions.opening import dismiss_backend, open_backend
+from gateway.sessions.reaching import Reached, reach
 from gateway.sessions.registry import EndedSession
 from gateway.sessions.routes import RouteService
-from gateway.sessions.session import House, Participants, Session
+from gateway.sessions.session import PASSING_REFUSALS, House, Participants, Session
 from gateway.telemetry.metrics import ResumeOutcome
-from gateway.transport.connector import ClientFacts, Dialed
+from gateway.transport.connector import ClientFacts
 from gateway.transport.listener import Established
-
-CLOCK_SKEWS_MS: Final = (0, 60_000, 3_600_000)
-"""Epochs are times: a session that was attached under a clock ahead of ours is asked for again with a later epoch."""
-
-SESSION_LOST: Final = 4004
-"""The code with which a backend is told that a session was to be resumed and that it does not know it."""
-
-PASSING_REFUSALS: Final = frozenset({1012, 1013, SUPERSEDED})
-"""Codes with which a backend refuses for the moment: the session may be there, and is not to be replaced by another."""
 
 MAX_INFLATED_RECORD_BYTES: Final = 2 * 1024 * 1024
 """Twice the largest record, so that the record's own limit is the one that is told."""
@@ -77,17 +68,6 @@ class Arrival:
         return SUBPROTOCOL in self.upgrade.subprotocols and self.service.config.delivery.track
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Backend:
-    """A connection to the backend that is ready for messages."""
-
-    dialed: Dialed
-    facts: ClientFacts
-    opening: OpenToBackend | None
-    opened: OpenedBackend | None
-    """Both None where the framing knows no OPEN."""
-
-
 async def receive(arrival: Arrival, house: House) -> None:
     """Makes the request a session's connection. Takes the ticket over, also when it fails.
 
@@ -105,7 +85,7 @@ async def _receive_plain(arrival: Arrival, house: House, undo: ExitStack) -> Non
     """A plain client: the backend is dialled before the 101, so that it being away is an HTTP answer."""
     identity = new_session_id()
     subprotocol = arrival.service.choose_subprotocol(arrival.upgrade)
-    backend = await _dial(arrival, identity, subprotocol, consumed=0)
+    backend = await _reach(arrival, identity, subprotocol)
     undo.callback(backend.dialed.close)
     ws = await _upgrade(arrival, subprotocol)
     undo.pop_all()
@@ -154,7 +134,8 @@ async def _find(
     report: EndedSession | None = None
     session: Session | None = None
     if token is not None:
-        outcome, session, report = await _look_up(arrival, house, greeting, token, binding)
+        async with house.registry.turns.take(token):
+            outcome, session, report = await _look_up(arrival, house, greeting, token, binding)
         arrival.service.metrics.resumes[outcome] += 1
     if session is None:
         token = new_token()
@@ -192,19 +173,11 @@ async def _begin(
     identity = session_id(token, binding)
     subprotocol = arrival.service.choose_subprotocol(arrival.upgrade)
     try:
-        backend = await _dial(arrival, identity, subprotocol, consumed=consumed)
+        backend = await _reach(arrival, identity, subprotocol, consumed=consumed, must_exist=must_exist)
     except BackendRefused as refusal:
-        if must_exist and refusal.code not in PASSING_REFUSALS:
+        if must_exist and refusal.code not in PASSING_REFUSALS | {SUPERSEDED}:
             return None  # it is lost or has ended; if it is the client that is not wanted, a fresh one is refused too
         raise
-    if must_exist and not (backend.opened is not None and backend.opened.body.resumed):
-        await dismiss_backend(backend.dialed, code=SESSION_LOST, reason="this session was to be resumed")
-        return None
-    taken = house.registry.by_token(token)
-    if taken is not None:
-        # Another connection with the same token was faster: its session is the one.
-        backend.dialed.close()
-        return taken
     session = _session(
         arrival,
         house,
@@ -231,46 +204,32 @@ async def _begin(
 # --- parts --------------------------------------------------------------------------------------------------------
 
 
-async def _dial(arrival: Arrival, identity: str, subprotocol: str | None, *, consumed: int) -> _Backend:
+async def _reach(
+    arrival: Arrival, identity: str, subprotocol: str | None, *, consumed: int = 0, must_exist: bool = False
+) -> Reached:
     """Raises BackendUnreachable, BackendTimeout, BackendRefused."""
     service, view, established = arrival.service, arrival.view, arrival.established
-    assert service.connector is not None
     facts = ClientFacts(
         address=established.peer if view.address is None else TcpAddress(host=view.address, port=view.port or 0),
         local=established.local,
         tls=established.tls,
         authority=arrival.request.host or None,
     )
-    # A session that can be resumed is found again by its ID, a plain client by where it comes from.
-    key = identity if arrival.speaks_records else view.address or identity
-    dialed = await service.connector.dial(key=key.encode(), client=facts)
-    if service.backend.framing != "records":
-        return _Backend(dialed=dialed, facts=facts, opening=None, opened=None)
-    for ahead in CLOCK_SKEWS_MS:
-        opening = replace(_open_body(arrival, identity, subprotocol), epoch=next_epoch() + ahead)
-        try:
-            opened = await open_backend(
-                dialed.channel, opening, consumed=consumed, timeout_seconds=service.backend.connect_timeout
-            )
-        except BackendRefused as refusal:
-            dialed.close()
-            if refusal.code != SUPERSEDED or ahead == CLOCK_SKEWS_MS[-1]:
-                raise
-            dialed = await service.connector.dial(key=key.encode(), client=facts)
-        except BaseException:
-            dialed.close()
-            raise
-        else:
-            break
-    return _Backend(dialed=dialed, facts=facts, opening=opening, opened=opened)
+    speaks_records = service.backend.framing == "records"
+    # What may be looked for again, by this gateway or another, is found by its ID; a plain service's client by where
+    # it comes from.
+    key = identity if speaks_records or arrival.speaks_records else view.address or identity
+    opening = _open_body(arrival, identity, subprotocol, resume=must_exist) if speaks_records else None
+    return await reach(service, facts, opening, key=key, consumed=consumed)
 
 
-def _open_body(arrival: Arrival, identity: str, subprotocol: str | None) -> OpenToBackend:
+def _open_body(arrival: Arrival, identity: str, subprotocol: str | None, *, resume: bool) -> OpenToBackend:
     service, view, request = arrival.service, arrival.view, arrival.request
     headers = {name.lower(): request.get(name.lower()) for name in service.backend.headers}
     return OpenToBackend(
         session=identity,
         epoch=next_epoch(),
+        resume=resume,
         route=service.config.name,
         path=request.path,
         query=request.query,
@@ -310,7 +269,7 @@ def _negotiate_deflate(
 def _session(
     arrival: Arrival,
     house: House,
-    backend: _Backend,
+    backend: Reached,
     *,
     identity: str,
     token: str | None,
@@ -365,7 +324,7 @@ def _session(
     return session
 
 
-def _upstream(arrival: Arrival, backend: _Backend, *, resumed: bool) -> tuple[Ledger, Outbox | None]:
+def _upstream(arrival: Arrival, backend: Reached, *, resumed: bool) -> tuple[Ledger, Outbox | None]:
     delivery = arrival.service.config.delivery
     if backend.opened is None:
         ledger = Ledger(
@@ -387,7 +346,7 @@ def _upstream(arrival: Arrival, backend: _Backend, *, resumed: bool) -> tuple[Le
     return ledger, Outbox(limit_bytes=delivery.window_bytes, start=start)
 
 
-def _backend_link(arrival: Arrival, session: Session, backend: _Backend, *, start: int) -> BackendLink:
+def _backend_link(arrival: Arrival, session: Session, backend: Reached, *, start: int) -> BackendLink:
     sock = backend.dialed.channel.release()
     evidence = Evidence(sock)
     if backend.opened is None:

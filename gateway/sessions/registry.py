@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.protocol.records import SessionReport
 from gateway.sessions.identity import Binding
+from gateway.sessions.turns import Turns
 
 if TYPE_CHECKING:
     from gateway.sessions.session import Session
@@ -34,6 +35,8 @@ class SessionRegistry:
     def __init__(self, *, parked_sessions: int, parked_bytes: int, ended_sessions: int) -> None:
         self.parked_sessions = parked_sessions
         self.parked_bytes = parked_bytes
+        self.turns: Final = Turns()
+        """Of those who look for one session: the second finds what the first has taken up."""
         self.on_empty: Callable[[], None] = lambda: None
         """Called when the last session has ended."""
         self._live: Final[dict[str, Session]] = {}
@@ -63,8 +66,8 @@ class SessionRegistry:
         ended = self._ended_tokens.get(token)
         return ended if ended is not None and ended.binding == binding else None
 
-    def end(self, session: "Session", ended: EndedSession) -> None:
-        """A session is over."""
+    def end(self, session: "Session", ended: EndedSession, *, is_elsewhere: bool = False) -> None:
+        """A session is over; one that goes on at another gateway is not to be remembered by its token."""
         self._live.pop(session.id, None)
         self._parked.pop(session.id, None)
         if session.token is not None:
@@ -75,7 +78,7 @@ class SessionRegistry:
                 self._ended_tokens.pop(oldest.token, None)
         if self._ended.maxlen:
             self._ended.append(ended)
-            if ended.token is not None:
+            if ended.token is not None and not is_elsewhere:
                 self._ended_tokens[ended.token] = ended
         if not self._live:
             self.on_empty()

@@ -14,7 +14,14 @@ from typing import Final, Protocol
 import structlog
 import trio
 
-from gateway.errors import BackendAway, BackendFault, BackendRefused, BackendUnreachable, ProtocolViolation
+from gateway.errors import (
+    BackendAway,
+    BackendFault,
+    BackendForgot,
+    BackendRefused,
+    BackendUnreachable,
+    ProtocolViolation,
+)
 from gateway.policy.admission import Ticket
 from gateway.protocol.messages import WebSocketConnection, is_legal_close_code
 from gateway.protocol.records import (
@@ -28,12 +35,13 @@ from gateway.relay.direction import Direction
 from gateway.relay.ending import Ending
 from gateway.relay.evidence import Evidence
 from gateway.relay.pump import Pump
-from gateway.relay.records_backend import OpenedBackend, RecordsBackend
+from gateway.relay.records_backend import SUPERSEDED, OpenedBackend, RecordsBackend
 from gateway.relay.records_client import RecordsClient
 from gateway.relay.relay import Phase, Relay
 from gateway.sessions.greeting import Greeting
-from gateway.sessions.identity import Binding, next_epoch
-from gateway.sessions.opening import dismiss_backend, open_backend
+from gateway.sessions.identity import Binding
+from gateway.sessions.opening import SESSION_LOST, dismiss_backend
+from gateway.sessions.reaching import reach
 from gateway.sessions.registry import EndedSession, SessionRegistry
 from gateway.sessions.routes import RouteService
 from gateway.telemetry.metrics import SessionState, UnknownReason
@@ -43,6 +51,9 @@ from gateway.transport.connector import ClientFacts, Dialed
 FIRST_REDIAL_SECONDS: Final = 0.1
 LAST_REDIAL_SECONDS: Final = 5.0
 """Between attempts at a backend that broke: soon at first, for a restart takes a moment, and never far apart."""
+
+PASSING_REFUSALS: Final = frozenset({1012, 1013})
+"""Codes with which a backend refuses for the moment: the session may be there, and is not to be replaced by another."""
 
 SESSION_BYTES: Final = 16 * 1024
 """What a parked session is reckoned to take when it holds nothing."""
@@ -247,7 +258,7 @@ class Session:
             "downstream": _account(relay.down, ending),
         }
         log.info("session_ended", **summary)
-        self._house.registry.end(self, self.as_ended(summary))
+        self._house.registry.end(self, self.as_ended(summary), is_elsewhere=self._goes_on_elsewhere)
 
     def as_ended(self, summary: Mapping[str, object] = NO_SUMMARY) -> EndedSession:
         """What is to be remembered of it, or told of it while it is ending."""
@@ -271,13 +282,11 @@ class Session:
         pause = FIRST_REDIAL_SECONDS
         while trio.current_time() < deadline and not self._goes_on_elsewhere:
             try:
-                dialed, opened = await self._open_again()
-            except BackendRefused as refusal:
-                code = refusal.code if is_legal_close_code(refusal.code) else BackendFault.close_code
-                if relay.phase is not Phase.ENDED:
-                    relay.backend_ended(relay.pump.clock(), code=code, reason=refusal.close_reason)
-                return
+                dialed, opened = await self._open_again(receiver)
             except BackendUnreachable as error:
+                if isinstance(error, BackendRefused) and error.code not in PASSING_REFUSALS:
+                    self._refused(error)
+                    return
                 log.info("redial_failed", session=self.id, route=self.participants.route, problem=str(error))
                 await trio.sleep(pause * random.uniform(0.5, 1.0))
                 pause = min(2 * pause, LAST_REDIAL_SECONDS)
@@ -288,30 +297,52 @@ class Session:
             fault = BackendAway(f"the backend was not back within {grace:g} s")
             relay.backend_ended(relay.pump.clock(), fault=fault)
 
+    def _refused(self, refusal: BackendRefused) -> None:
+        relay = self.relay
+        now = relay.pump.clock()
+        if relay.phase is Phase.ENDED:
+            return
+        if refusal.code == SUPERSEDED:
+            relay.taken_over(now)
+        elif refusal.code == SESSION_LOST:
+            relay.backend_ended(now, fault=BackendForgot())
+        else:
+            code = refusal.code if is_legal_close_code(refusal.code) else BackendFault.close_code
+            relay.backend_ended(now, code=code, reason=refusal.close_reason)
+
     @property
     def _goes_on_elsewhere(self) -> bool:
-        """It has ended here because we restart, and its client will take it up at another gateway."""
+        """It has ended here, because we restart or another gateway has it, and its client goes on with it there."""
         ending = self.relay.ending
-        return self.token is not None and ending is not None and ending.unknown is UnknownReason.DRAIN
+        if self.token is None or ending is None:
+            return False
+        return ending.taken_over or ending.unknown is UnknownReason.DRAIN
 
-    async def _open_again(self) -> tuple[Dialed, OpenedBackend]:
+    async def _open_again(self, receiver: DataReceiver) -> tuple[Dialed, OpenedBackend]:
+        """At the endpoint that had it, or at another one that knows it.
+
+        Only that one may begin it anew, and only while nothing of it was consumed or came: another one would be sent
+        what this one may have consumed.
+        """
         assert self._opening is not None
-        assert self.service.connector is not None
         down = self.relay.down.ledger
         assert down is not None
-        dialed = await self.service.connector.dial(key=self.id.encode(), client=self._client_facts)
-        try:
-            self.epoch = next_epoch(self.epoch)
-            opened = await open_backend(
-                dialed.channel,
-                replace(self._opening, epoch=self.epoch),
-                consumed=down.settled,
-                timeout_seconds=self.service.backend.connect_timeout,
-            )
-        except BaseException:
-            dialed.close()
-            raise
-        return dialed, opened
+        up = self.relay.up
+        assert up.ledger is not None
+        was_told = bool(up.ledger.settled or receiver.accepted)
+        self.epoch += 1  # never to a new time: another gateway may have taken the session over meanwhile
+        reached = await reach(
+            self.service,
+            self._client_facts,
+            replace(self._opening, epoch=self.epoch, resume=was_told or bool(up.ledger.last_sent)),
+            key=self.id,
+            consumed=down.settled,
+            skews_ms=(0,),
+            before=self._dialed.state,
+            may_begin_at=None if was_told else self._dialed.state,
+        )
+        assert reached.opened is not None
+        return reached.dialed, reached.opened
 
     async def _take_backend(self, dialed: Dialed, opened: OpenedBackend, receiver: DataReceiver) -> None:
         relay = self.relay
@@ -325,11 +356,6 @@ class Session:
             await dismiss_backend(dialed, code=relay.ending.code, reason=relay.ending.reason, report=relay.report())
             return
         now = relay.pump.clock()
-        if not opened.body.resumed and (ledger.settled or receiver.accepted):
-            fault = BackendFault("the backend does not know the session any more")
-            relay.backend_ended(now, fault=fault)
-            await dismiss_backend(dialed, code=fault.close_code, reason=fault.close_reason)
-            return
         self._dialed.close()
         self._dialed = dialed
         sock = dialed.channel.release()
@@ -400,9 +426,11 @@ def _account(direction: Direction, ending: Ending) -> dict[str, object]:
     account: dict[str, object] = {"messages": direction.messages, "bytes": direction.bytes}
     if direction.ledger is not None:
         report = direction.ledger.report()
-        direction.metrics.unknown[ending.unknown] += _width(report.unknown)
-        direction.metrics.never_forwarded += _width(report.never_forwarded)
-        account |= {"settled": report.settled, "unknown": report.unknown, "never_forwarded": report.never_forwarded}
+        account["settled"] = report.settled
+        if not ending.taken_over:  # what is unsettled is the other gateway's to tell of
+            direction.metrics.unknown[ending.unknown] += _width(report.unknown)
+            direction.metrics.never_forwarded += _width(report.never_forwarded)
+            account |= {"unknown": report.unknown, "never_forwarded": report.never_forwarded}
     return account
 
 

@@ -20,7 +20,7 @@ not pay for a dead endpoint's timeout again and again."""
 class EndpointState:
     """One endpoint as it is known at this moment: its load, its health, its counters."""
 
-    __slots__ = ("_suspended_until", "active", "check_passed", "dials", "endpoint", "failures", "name")
+    __slots__ = ("_suspended_until", "active", "check_passed", "dials", "endpoint", "failing_since", "failures", "name")
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint: Final = endpoint
@@ -32,6 +32,8 @@ class EndpointState:
         """What the last health check said; None: there was none."""
         self.failures = 0
         """Dials failed since the last one that succeeded."""
+        self.failing_since: float | None = None
+        """When the first of them failed; None while it answers."""
         self.dials: Final = dict.fromkeys(DialOutcome, 0)
         self._suspended_until = float("-inf")
 
@@ -56,6 +58,7 @@ class EndpointState:
             case DialOutcome.REJECTED:
                 pass  # the backend answered this very session with CLOSE: it is alive, others may be welcome
             case DialOutcome.REFUSED | DialOutcome.TIMED_OUT | DialOutcome.TLS_FAILED | DialOutcome.FAILED:
+                self.failing_since = now if self.failing_since is None else self.failing_since
                 # Clients that dialled at the same time fail together: that is one failure, not a hundred.
                 if now >= self._suspended_until:
                     self._suspended_until = now + SUSPENSIONS_SECONDS[min(self.failures, len(SUSPENSIONS_SECONDS) - 1)]
@@ -75,6 +78,7 @@ class EndpointState:
 
     def _forgive(self) -> None:
         self.failures = 0
+        self.failing_since = None
         self._suspended_until = float("-inf")
 
 

@@ -7,7 +7,7 @@ way, and every attempt is counted at its endpoint.
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from gateway.config import Address, Backend, TcpAddress, UnixAddress
-from gateway.errors import BackendTimeout, BackendUnreachable, TlsFailure
+from gateway.errors import BackendTimeout, BackendUnreachable, NoEndpointLeft, TlsFailure
 from gateway.protocol.authority import parse_authority
 from gateway.protocol.proxy_protocol import LOCAL_HEADER, build_v2
 from gateway.telemetry.metrics import BackendReading, DialOutcome
@@ -86,7 +86,7 @@ class Connector:
         if backend.health is None:
             for state in self.endpoints:
                 state.check_passed = None
-        self._balancer: Final = Balancer(self.endpoints, backend.balance)
+        self._balancer: Final = Balancer(self.endpoints, backend.balancing)
         self._tls: Final = client_context(backend.tls) if any(endpoint.tls for endpoint in backend.endpoints) else None
 
     @property
@@ -99,14 +99,30 @@ class Connector:
         for state in self.endpoints:
             yield BackendReading(route=self.route, endpoint=state.name, up=state.up, dials=state.dials)
 
-    async def dial(self, *, key: bytes, client: ClientFacts | None = None) -> Dialed:
+    def are_away_since(self, moment: float, *, without: Collection[EndpointState]) -> bool:
+        """All endpoints but those have been failing since `moment`, in trio's time, or for longer."""
+        others = [state for state in self.endpoints if state not in without]
+        return all(state.failing_since is not None and state.failing_since <= moment for state in others)
+
+    async def dial(
+        self,
+        *,
+        key: bytes,
+        client: ClientFacts | None = None,
+        first: EndpointState | None = None,
+        without: Collection[EndpointState] = (),
+    ) -> Dialed:
         """A connection, TLS and PROXY header done, to the first endpoint that takes one; close it when done.
 
-        `key` is what `session_hash` keeps together. Raises `BackendTimeout` when no endpoint said anything in time,
+        `key` is what `session_hash` keeps together; `first` comes before all others, and those of `without` are not
+        dialled. Raises `BackendTimeout` when no endpoint said anything in time, `NoEndpointLeft` when all are left out,
         else `BackendUnreachable`; the text tells the log, not the client, what each one said.
         """
         deadline = trio.current_time() + self.backend.connect_timeout
-        order = self._balancer.order(key, now=trio.current_time())
+        order = [state for state in self._balancer.order(key, now=trio.current_time()) if state not in without]
+        if not order:
+            raise NoEndpointLeft("each endpoint has answered already")
+        order.sort(key=lambda state: state is not first)
         preferred = sum(state.is_available(trio.current_time()) for state in order)
         failures: list[str] = []
         outcomes: set[DialOutcome] = set()

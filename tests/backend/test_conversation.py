@@ -106,9 +106,25 @@ def test_a_position_in_a_session_that_is_not_known_is_refused() -> None:
     assert refused.value.code == 4004
 
 
+def test_a_session_that_is_to_be_resumed_is_not_begun() -> None:
+    with pytest.raises(Refused, match="does not know") as refused:
+        conversation().attach(0, opening(resume=True))
+    assert refused.value.code == 4004
+
+
+def test_a_position_that_was_passed_already_is_refused_and_changes_nothing() -> None:
+    one = opened(StoredSession(epoch=1, sent=3, settled=3), position=3)
+    with pytest.raises(Refused, match="OPEN at 2, but message 3 was consumed before") as refused:
+        one.attach(2, opening(epoch=7))
+    assert (refused.value.code, one.epoch, one.state) == (4004, 2, State.OPEN)
+    one.receive_records([data(1)])
+    one.inbox.consume(1)
+    assert turn(one) == [(ACK, 4, 1, b"")]
+
+
 def test_a_position_that_cannot_be_ends_the_session() -> None:
     one = conversation(StoredSession(epoch=1, sent=3, settled=3))
-    one.attach(2, opening(epoch=2))
+    one.attach(4, opening(epoch=2))
     [(record_type, _, _, body)] = turn(one)
     assert (record_type, json.loads(body)["code"]) == (RecordType.CLOSE, 1002)
     assert one.state is State.ENDED_BY_US

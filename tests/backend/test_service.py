@@ -77,6 +77,8 @@ async def test_a_newer_connection_takes_the_session_from_one_that_still_seems_al
         async with await dial() as new:
             await new.open(epoch=2)
             assert await new.receive_message() == (1, "Pong: one")
+            assert await old.receive_close() == (4001, "a newer connection has the session")
+            await old.stream.send_eof()
             await old.receive_end()
             await new.data(2, "two")
             assert await new.receive_message() == (2, "Pong: two")

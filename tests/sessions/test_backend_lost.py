@@ -135,7 +135,7 @@ async def test_a_backend_that_has_forgotten_the_session_ends_it_and_gets_no_new_
         link = await service.accept()
         await link.opened(resumed=False)
         assert await client.closed() == 1014
-        assert (await link.closed())["code"] == 1014
+        assert (await link.closed())["code"] == 4004
 
 
 async def test_a_backend_that_forgot_what_it_acknowledged_breaks_the_protocol() -> None:
