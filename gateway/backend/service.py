@@ -98,6 +98,8 @@ class _Connection:
     """Something came since the last look."""
     paused: bool = False
     """Nothing is read, because the handler is behind."""
+    superseded_by: int = 0
+    """The epoch of the connection that has taken its place, 0 while it has the session."""
     input_ended: anyio.Event = field(default_factory=anyio.Event)
 
 
@@ -128,7 +130,8 @@ class Service:
     async def run(self, listeners: Sequence[SocketListener]) -> None:
         """Serves until cancelled.
 
-        Then sessions of a durable store are left for a resume, all others are closed with 1012.
+        Then sessions of a durable store are left for a resume, all others are lost: closed with 1012, behind what has
+        been sent, and their clients begin new ones.
         """
         for session_id in self._shelf.store.open_sessions():
             self._deadlines.add(session_id)
@@ -190,9 +193,6 @@ class Service:
         try:
             with connection.scope:
                 await self._carry(tenancy, connection)
-            if tenancy.connection not in (connection, None) and not connection.sending:
-                # Else its gateway would take this for a broken connection and come back for the session.
-                await self._refuse(connection, SUPERSEDED, "a newer connection has the session")
         except anyio.get_cancelled_exc_class():
             await self._say_goodbye(tenancy, connection)
             raise
@@ -204,13 +204,16 @@ class Service:
                 if not tenancy.handled:
                     self._deadlines.add(tenancy.live.id)
         await self._retire(tenancy)
+        if connection.superseded_by and not connection.sending:
+            # Else its gateway would take this for a broken connection and come back for the session.
+            await self._refuse(connection, SUPERSEDED, f"superseded by epoch {connection.superseded_by}")
 
     async def _refuse(self, connection: _Connection, code: int, reason: str) -> None:
-        """Answers with CLOSE and lets the gateway read it before the connection goes."""
+        """Ends a connection with CLOSE, not its session, and lets the gateway read that before the connection goes."""
         body = CloseBody(code=code, reason=reason).to_json()
-        await connection.stream.send(encode_prefixed_record(RecordType.CLOSE, 0, 0, body))
-        await _end_output(connection.stream)
         with anyio.move_on_after(self._limits.close_timeout), suppress(anyio.EndOfStream):
+            await connection.stream.send(encode_prefixed_record(RecordType.CLOSE, 0, 0, body))
+            await _end_output(connection.stream)
             while True:  # closing over unread bytes would reset what was sent last
                 await connection.stream.receive(READ_BYTES)
 
@@ -234,6 +237,7 @@ class Service:
         else:
             tenancy.live.conversation.attach(position, opening)
             if tenancy.connection is not None:
+                tenancy.connection.superseded_by = opening.epoch
                 tenancy.connection.scope.cancel()
             tenancy.live.wake()
         tenancy.connection = connection
@@ -309,18 +313,25 @@ class Service:
                 carrying.cancel()
 
     async def _say_goodbye(self, tenancy: _Tenancy, connection: _Connection) -> None:
-        """The service stops: acknowledges what was consumed, and closes the session if it cannot be resumed."""
+        """The service stops: acknowledges what was consumed, sends what it can, and gives up what cannot be resumed.
+
+        CLOSE 1012 says that the session is lost with our memory: its client begins a new one by itself.
+        """
         if tenancy.connection is not connection or connection.sending:
             return  # behind half a record nothing can be said
-        conversation = tenancy.live.conversation
-        if not self._shelf.store.durable:
-            conversation.close(SERVICE_RESTART, "service restart", at_once=True)
+        live, conversation = tenancy.live, tenancy.live.conversation
         with (
             anyio.move_on_after(GOODBYE_SECONDS, shield=True),
             suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError),
         ):
-            await tenancy.live.save()
-            await connection.stream.send(conversation.data_to_send(WRITE_BYTES))
+            await live.save()
+            while data := conversation.data_to_send(WRITE_BYTES):
+                await connection.stream.send(data)
+                await live.save()
+            if not self._shelf.store.durable:
+                conversation.close(SERVICE_RESTART, "service restart", at_once=True)
+                await live.save()
+                await connection.stream.send(conversation.data_to_send(WRITE_BYTES))
             await _end_output(connection.stream)
             while True:
                 await connection.stream.receive(READ_BYTES)
@@ -401,7 +412,8 @@ async def serve(
 
     Listens on TCP, or on the Unix socket `path` if given; reports its address as started. A handler that returns ends
     its session with 1000, one that raises with 1011. `store` is a new `MemoryStore` by default, and is not closed.
-    When cancelled, sessions of a durable store are left for a resume, all others are closed with 1012.
+    When cancelled, sessions of a durable store are left for a resume; all others are lost and closed with 1012, upon
+    which kakitome.js and the Python client begin new ones by themselves, and report what may have been lost.
     Raises OSError if it cannot listen, and what the store raises if it cannot be read.
     """
     service = Service(handler, store if store is not None else MemoryStore(), limits, tls)

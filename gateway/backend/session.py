@@ -62,7 +62,8 @@ class Transaction:
     def send(self, data: str | bytes) -> None:
         """Sends a reply when the transaction is committed.
 
-        Never waits; the next transaction does, while there are more replies than the peer's windows take.
+        Never waits; the next transaction does, while there are more replies than the peer's windows take, or when a
+        window full of them has overtaken a message that waits for room.
         """
         self.staged.append(_encoded(data))
 
@@ -358,7 +359,7 @@ class Session:
         """See `Message.transaction`."""
         conversation = self._conversation
         # Replies are bounded so; a window that is only full holds nobody up who may have nothing to reply.
-        while conversation.outbox.is_overfull and not self.ended:
+        while not (self.ended or self._live.admission.may_overtake):
             await self._live.moved.wait()
         if seq != conversation.inbox.consumed + 1:
             raise RuntimeError(f"message {seq} is not the next to be consumed, {conversation.inbox.consumed + 1} is")
@@ -375,17 +376,23 @@ class Session:
     async def send(self, data: str | bytes) -> Receipt:
         """Sends text or binary, as soon as the peer's windows have room; also while no connection is there.
 
-        Raises SessionEnded. A cancellation while waiting for room sends nothing.
+        Of several tasks that wait the one that came first goes first, however large its message is. Raises
+        SessionEnded. A cancellation while waiting sends nothing.
         """
         text, payload = _encoded(data)
-        while not (self.ended or self._conversation.outbox.has_room(len(payload))):
-            await self._live.moved.wait()
-        return self._append(text, payload)
+        async with self._live.admission.turn():
+            while not (self.ended or self._conversation.outbox.has_room(len(payload))):
+                await self._live.moved.wait()
+            return self._append(text, payload)
 
     def send_nowait(self, data: str | bytes) -> Receipt | None:
-        """Sends if the peer's windows have room; None, and nothing is sent, if they are full. Raises SessionEnded."""
+        """Sends if the peer's windows have room and nobody waits for it; None if nothing was sent.
+
+        Raises SessionEnded.
+        """
         text, payload = _encoded(data)
-        if not self._conversation.outbox.has_room(len(payload)):
+        self._check_not_ended()
+        if self._live.admission.is_awaited or not self._conversation.outbox.has_room(len(payload)):
             return None
         return self._append(text, payload)
 
@@ -401,6 +408,12 @@ class Session:
         A message that has grown beyond the window is not kept: a connection that breaks in it ends the session (1011).
         After a restart the handler must begin the unfinished message again with the same bytes.
         """
+        if self._conversation.outbox.in_pieces:
+            return await self._send_piece(data, text=text, last=last)
+        async with self._live.admission.turn():
+            return await self._send_piece(data, text=text, last=last)
+
+    async def _send_piece(self, data: bytes, *, text: bool, last: bool) -> Receipt:
         outbox = self._conversation.outbox
         while not (self.ended or outbox.has_room_for_piece(len(data))):
             await self._live.moved.wait()

@@ -64,7 +64,11 @@ class Store(Protocol):
     """Where sessions are kept. The kit calls it from one task at a time, on the event loop's thread: be brief."""
 
     durable: bool
-    """The sessions survive this process. If so, a stopping service leaves them to be resumed; else it closes them."""
+    """The sessions survive this process.
+
+    If so, a stopping service leaves them to be resumed. Else they are lost: it closes them with 1012, and their clients
+    begin new ones.
+    """
 
     def open_sessions(self) -> Sequence[str]:
         """The ids of the sessions that have not ended: each is forgotten if nobody resumes it within the grace."""

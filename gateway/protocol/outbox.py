@@ -162,6 +162,11 @@ class Outbox:
             return False
         return self._growing is not None or self.has_room(0)
 
+    @property
+    def in_pieces(self) -> bool:
+        """A message is being sent in pieces: the next piece goes on with it."""
+        return self._growing is not None
+
     def numbered(self, messages: Iterable[tuple[bool, bytes]]) -> Sequence[OutgoingMessage]:
         """(text, payload) of each as the messages that `append` would make of them now, and none of them taken.
 

@@ -77,7 +77,8 @@ async def test_a_newer_connection_takes_the_session_from_one_that_still_seems_al
         async with await dial() as new:
             await new.open(epoch=2)
             assert await new.receive_message() == (1, "Pong: one")
-            assert await old.receive_close() == (4001, "a newer connection has the session")
+            assert await old.receive_close() == (4001, "superseded by epoch 2")
+            await old.data(2, "two, from one that has not heard yet")
             await old.stream.send_eof()
             await old.receive_end()
             await new.data(2, "two")
@@ -267,6 +268,28 @@ async def test_a_stopping_service_closes_the_sessions_of_its_memory() -> None:
             await link.open()
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
+                assert await link.receive_close() == (1012, "service restart")
+
+
+async def test_what_was_sent_goes_out_before_a_stopping_service_closes() -> None:
+    sessions: list[Session] = []
+
+    async def handler(session: Session) -> None:
+        sessions.append(session)
+        await session.wait_ended()
+
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(partial(serve, handler))
+        async with await Link.connect(address) as link:
+            await link.open()
+            while not sessions:
+                await trio.lowlevel.checkpoint()
+            for _ in range(10):
+                assert sessions[0].send_nowait(bytes(100_000)) is not None
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                for seq in range(1, 11):
+                    assert await link.receive_message() == (seq, bytes(100_000))
                 assert await link.receive_close() == (1012, "service restart")
 
 

@@ -223,6 +223,105 @@ async def test_sending_waits_for_room_in_the_window() -> None:
         assert await link.receive_message() == (4, b"last")
 
 
+@pytest.mark.parametrize("large", [90, 200])
+async def test_a_large_message_does_not_starve_behind_small_ones(large: int) -> None:
+    """Twelve tasks keep the window of 100 bytes filled, so that it never happens to have room for the large one."""
+
+    async def send_on(session: Session) -> None:
+        while True:
+            await session.send(bytes(30))
+
+    async def handler(session: Session) -> None:
+        async with trio.open_nursery() as nursery:
+            for _ in range(12):
+                nursery.start_soon(send_on, session)
+            await trio.lowlevel.checkpoint()
+            await session.send(bytes(large))
+            await session.send_piece(b"in pieces", text=False, last=True)
+            nursery.cancel_scope.cancel()
+
+    sizes: list[int] = []
+    async with serving(handler) as dial, await dial() as link:
+        await link.open(window_bytes=100)
+        while len(sizes) < 100 and len(b"in pieces") not in sizes:
+            seq, payload = await link.receive_message()
+            sizes.append(len(payload))
+            await link.ack(seq)
+    assert sizes.index(large) <= 16
+    assert sizes.index(len(b"in pieces")) <= 32
+
+
+async def test_a_large_message_does_not_starve_behind_the_replies_of_transactions() -> None:
+    async def handler(session: Session) -> None:
+        async with trio.open_nursery() as nursery:
+            await session.send(bytes(30))
+            nursery.start_soon(session.send, bytes(70))
+            await trio.testing.wait_all_tasks_blocked()
+            async for message in session:
+                async with message.transaction() as transaction:
+                    transaction.send(bytes(30))
+
+    sizes: list[int] = []
+    async with serving(handler) as dial, await dial() as link:
+        await link.open(window_bytes=100)
+        for seq in range(1, 101):
+            await link.data(seq, "x")
+        while len(sizes) < 50 and 70 not in sizes:
+            seq, payload = await link.receive_message()
+            sizes.append(len(payload))
+            if seq > 1:  # one behind, so that the window is never empty
+                await link.ack(seq - 1)
+    assert 70 in sizes
+
+
+async def test_transactions_without_replies_pass_a_message_that_waits_for_room() -> None:
+    async def handler(session: Session) -> None:
+        async with trio.open_nursery() as nursery:
+            await session.send(bytes(30))
+            nursery.start_soon(session.send, bytes(90))
+            await trio.testing.wait_all_tasks_blocked()
+            async for message in session:
+                async with message.transaction():
+                    pass
+
+    async with serving(handler) as dial, await dial() as link:
+        await link.open(window_bytes=100)
+        await link.receive_message()
+        for seq in range(1, 11):
+            await link.data(seq, "x")
+        await link.receive_ack(10)
+
+
+async def test_sending_without_waiting_does_not_push_in_front_of_those_who_wait() -> None:
+    async def handler(session: Session) -> None:
+        async with trio.open_nursery() as nursery:
+            await session.send(bytes(30))
+            nursery.start_soon(session.send, bytes(90))
+            await trio.testing.wait_all_tasks_blocked()
+            assert session.send_nowait(bytes(30)) is None
+
+    async with serving(handler) as dial, await dial() as link:
+        await link.open(window_bytes=100)
+        assert len((await link.receive_message())[1]) == 30
+        await link.ack(1)
+        assert len((await link.receive_message())[1]) == 90
+        assert await link.receive_close() == (1000, "")
+
+
+async def test_a_sender_that_gives_up_waiting_lets_the_next_one_go() -> None:
+    async def handler(session: Session) -> None:
+        await session.send(bytes(60))
+        async with trio.open_nursery() as nursery:
+            with trio.move_on_after(0) as scope:
+                await session.send(bytes(90))
+            assert scope.cancelled_caught
+            nursery.start_soon(session.send, bytes(40))
+
+    async with serving(handler) as dial, await dial() as link:
+        await link.open(window_bytes=100)
+        assert [len((await link.receive_message())[1]) for _ in range(2)] == [60, 40]
+
+
 async def test_what_is_no_message_cannot_be_sent() -> None:
     errors = []
 
