@@ -21,7 +21,7 @@ from gateway.command import ExitStatus, fail, run_until_done
 from gateway.errors import ConfigError, ConfigUnreadable, KakitomeError
 
 if TYPE_CHECKING:
-    from gateway.config import Config, Route
+    from gateway.config import Config, Loaded, Route
 
 
 _EPILOG = """\b
@@ -85,14 +85,15 @@ def serve(path: Path) -> None:
     SIGHUP   read the configuration again; also done when the file changes
     SIGTERM  close all connections in order, then exit; a second one exits at once
     """
-    config = _load(path)
+    loaded = _load(path)
+    config = loaded.config
 
     from gateway.server import Server
     from gateway.telemetry import logs
     from gateway.transport.descriptors import use_all
 
     async def run() -> None:
-        await Server(config, config_path=path).serve()
+        await Server(config, config_path=path, kept_files=loaded.kept).serve()
 
     logs.configure(format=config.log.format, level=config.log.level)
     use_all()
@@ -145,7 +146,7 @@ def check(path: Path, no_files: bool) -> None:
 
     Each fault is one line, FILE:LINE: KEY: what is wrong; all of them at once. A good file is summed up.
     """
-    config = _load(path, read_files=not no_files, faults_to=sys.stdout)
+    config = _load(path, read_files=not no_files, faults_to=sys.stdout).config
     click.echo(f"{path}: good")
     for line in _summary(config):
         click.echo(line)
@@ -388,12 +389,12 @@ def connect(
 # --- what the commands share --------------------------------------------------------------------------------------
 
 
-def _load(path: Path, *, read_files: bool = True, faults_to: TextIO | None = None) -> "Config":
+def _load(path: Path, *, read_files: bool = True, faults_to: TextIO | None = None) -> "Loaded":
     """The configuration, or one line for each of its faults to `faults_to` (standard error) and exit status 2."""
     from gateway.config import load_with_files
 
     try:
-        return load_with_files(path, read_files=read_files).config
+        return load_with_files(path, read_files=read_files)
     except ConfigUnreadable as fault:
         fail(fault)
     except ConfigError as fault:

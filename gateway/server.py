@@ -10,8 +10,9 @@ its place in `sessions`; so a drain ends the listeners, lets handshakes under wa
 
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ import trio
 from gateway import __version__
 from gateway.admin.app import AdminApp
 from gateway.admin.server import AdminServer
-from gateway.config import Address, Config
+from gateway.config import Address, Config, load_with_files
 from gateway.config import Listener as ListenerConfig
 from gateway.config.reload import ConfigWatcher
 from gateway.errors import (
@@ -85,8 +86,13 @@ log = structlog.get_logger("server")
 class Server:
     """One gateway process."""
 
-    def __init__(self, config: Config, *, config_path: Path | None = None) -> None:
-        """`config_path` is watched for changes; None: the configuration stays as it is. Raises StartupError."""
+    def __init__(
+        self, config: Config, *, config_path: Path | None = None, kept_files: Mapping[Path, bytes] | None = None
+    ) -> None:
+        """`config_path` is watched for changes; None: the configuration stays as it is. Raises StartupError.
+
+        `kept_files` is what the load of `config` read from pipes: the configuration itself, or secrets.
+        """
         self.metrics: Final = Metrics(clock=trio.current_time)
         self.config = config
         self.draining = False
@@ -97,6 +103,7 @@ class Server:
         )
         self.registry.on_empty = self._note_gone
         self._config_path = config_path
+        self._kept_files: Final = kept_files or {}
         self.pump: Pump
         self._nursery: trio.Nursery
         self._table = RouteTable(config, self.metrics)
@@ -142,9 +149,8 @@ class Server:
         nursery.start_soon(sample_lag, self.metrics.event_loop_lag_seconds)
         nursery.start_soon(self._watch_parked)
         if self.config.admin is not None:
-            admin = AdminServer(
-                self.config.admin.bind, AdminApp(self, token=self.config.admin.token, sessions=self.registry)
-            )
+            app = AdminApp(self, token=self.config.admin.token, sessions=self.registry)
+            admin = AdminServer(self.config.admin, app, requests=self.config.requests)
             address = await nursery.start(admin.serve)
             log.info("admin_listening", address=str(address))
         for listener in self._listeners:
@@ -152,7 +158,11 @@ class Server:
             for address in listener.addresses:
                 log.info("listening", address=str(address), scheme=listener.scheme)
         if self._config_path is not None:
-            watcher = ConfigWatcher(self._config_path, self.config)
+            if self._config_path in self._kept_files:
+                hint = "it came from a pipe, which is read once: a change needs a new start"
+                log.info("config_kept", path=str(self._config_path), hint=hint)
+            load = partial(load_with_files, kept=self._kept_files)
+            watcher = ConfigWatcher(self._config_path, self.config, load=load)
             await nursery.start(_watch, watcher, self)
         log.info("ready", version=__version__, codec=CODEC, data_path=DATA_PATH, pid=os.getpid())
 
@@ -295,7 +305,8 @@ class Server:
         timeout = self.config.timeouts.handshake
         try:
             established = await establish(accepted, timeout_seconds=timeout, silent=self._silent)
-            reader = RequestReader()
+            limits = self.config.requests
+            reader = RequestReader(max_request_line_bytes=limits.line_bytes, max_head_bytes=limits.head_bytes)
             request = await self._read_request(established, reader, attempt, first=True)
             if request is None:
                 attempt.metrics.handshakes[HandshakeOutcome.ABANDONED] += 1

@@ -10,6 +10,7 @@ from gateway.config import TcpAddress
 from gateway.server import Server
 from tests.sessions.harness import config_of, running, tcp_echo
 from tests.sessions.routes import stream_route
+from tests.support.certificates import Certificates
 
 
 async def ask(server: Server, request: str, *, keep: bool = False) -> tuple[str, str, trio.SocketStream]:
@@ -105,3 +106,44 @@ async def test_a_proxy_whose_headers_are_not_believed_is_named_once_and_not_with
     (entry,) = [entry for entry in entries if entry["event"] == "forwarded_headers_ignored"]
     assert entry["requests"] == 1
     assert "127.0.0.1" in entry["problem"]
+
+
+# --- requests that came to the wrong port, or are large -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "CONNECT"])
+async def test_a_plain_request_to_a_tls_port_is_answered_with_a_sentence(tmp_path: Path, method: str) -> None:
+    certificates = Certificates.issue(tmp_path)
+    tls = {"certificate": str(certificates.certificate), "key": str(certificates.key)}
+    config = config_of(page_config(tmp_path), listeners=[{"bind": "127.0.0.1:0", "tls": tls}])
+    async with running(config) as server:
+        head, body, stream = await ask(server, f"{method} / HTTP/1.1\nHost: x\nCookie: {'c' * 20_000}")
+        await stream.aclose()
+        assert server.metrics.unrouted.refusals["malformed"] == 1
+    assert head.startswith("HTTP/1.1 400 ")
+    assert body == "this is a plain request, but this port speaks TLS: use wss:// or https:// here\n"
+
+
+async def test_the_limits_of_a_request_s_head_can_be_set(tmp_path: Path) -> None:
+    cookies = "\n".join(f"Cookie: c{number}={'x' * 4000}" for number in range(5))
+    request = f"GET /novnc/?{'q' * 9000} HTTP/1.1\nHost: x\nConnection: close\n"
+    for requests, line, head_status in (({}, 414, 431), ({"head_bytes": "64KiB", "line_bytes": "32KiB"}, 200, 200)):
+        async with running(config_of(page_config(tmp_path), requests=requests)) as server:
+            head, _, stream = await ask(server, request.removesuffix("\n"))
+            await stream.aclose()
+            assert head.startswith(f"HTTP/1.1 {line} ")
+            head, _, stream = await ask(server, f"GET /novnc/ HTTP/1.1\nHost: x\nConnection: close\n{cookies}")
+            await stream.aclose()
+            assert head.startswith(f"HTTP/1.1 {head_status} ")
+
+
+async def test_an_absolute_target_is_routed_by_its_authority(tmp_path: Path) -> None:
+    page = {**page_config(tmp_path), "match": {"host": "pages.example", "path": "/*"}}
+    async with running(config_of(page)) as server:
+        for target, host, status in (
+            ("http://pages.example/index.html", "other.example", 200),
+            ("http://other.example/index.html", "pages.example", 404),
+        ):
+            head, _, stream = await ask(server, f"GET {target} HTTP/1.1\nHost: {host}\nConnection: close")
+            await stream.aclose()
+            assert head.startswith(f"HTTP/1.1 {status} ")

@@ -11,7 +11,7 @@ import structlog
 import trio
 
 from gateway.admin.app import AdminApp
-from gateway.config import Address
+from gateway.config import Address, Admin, Requests
 from gateway.config import Listener as ListenerConfig
 from gateway.errors import HandshakeRefused
 from gateway.protocol.http import Request, RequestReader, http_response, refusal_response
@@ -32,16 +32,19 @@ _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("admin")
 
 
 class AdminServer:
-    """Serves an `AdminApp` at `bind`."""
+    """Serves an `AdminApp` where `config` says."""
 
-    def __init__(self, bind: Address, app: AdminApp) -> None:
-        self._bind: Final = bind
+    def __init__(self, config: Admin, app: AdminApp, *, requests: Requests | None = None) -> None:
+        """`requests` bounds heads as at the clients' listeners: cookies of a host are sent to each of its ports."""
+        self._config: Final = config
+        self._requests: Final = requests or Requests()
         self._app: Final = app
         self._connections = 0
 
     async def serve(self, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED) -> None:
         """Serves until cancelled; starts with the address it listens at. Raises StartupError if it cannot listen."""
-        listener = Listener(ListenerConfig(bind=self._bind))
+        config = self._config
+        listener = Listener(ListenerConfig(bind=config.bind, mode=config.mode, owner=config.owner, group=config.group))
         try:
             async with trio.open_nursery() as nursery:
                 task_status.started(listener.addresses[0])
@@ -63,7 +66,8 @@ class AdminServer:
             self._connections -= 1
 
     async def _serve_requests(self, channel: Channel) -> None:
-        reader = RequestReader()
+        limits = self._requests
+        reader = RequestReader(max_request_line_bytes=limits.line_bytes, max_head_bytes=limits.head_bytes)
         request = await read_request(channel, reader, first=True, timeout_seconds=HEAD_TIMEOUT_SECONDS)
         while request is not None:
             with trio.fail_after(ANSWER_TIMEOUT_SECONDS):

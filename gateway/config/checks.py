@@ -8,9 +8,9 @@ import ipaddress
 from collections.abc import Iterator
 from itertools import combinations
 
-from gateway.config.addresses import Address, TcpAddress
+from gateway.config.addresses import Address, TcpAddress, UnixAddress
 from gateway.config.document import Finding, KeyPath
-from gateway.config.model import Backend, BackendTls, Config, ListenerTls, Route
+from gateway.config.model import Admin, Backend, BackendTls, Config, Listener, ListenerTls, Route
 from gateway.config.units import format_size
 
 MAX_INFLATED_BYTES = 64 * 2**20
@@ -26,17 +26,33 @@ def find_disagreements(config: Config) -> Iterator[Finding]:
     yield from _bind_findings(config)
     yield from _same_names(config)
     yield from _same_matches(config)
+    if config.requests.line_bytes > config.requests.head_bytes:
+        line, head = ("requests", "line_bytes"), ("requests", "head_bytes")
+        message = f"must not be more than head_bytes, {format_size(config.requests.head_bytes)}, which contains it"
+        yield Finding(path=line, message=message, also=(head,))
     for index, route in enumerate(config.routes):
         yield from _route_findings(route, ("routes", index))
 
 
 def _listener_findings(config: Config) -> Iterator[Finding]:
+    if config.admin is not None:
+        yield from _socket_file_findings(config.admin, ("admin",))
     for index, listener in enumerate(config.listeners):
+        yield from _socket_file_findings(listener, ("listeners", index))
         if listener.tls is not None:
             path: KeyPath = ("listeners", index, "tls")
             yield from _pair_findings(listener.tls, path)
             if listener.tls.certificate is listener.tls.key is None and not listener.tls.certificates:
                 yield Finding(path=path, message="names no certificate; set certificate and key")
+
+
+def _socket_file_findings(bound: Listener | Admin, path: KeyPath) -> Iterator[Finding]:
+    if isinstance(bound.bind, UnixAddress):
+        return
+    for key, value in (("mode", bound.mode), ("owner", bound.owner), ("group", bound.group)):
+        if value is not None:
+            message = f"is for the file of a unix:PATH, and {bound.bind} has none"
+            yield Finding(path=(*path, key), message=message, also=((*path, "bind"),))
 
 
 def _pair_findings(tls: ListenerTls | BackendTls, path: KeyPath) -> Iterator[Finding]:

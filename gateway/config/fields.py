@@ -9,7 +9,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -33,8 +33,15 @@ from gateway.config.units import (
     parse_duration,
     parse_size,
 )
+from gateway.policy.forwarded import UNIX
 
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+SMALLEST_HEAD_BYTES: Final = 1024
+LARGEST_HEAD_BYTES: Final = 2**20
+"""What a client without any right can make us hold for `timeouts.handshake`, on each of its connections."""
+
+_FILE_MODE: Final = re.compile(r"0?[0-7]{3}")
 
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """RFC 9110 section 5.6.2: what a header name and a subprotocol are made of."""
@@ -49,6 +56,22 @@ class Source:
     """False: secrets stay unread, for a check on a machine that has only the configuration."""
     files_read: set[Path] = field(default_factory=set)
     """Files whose text became a value (secrets): their change is a change of the configuration."""
+    kept: dict[Path, bytes] = field(default_factory=dict)
+    """What came from a pipe, which gives its content once: a later load of the same configuration takes it from
+    here."""
+
+    def read(self, path: Path) -> bytes:
+        """The content of the file, noted as read or kept. Raises OSError."""
+        if path in self.kept:
+            return self.kept[path]
+        # Asked before it is read: what is there once a pipe has been emptied may be something else.
+        is_regular = path.is_file()
+        content = path.read_bytes()
+        if is_regular:
+            self.files_read.add(path)
+        else:
+            self.kept[path] = content
+        return content
 
 
 def _source(info: ValidationInfo) -> Source | None:
@@ -100,9 +123,11 @@ def _endpoint(value: object) -> EndpointValue:
     return parse_endpoint(value)
 
 
-def _network(value: object) -> IpNetwork:
+def _trusted_peer(value: object) -> IpNetwork | Literal["unix"]:
     if isinstance(value, IpNetwork):
         return value
+    if value == UNIX:
+        return "unix"
     try:
         return ipaddress.ip_network(str(value))
     except ValueError:
@@ -110,7 +135,7 @@ def _network(value: object) -> IpNetwork:
     try:
         meant = ipaddress.ip_network(str(value), strict=False)
     except ValueError:
-        raise ValueError(f'"{value}" is not a network such as 10.0.0.0/8 or fd00::/8') from None
+        raise ValueError(f'"{value}" is not a network such as 10.0.0.0/8 or fd00::/8, nor unix') from None
     raise ValueError(f'"{value}" has bits set beyond its mask; write {meant}')
 
 
@@ -124,9 +149,11 @@ def _secret(value: object, info: ValidationInfo) -> object:
             if not source.read_files:
                 return value
             path = source.folder / path
-            source.files_read.add(path)
+            if path.is_file():
+                source.files_read.add(path)  # also where it cannot be read: a change may mend that
         try:
-            value = path.read_text().rstrip("\r\n")
+            content = path.read_bytes() if source is None else source.read(path)
+            value = content.decode().rstrip("\r\n")
         except OSError as fault:
             raise ValueError(f"cannot read the secret from {path}: {fault.strerror}") from None
         except UnicodeDecodeError:
@@ -135,6 +162,30 @@ def _secret(value: object, info: ValidationInfo) -> object:
             raise ValueError(f"the secret in {path} is empty")
     if not value:
         raise ValueError("is empty; null means none")
+    return value
+
+
+def _file_mode(value: object, info: ValidationInfo) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and _source(info) is None:
+        return value
+    if not isinstance(value, str):
+        # Without quotes 0660 is the number 660 to YAML, and 0o660 is 432: which was written can no longer be told.
+        raise ValueError('must be the digits of a file mode in quotes, as in "0660"')
+    if not _FILE_MODE.fullmatch(value):
+        raise ValueError(f'"{value}" is no file mode such as "0660": three digits from 0 to 7, after a 0 or none')
+    return int(value, 8)
+
+
+def _account(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else value
+
+
+def _head_size(value: int) -> int:
+    if not SMALLEST_HEAD_BYTES <= value <= LARGEST_HEAD_BYTES:
+        raise ValueError(
+            f"must be from {format_size(SMALLEST_HEAD_BYTES)} to {format_size(LARGEST_HEAD_BYTES)}, "
+            f"not {format_size(value)}"
+        )
     return value
 
 
@@ -177,6 +228,30 @@ Size = Annotated[
 ]
 """Bytes, at least 1."""
 
+HeadSize = Annotated[Size, AfterValidator(_head_size)]
+"""Bytes of a request's head or line."""
+
+FileMode = Annotated[
+    int,
+    BeforeValidator(_file_mode),
+    PlainSerializer(lambda mode: f"{mode:04o}"),
+    WithJsonSchema({"type": "string", "title": "file mode", "pattern": f"^{_FILE_MODE.pattern}$"}),
+]
+"""Permission bits."""
+
+Account = Annotated[
+    str,
+    Field(min_length=1),
+    BeforeValidator(_account),
+    WithJsonSchema(
+        {
+            "title": "name or number",
+            "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "minLength": 1}],
+        }
+    ),
+]
+"""A user or a group of this machine."""
+
 LocalPath = Annotated[Path, AfterValidator(_path), WithJsonSchema({"type": "string", "title": "path", "minLength": 1})]
 """A path of this machine; in a file, relative to the file's folder."""
 
@@ -194,12 +269,13 @@ Endpoint = Annotated[
     WithJsonSchema({"type": "string", "title": "endpoint", "pattern": "^((tcp|tls)://.+:[0-9]{1,5}/?|unix:///.+)$"}),
 ]
 
-Network = Annotated[
-    IpNetwork,
-    PlainValidator(_network),
+TrustedPeer = Annotated[
+    IpNetwork | Literal["unix"],
+    PlainValidator(_trusted_peer),
     PlainSerializer(str),
     WithJsonSchema({"type": "string", "title": "network", "minLength": 1}),
 ]
+"""Whose word on its clients is taken: a network, or whoever connects to a Unix socket."""
 
 Secret = Annotated[
     SecretStr, BeforeValidator(_secret), WithJsonSchema({"type": "string", "title": "secret", "minLength": 1})

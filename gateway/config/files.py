@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NoReturn
 
+from gateway.config.accounts import group_id, user_id
 from gateway.config.document import Finding, KeyPath
-from gateway.config.model import Config
+from gateway.config.model import Admin, Config, Listener
 
 _CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
 _PRIVATE_KEY: Final = b"PRIVATE KEY-----"
@@ -20,8 +21,11 @@ class _KeyEncryptedError(Exception):
 
 
 def find_file_faults(config: Config) -> Iterator[Finding]:
-    """Every named file or folder that cannot serve its purpose."""
+    """Every named file, folder, user or group that cannot serve its purpose."""
+    if config.admin is not None:
+        yield from _account_faults(config.admin, ("admin",))
     for index, listener in enumerate(config.listeners):
+        yield from _account_faults(listener, ("listeners", index))
         path: KeyPath = ("listeners", index, "tls")
         if listener.tls is not None:
             yield from _pair_faults(listener.tls.certificate, listener.tls.key, path)
@@ -36,6 +40,15 @@ def find_file_faults(config: Config) -> Iterator[Finding]:
             tls = route.backend.tls
             yield from _pair_faults(tls.certificate, tls.key, (*path, "backend", "tls"))
             yield from _authority_faults(tls.ca, (*path, "backend", "tls", "ca"))
+
+
+def _account_faults(bound: Listener | Admin, path: KeyPath) -> Iterator[Finding]:
+    for key, text, look_up in (("owner", bound.owner, user_id), ("group", bound.group, group_id)):
+        try:
+            if text is not None:
+                look_up(text)
+        except ValueError as fault:
+            yield Finding(path=(*path, key), message=str(fault))
 
 
 def _pair_faults(certificate: Path | None, key: Path | None, path: KeyPath) -> Iterator[Finding]:

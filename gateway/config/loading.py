@@ -24,6 +24,9 @@ class Loaded:
 
     config: Config
     files_read: tuple[Path, ...]
+    """Those that can be read again; a pipe is not among them."""
+    kept: Mapping[Path, bytes]
+    """The content of those that cannot."""
 
 
 def load(path: Path) -> Config:
@@ -34,20 +37,30 @@ def load(path: Path) -> Config:
     return load_with_files(path).config
 
 
-def load_with_files(path: Path, *, environment: Mapping[str, str] | None = None, read_files: bool = True) -> Loaded:
-    """As `load`; with `read_files` false, certificates, folders and secrets are taken for granted."""
-    source = Source(folder=path.parent, read_files=read_files)
-    document = read_document(_read_text(path), environment=os.environ if environment is None else environment)
+def load_with_files(
+    path: Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    read_files: bool = True,
+    kept: Mapping[Path, bytes] | None = None,
+) -> Loaded:
+    """As `load`; with `read_files` false, certificates, folders and secrets are taken for granted.
+
+    `kept` is that of an earlier load of the same configuration.
+    """
+    source = Source(folder=path.parent, read_files=read_files, kept=dict(kept or {}))
+    document = read_document(_read_text(path, source), environment=os.environ if environment is None else environment)
     rules = [find_disagreements, find_file_faults] if read_files else [find_disagreements]
     config, findings = validate(document, source, rules)
     if config is None:
         raise ConfigError(_problems(findings, document), source=str(path))
-    return Loaded(config=config, files_read=(path, *sorted(source.files_read)))
+    files_read = sorted(source.files_read, key=lambda file: (file != path, file))
+    return Loaded(config=config, files_read=tuple(files_read), kept=source.kept)
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, source: Source) -> str:
     try:
-        data = path.read_bytes()
+        data = source.read(path)
     except FileNotFoundError:
         raise _unreadable(path, "there is no such file; give the path of the configuration") from None
     except OSError as fault:

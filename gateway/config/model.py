@@ -10,7 +10,21 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from gateway.config.addresses import TcpAddress
-from gateway.config.fields import Bind, Count, Duration, Endpoint, LocalPath, Network, Rate, Secret, Size, Token
+from gateway.config.fields import (
+    Account,
+    Bind,
+    Count,
+    Duration,
+    Endpoint,
+    FileMode,
+    HeadSize,
+    LocalPath,
+    Rate,
+    Secret,
+    Size,
+    Token,
+    TrustedPeer,
+)
 from gateway.policy.origin import parse_rule
 from gateway.policy.routing import parse_host_pattern, parse_path_pattern
 
@@ -71,6 +85,13 @@ class Listener(Section):
 
     bind: Bind
     """`host:port`, `[v6]:port` or `unix:PATH`."""
+    mode: FileMode | None = None
+    """`unix:PATH` only: the permissions of the socket's file, in quotes: whoever may write may connect; absent: as the
+    umask leaves them."""
+    owner: Account | None = None
+    """`unix:PATH` only: the user that the socket's file is given to; only root may."""
+    group: Account | None = None
+    """`unix:PATH` only: the group that the socket's file is given to; the gateway's user must be in it, or be root."""
     tls: ListenerTls | None = None
     """Present: this listener speaks `wss` and `https`; absent: `ws` and `http`."""
     proxy_protocol: bool = False
@@ -211,7 +232,8 @@ class Route(Section):
     """Which requests it takes; absent: all that no other route takes."""
     origins: Annotated[tuple[Annotated[str, AfterValidator(_origin_rule)], ...], Field(min_length=1)] = ("same-origin",)
     """Pages that may connect: `https://app.example.com`, `https://*.example.com`, `same-origin` (the page came from
-    this very scheme and host), `"null"` (sandboxed pages and files) or `"*"` (any page)."""
+    this very scheme and host), an application's own scheme (`app://.`, `capacitor://localhost`), `file://`, `"null"`
+    (sandboxed pages, and files in most browsers) or `"*"` (any page)."""
     require_origin: bool = False
     """Clients that send no Origin, as programs other than browsers do, are refused too."""
     subprotocols: tuple[Token, ...] = ()
@@ -241,6 +263,15 @@ class Timeouts(Section):
     """From SIGTERM to the exit: connections are closed with 1012, spread over this time."""
 
 
+class Requests(Section):
+    """What a request may take before anybody knows what it is for."""
+
+    head_bytes: HeadSize = 16 * 1024
+    """The largest request head, cookies included; larger ones are answered with HTTP 431."""
+    line_bytes: HeadSize = 8 * 1024
+    """The longest request line, path and query included; longer ones are answered with HTTP 414."""
+
+
 class Sessions(Section):
     """Memory for sessions whose client is away, and for what is told of those that ended."""
 
@@ -260,6 +291,12 @@ class Admin(Section):
     readiness: ReadinessName = "serving"
     """When `/readyz` says yes: `serving`, from the start to the drain, whatever backends do; `any_route`, only while at
     least one route serves files or has a backend that is not known to be down."""
+    mode: FileMode | None = None
+    """As a listener's."""
+    owner: Account | None = None
+    """As a listener's."""
+    group: Account | None = None
+    """As a listener's."""
     token: Secret | None = None
     """Bearer token that everything but `/healthz` and `/readyz` asks for; text, or `file:PATH`."""
 
@@ -278,11 +315,13 @@ class Config(Section):
 
     listeners: Annotated[tuple[Listener, ...], Field(min_length=1)]
     """Where clients connect."""
-    trusted_proxies: tuple[Network, ...] = ()
-    """Networks whose `Forwarded` and `X-Forwarded-*` headers are believed."""
+    trusted_proxies: tuple[TrustedPeer, ...] = ()
+    """Networks whose `Forwarded` and `X-Forwarded-*` headers are believed; `unix`: whoever connects to a Unix socket
+    of ours."""
     routes: Annotated[tuple[Route, ...], Field(min_length=1)]
     """Which requests go where; their order does not matter."""
     timeouts: Timeouts = Timeouts()
+    requests: Requests = Requests()
     sessions: Sessions = Sessions()
     """Parked and ended sessions."""
     admin: Admin | None = Admin()

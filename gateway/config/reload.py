@@ -59,7 +59,10 @@ class ChangeDetector:
 
 
 class ConfigWatcher:
-    """Loads the file at `path` again when it, or a file with one of its secrets, changes, and at SIGHUP."""
+    """Loads the file at `path` again when it, or a file with one of its secrets, changes, and at SIGHUP.
+
+    What came from a pipe does not change, and `load` has kept it.
+    """
 
     def __init__(self, path: Path, config: Config, *, load: Callable[[Path], Loaded] = load_with_files) -> None:
         """`config` is what `path` held when it was loaded; only another one is delivered, or the same after faults.

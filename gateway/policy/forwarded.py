@@ -5,6 +5,8 @@ to older ones only as long as the hop that wrote them is trusted; the first untr
 
 `Forwarded` (RFC 7239) goes before `X-Forwarded-For`, `-Proto` and `-Host`. A proxy that sets only one kind hands the
 other kind through as the client sent it, so where both are there and contradict each other, neither is believed.
+`X-Forwarded-Port` completes a host that was told without a port; a port beside the host goes first, for that is what
+the browser asked for, while some proxies tell the port of their own listener, which another one may have mapped.
 """
 
 import ipaddress
@@ -66,6 +68,8 @@ class _Hop:
     node: _Node | None = None
     scheme: Scheme | None = None
     host: str | None = None
+    port: int | None = None
+    """Of `X-Forwarded-Port`, for a host without one."""
 
 
 class _IllFormed(Exception):
@@ -124,14 +128,20 @@ class TrustedProxies:
         if told.node is not None:
             address = told.node.address
             seen = replace(seen, address=None if address is None else str(address), port=told.node.port)
-        return replace(seen, scheme=told.scheme or seen.scheme, host=told.host or seen.host)
+        host = _with_port(told.host or seen.host, told.port)
+        return replace(seen, scheme=told.scheme or seen.scheme, host=host)
 
     def _walk(self, hops: Iterator[_Hop]) -> _Hop:
         """What is known of the client, from the newest hop on. Raises _IllFormed only for a hop that it needs."""
         told = _Hop()
         for hop in hops:
             # An older hop stands nearer to the client, so what it says of scheme and host goes first.
-            told = _Hop(node=hop.node or told.node, scheme=hop.scheme or told.scheme, host=hop.host or told.host)
+            told = _Hop(
+                node=hop.node or told.node,
+                scheme=hop.scheme or told.scheme,
+                host=hop.host or told.host,
+                port=hop.port or told.port,
+            )
             if hop.node is None or hop.node.address is None or not self.trusts(hop.node.address):
                 break
         return told
@@ -149,6 +159,8 @@ def _merged(standard: _Hop, customary: _Hop) -> _Hop:
         node=standard.node or customary.node,
         scheme=standard.scheme or customary.scheme,
         host=standard.host or customary.host,
+        # The host of `Forwarded` has its port beside it: X-Forwarded-Port would be the kind that is handed through.
+        port=customary.port if standard.host is None else None,
     )
 
 
@@ -204,17 +216,19 @@ def _elements(value: str) -> list[dict[str, str]]:
 def _read_x_forwarded(headers: Headers) -> Iterator[_Hop]:
     """The hops, newest first, as in `_read_forwarded`.
 
-    X-Forwarded-Proto and -Host are lists as long as X-Forwarded-For where every proxy appends, and single values where
-    the newest overwrites. Of a list of another length only its newest entry is certain to be a trusted proxy's.
+    X-Forwarded-Proto, -Host and -Port are lists as long as X-Forwarded-For where every proxy appends, and single values
+    where the newest overwrites. Of a list of another length only its newest entry is certain to be a trusted proxy's.
     """
     addresses = _list(headers, "x-forwarded-for")
     schemes = _list(headers, "x-forwarded-proto")
     hosts = _list(headers, "x-forwarded-host")
+    ports = _list(headers, "x-forwarded-port")
     for age in range(max(len(addresses), 1)):
         yield _Hop(
             node=_parse_x_node(addresses[age]) if addresses else None,
             scheme=_aligned(schemes, addresses, age, _parse_scheme),
             host=_aligned(hosts, addresses, age, _parse_host),
+            port=_aligned(ports, addresses, age, _parse_port),
         )
 
 
@@ -274,6 +288,21 @@ def _parse_host(text: str) -> str:
     except ValueError as error:
         raise _IllFormed(f"the host {shown(text)}: {error}") from None
     return text
+
+
+def _parse_port(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 0 < int(text) <= 65535:
+        raise _IllFormed(f"the port {shown(text)}, which is no number from 1 to 65535")
+    return int(text)
+
+
+def _with_port(host: str, port: int | None) -> str:
+    """`host` with `port`, where it has none of its own; as it is where it is none."""
+    try:
+        authority = parse_authority(host)
+    except ValueError:
+        return host
+    return host if port is None or authority.port is not None else f"{host.removesuffix(':')}:{port}"
 
 
 def _unmapped(address: IpAddress) -> IpAddress:

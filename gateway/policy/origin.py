@@ -29,6 +29,10 @@ _ADDRESS: Final = re.compile(r"[0-9.]+|.*:.*")
 _SEPARATORS: Final = re.compile(r"[ \t,]+")
 _PAGE_SCHEMES: Final = {"ws": "http", "wss": "https"}
 
+_APPLICATION_AUTHORITY: Final = re.compile(r"(?P<host>[A-Za-z0-9._~%!$&'()+;=-]*)(?::(?P<port>[0-9]{1,5}))?")
+"""After a scheme that is not the web's a host is opaque (WHATWG URL, "opaque-host parser"): it may be empty, as in
+`file://`, or what no DNS name is, as in Electron's `app://.` and `app://-`."""
+
 
 class OriginRefusal(StrEnum):
     """Why an Origin was refused, as a metric's label."""
@@ -45,7 +49,8 @@ class Origin:
 
     scheme: str
     host: str
-    """As in `Authority`: lower-case ASCII, no trailing dot, IPv6 without brackets."""
+    """As in `Authority`: lower-case ASCII, no trailing dot, IPv6 without brackets. After an application's scheme it is
+    whatever stands there, in lower case, and may be empty."""
     port: int | None
     """Never the scheme's default port, which is None like no port at all."""
 
@@ -59,7 +64,13 @@ class Origin:
         for character, name in (("/", "path"), ("?", "query"), ("#", "fragment"), ("\\", "backslash")):
             if character in rest:
                 raise ValueError(f"an origin has no {name}")
-        return cls.of(scheme, parse_authority(rest, international=international))
+        application = None if scheme in DEFAULT_PORTS else _APPLICATION_AUTHORITY.fullmatch(rest)
+        if application is None:
+            return cls.of(scheme, parse_authority(rest, international=international))
+        port = int(application["port"]) if application["port"] else None
+        if port is not None and port > 65535:
+            raise ValueError("the port is a number up to 65535")
+        return cls(scheme=scheme, host=application["host"].lower(), port=port)
 
     @classmethod
     def of(cls, scheme: str, authority: Authority) -> Self:
@@ -104,7 +115,9 @@ def parse_rule(text: str) -> OriginRule:
             return keyword
     scheme, separator, rest = text.partition("://")
     if not separator:
-        raise ValueError(f'"{text}" is no origin: write https://example.com, same-origin, "null" or "*"')
+        raise ValueError(
+            f'"{text}" is no origin: write https://example.com, app://name, file://, same-origin, "null" or "*"'
+        )
     if page_scheme := _PAGE_SCHEMES.get(scheme.lower()):
         raise ValueError(f'"{text}" is a WebSocket\'s address; an origin is that of the page: {page_scheme}://{rest}')
     if "/" in rest:
@@ -119,6 +132,8 @@ def parse_rule(text: str) -> OriginRule:
         raise ValueError(f'"{text}" is no origin: {error}') from None
     if not wildcard:
         return origin_named
+    if not origin_named.host.strip("."):
+        raise ValueError(f'"{text}" names no domain below which a name could be')
     if _ADDRESS.fullmatch(origin_named.host):
         raise ValueError(f'"{text}" is an address, which has no names below it')
     return Subdomains(below=origin_named)

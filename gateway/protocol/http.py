@@ -1,7 +1,8 @@
 """HTTP/1.1 as a gateway for WebSockets needs it: request heads in, responses out.
 
 Invariant: a `Request` that leaves the reader is a GET or HEAD in origin-form, without a body, from a client whose Host
-is valid, and its path means the same to every reader: no dot segments, no encoded slash, no control characters.
+is valid, and its path means the same to every reader: no dot segments, no encoded slash, no control characters. A
+target in absolute-form has been taken apart: its authority stands in the place of Host.
 
 h11 parses; what stands here are the limits, which hold however the head was cut into reads, and the strictness that a
 proxy owes to those around it: what h11 would repair (a bare LF, a folded line) another server may read in another way,
@@ -39,7 +40,17 @@ _AMBIGUOUS_LINE: Final = re.compile(rb"(?<!\r)\n|\n[ \t]")
 """A line that ends in a bare LF (RFC 9112 section 2.2) or that is folded (section 5.2)."""
 
 _METHOD_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-_TLS_HANDSHAKE: Final = 0x16
+TLS_HANDSHAKE: Final = 0x16
+"""The first byte of a TLS connection: a record of type handshake (RFC 8446 section 5.1)."""
+
+_PROXY_V1: Final = b"PROXY "
+"""How a connection begins that names its client by the PROXY protocol; version 2 begins with two empty lines."""
+
+NOT_HTTP: Final = "this is not HTTP: a request begins with its method"
+PROXY_HEADER_UNEXPECTED: Final = "a PROXY protocol header is not expected at this port (proxy_protocol: true)"
+
+_ABSOLUTE: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(.*)", re.DOTALL)
+_TARGET_SCHEMES: Final = ("http", "https", "ws", "wss")
 
 _BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -64,6 +75,18 @@ class Refusal(StrEnum):
 def shown(text: str) -> str:
     """Text of the peer's as it may stand in an error: quoted, ASCII, cut."""
     return ascii(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
+
+
+def plaintext_at_tls(first: bytes) -> HandshakeRefused | None:
+    """The 400 for what came to a port that speaks TLS; None where it may be TLS, as whatever no request begins with.
+
+    A plain request is answered in plain text, as nginx does: TLS would tell its sender nothing but "reset".
+    """
+    if not first or first[0] not in _METHOD_START:
+        return None
+    if first.startswith(_PROXY_V1):
+        return malformed(PROXY_HEADER_UNEXPECTED)
+    return malformed("this is a plain request, but this port speaks TLS: use wss:// or https:// here")
 
 
 def malformed(message: str) -> HandshakeRefused:
@@ -254,9 +277,11 @@ class RequestReader:
         if not buffer or (buffer == b"\r" and not self._blank_line_skipped):
             return None
         if buffer[0] not in _METHOD_START:
-            if buffer[0] == _TLS_HANDSHAKE:
+            if buffer[0] == TLS_HANDSHAKE:
                 raise malformed("this looks like TLS, but this port speaks plain HTTP: use ws:// or http:// here")
-            raise malformed("this is not HTTP: a request begins with its method")
+            raise malformed(NOT_HTTP if buffer[0] != ord("\r") else f"{NOT_HTTP}; {PROXY_HEADER_UNEXPECTED}")
+        if buffer.startswith(_PROXY_V1):
+            raise malformed(PROXY_HEADER_UNEXPECTED)
         resume = max(0, self._searched - 3)
         if not self._line_seen:
             self._line_seen = buffer.find(b"\r\n", resume, self._max_line + 2) >= 0
@@ -318,10 +343,30 @@ def _parse_head(head: bytes) -> Request:
             status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             reason=Refusal.BODY,
         )
-    request = Request.parse(method=method, target=event.target.decode("ascii"), http_version=version, headers=headers)
     if "host" in fields or version != "1.0":
-        _check_host(request.host)
-    return request
+        _check_host(fields.get("host", ""))
+    target, headers = _origin_form(event.target.decode("ascii"), headers)
+    return Request.parse(method=method, target=target, http_version=version, headers=headers)
+
+
+def _origin_form(target: str, headers: Headers) -> tuple[str, Headers]:
+    """A target in absolute-form as path and query, its authority in place of Host (RFC 9112 section 3.2.2).
+
+    Its scheme says nothing that the connection does not say better.
+    """
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is None:
+        return target, headers
+    scheme, authority, rest = absolute.groups()
+    if scheme.lower() not in _TARGET_SCHEMES:
+        raise malformed(f"the request target {shown(target)} is a URL of another scheme than http and https")
+    try:
+        parse_authority(authority)
+    except ValueError as error:
+        raise malformed(f"the request target {shown(target)} names no host: {error}") from None
+    # RFC 9110 section 4.2.3: an empty path of such a URL is the same as /.
+    path = rest if rest.startswith("/") else f"/{rest}"
+    return path, (("host", authority), *((name, value) for name, value in headers if name != "host"))
 
 
 def _check_host(host: str) -> None:

@@ -99,6 +99,13 @@ class Channel:
         else:
             await trio.lowlevel.wait_readable(self.sock)
 
+    async def peek(self, max_bytes: int) -> bytes:
+        """What a receive would return of the next `max_bytes` bytes, which stay; before TLS only, which reads ahead."""
+        if self._leftover:
+            await trio.lowlevel.checkpoint()
+            return self._leftover[:max_bytes]
+        return await self._retry(lambda sock: sock.recv(max_bytes, socket.MSG_PEEK), _READ)
+
     def push_back(self, data: bytes) -> None:
         """Gives back bytes that were received too much: the next receive returns them first."""
         self._leftover = data + self._leftover

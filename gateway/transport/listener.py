@@ -19,7 +19,9 @@ import trio
 
 from gateway.config import Address, TcpAddress, UnixAddress
 from gateway.config import Listener as ListenerConfig
+from gateway.config.accounts import group_id, user_id
 from gateway.errors import HandshakeTimeout, StartupError
+from gateway.protocol.http import plaintext_at_tls
 from gateway.protocol.proxy_protocol import ProxyAddress, ProxyHeader, ProxyHeaderReader
 from gateway.telemetry.metrics import AcceptError
 from gateway.transport.channel import Channel, tcp_address, tune_tcp
@@ -31,6 +33,9 @@ BACKLOG: Final = 4096
 
 ACCEPTS_PER_WAKEUP: Final = 32
 """Bounds how long a flood of connections keeps the pump from its turn; measured, 32 accepts take 1 ms."""
+
+PEEKED_BYTES: Final = 6
+"""The first one tells TLS from text, all of them a PROXY header from a request."""
 
 FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 1.0
@@ -93,7 +98,7 @@ class Listener:
             case TcpAddress() as address:
                 self._sockets = _listen_tcp(address)
             case UnixAddress(path=path):
-                self._sockets = [_listen_unix(path)]
+                self._sockets = [_listen_unix(path, config)]
                 self._inode = _inode(path)
 
     @property
@@ -198,8 +203,9 @@ async def establish(
     """Reads the PROXY header and shakes hands, as the listener is configured, within `timeout_seconds` for both.
 
     Raises `HandshakeTimeout`, `ProxyHeaderInvalid`, `TlsFailure` or `OSError`, the last also where nothing had come
-    when `silent` was ended: all of them the client's affair, and no reason to answer. The channel stays with whoever
-    closes `accepted.channel`.
+    when `silent` was ended: all of them the client's affair, and no reason to answer. Raises `HandshakeRefused`, to be
+    answered in plain text, for a plain request to a port that speaks TLS. The channel stays with whoever closes
+    `accepted.channel`.
     """
     channel, listener = accepted.channel, accepted.listener
     awaited = "PROXY protocol header"
@@ -212,6 +218,9 @@ async def establish(
                 header = await _read_proxy_header(channel)
             if listener.tls is not None:
                 awaited = "TLS handshake"
+                refusal = plaintext_at_tls(await channel.peek(PEEKED_BYTES))
+                if refusal is not None:
+                    raise refusal
                 await channel.start_tls(listener.tls.context, server_side=True)
     except trio.TooSlowError:
         raise HandshakeTimeout(f"the {awaited} was not complete within {timeout_seconds:g} s") from None
@@ -254,13 +263,23 @@ def _local_address(sock: socket.socket, listener: Listener) -> Address:
 
 
 def _listen_tcp(address: TcpAddress) -> list[socket.socket]:
-    """One listening socket for each address that the host has; an absent IPv6 is no fault beside an IPv4."""
+    """One listening socket for each address that the host has; an absent IPv6 is no fault beside an IPv4.
+
+    IPv6 is absent on an interface without an address of it (`EADDRNOTAVAIL`), and in a kernel without it altogether,
+    where /etc/hosts names `::1` all the same (`EAFNOSUPPORT`).
+    """
     sockets: list[socket.socket] = []
     absent: OSError | None = None
     port = address.port
     try:
         for family, sockaddr in _resolve(address):
-            sock = socket.socket(family, socket.SOCK_STREAM)
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as error:
+                if error.errno != errno.EAFNOSUPPORT:
+                    raise
+                absent = error
+                continue
             sockets.append(sock)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -291,8 +310,9 @@ def _resolve(address: TcpAddress) -> Iterable[tuple[socket.AddressFamily, tuple[
     return dict.fromkeys((family, sockaddr) for family, _, _, _, sockaddr in infos)
 
 
-def _listen_unix(path: Path) -> socket.socket:
+def _listen_unix(path: Path, config: ListenerConfig) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound = False
     try:
         sock.setblocking(False)
         try:
@@ -302,11 +322,35 @@ def _listen_unix(path: Path) -> socket.socket:
                 raise
             path.unlink()
             sock.bind(bytes(path))
+        bound = True
+        # Before it listens: nobody connects under permissions that are not yet those wanted.
+        _give_away(path, config)
         sock.listen(BACKLOG)
-    except OSError as error:
+    except (OSError, StartupError) as error:
         sock.close()
-        raise _cannot_listen(UnixAddress(path=path), error) from None
+        if bound:
+            path.unlink(missing_ok=True)
+        raise (error if isinstance(error, StartupError) else _cannot_listen(UnixAddress(path=path), error)) from None
     return sock
+
+
+def _give_away(path: Path, config: ListenerConfig) -> None:
+    """Sets the owner, group and permissions of a socket's file. Raises StartupError."""
+    for name, text, look_up in (("owner", config.owner, user_id), ("group", config.group, group_id)):
+        if text is None:
+            continue
+        try:
+            number = look_up(text)
+            os.chown(path, number if name == "owner" else -1, number if name == "group" else -1)
+        except ValueError as error:
+            raise StartupError(f"cannot listen on unix:{path}: {error}") from None
+        except OSError as error:
+            who = "only root may" if name == "owner" else "this process must be in that group, or be root"
+            raise StartupError(
+                f"cannot listen on unix:{path}: cannot give it to the {name} {text}: {error.strerror}; {who}"
+            ) from None
+    if config.mode is not None:
+        path.chmod(config.mode)
 
 
 def _is_stale(path: Path) -> bool:
@@ -336,6 +380,8 @@ def _cannot_listen(address: Address, error: OSError) -> StartupError:
             hint = "permission denied; ports below 1024 need CAP_NET_BIND_SERVICE, 8080 and 8443 do not"
         case TcpAddress(), errno.EADDRNOTAVAIL:
             hint = "no interface of this machine has this address; 0.0.0.0 is every IPv4 one, [::] every one"
+        case TcpAddress(host=host), errno.EAFNOSUPPORT if ":" in host:
+            hint = "this machine's kernel has no IPv6; bind an IPv4 address, such as 0.0.0.0 for every one"
         case UnixAddress(path=path), errno.EADDRINUSE if path.is_socket():
             hint = "another process listens there; stop it or bind another path"
         case UnixAddress(), errno.EADDRINUSE:

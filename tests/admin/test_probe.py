@@ -15,7 +15,7 @@ from gateway.admin.app import AdminApp
 from gateway.admin.probe import ask
 from gateway.admin.server import AdminServer
 from gateway.cli import main
-from gateway.config import Address, TcpAddress, UnixAddress
+from gateway.config import Address, Admin, TcpAddress, UnixAddress
 from gateway.telemetry.metrics import Metrics
 
 LOOPBACK = TcpAddress(host="127.0.0.1", port=0)
@@ -35,7 +35,7 @@ class FakeGateway:
 async def probe(*arguments: str, bind: Address = LOOPBACK, problems: Mapping[str, object] | None = None) -> Result:
     """What `kakitome probe` does beside an admin listener at `bind`."""
     async with trio.open_nursery() as nursery:
-        server = AdminServer(bind, AdminApp(FakeGateway(problems or {})))
+        server = AdminServer(Admin(bind=bind), AdminApp(FakeGateway(problems or {})))
         address = await nursery.start(server.serve)
         result = await trio.to_thread.run_sync(CliRunner().invoke, main, ["probe", "--admin", str(address), *arguments])
         nursery.cancel_scope.cancel()
@@ -87,7 +87,7 @@ async def test_the_admin_listener_may_be_a_unix_socket(tmp_path: Path) -> None:
 
 async def test_the_address_may_come_from_the_environment_and_be_ipv6() -> None:
     async with trio.open_nursery() as nursery:
-        server = AdminServer(TcpAddress(host="::1", port=0), AdminApp(FakeGateway({})))
+        server = AdminServer(Admin(bind=TcpAddress(host="::1", port=0)), AdminApp(FakeGateway({})))
         address = await nursery.start(server.serve)
         environment = {"KAKITOME_ADMIN": str(address)}
         result = await trio.to_thread.run_sync(lambda: CliRunner().invoke(main, ["probe"], env=environment))

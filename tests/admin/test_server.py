@@ -15,7 +15,7 @@ from gateway.admin import server
 from gateway.admin.app import AdminApp
 from gateway.admin.response import Response
 from gateway.admin.server import AdminServer
-from gateway.config import Address, TcpAddress, UnixAddress
+from gateway.config import Address, Admin, TcpAddress, UnixAddress
 from gateway.errors import StartupError
 from gateway.protocol.http import Request
 from gateway.telemetry.metrics import Metrics
@@ -68,7 +68,7 @@ class Client:
 @asynccontextmanager
 async def _serving(app: AdminApp | None = None, bind: Address = LOOPBACK) -> AsyncIterator[Address]:
     async with trio.open_nursery() as nursery:
-        admin = AdminServer(bind, app or AdminApp(FakeGateway()))
+        admin = AdminServer(Admin(bind=bind), app or AdminApp(FakeGateway()))
         yield await nursery.start(admin.serve)
         nursery.cancel_scope.cancel()
 
@@ -235,4 +235,4 @@ async def test_it_listens_on_a_unix_socket_too(tmp_path: Path) -> None:
 async def test_a_port_in_use_is_one_line_that_says_what_to_do() -> None:
     async with _serving() as address:
         with pytest.raises(StartupError, match="the port is in use"):
-            await AdminServer(address, AdminApp(FakeGateway())).serve()
+            await AdminServer(Admin(bind=address), AdminApp(FakeGateway())).serve()

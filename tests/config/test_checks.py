@@ -30,6 +30,25 @@ def test_a_config_in_order_has_no_findings() -> None:
     assert findings_of() == []
 
 
+def test_permissions_are_for_socket_files() -> None:
+    unix = {"bind": "unix:/run/k.sock", "mode": 0o660, "owner": "root", "group": "root"}
+    assert findings_of(listeners=[unix], admin=unix | {"bind": "unix:/run/a.sock"}) == []
+    assert findings_of(listeners=[{"bind": "127.0.0.1:80", "mode": 0o660, "group": "root"}]) == [
+        "listeners[0].mode: is for the file of a unix:PATH, and 127.0.0.1:80 has none",
+        "listeners[0].group: is for the file of a unix:PATH, and 127.0.0.1:80 has none",
+    ]
+    assert findings_of(admin={"bind": "127.0.0.1:90", "owner": "root"}) == [
+        "admin.owner: is for the file of a unix:PATH, and 127.0.0.1:90 has none"
+    ]
+
+
+def test_a_request_line_is_part_of_its_head() -> None:
+    assert findings_of(requests={"head_bytes": 65536, "line_bytes": 65536}) == []
+    assert findings_of(requests={"head_bytes": 4096}) == [
+        "requests.line_bytes: must not be more than head_bytes, 4KiB, which contains it"
+    ]
+
+
 @pytest.mark.parametrize(
     ("binds", "collides"),
     [

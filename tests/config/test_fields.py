@@ -9,7 +9,19 @@ from pydantic import TypeAdapter, ValidationError
 
 from gateway.config.addresses import Endpoint as EndpointValue
 from gateway.config.addresses import TcpAddress, UnixAddress
-from gateway.config.fields import Bind, Duration, Endpoint, LocalPath, Network, Secret, Size, Source, Token
+from gateway.config.fields import (
+    Bind,
+    Duration,
+    Endpoint,
+    FileMode,
+    HeadSize,
+    LocalPath,
+    Secret,
+    Size,
+    Source,
+    Token,
+    TrustedPeer,
+)
 
 IN_FILE = Source(folder=Path("/etc/kakitome"))
 
@@ -73,7 +85,7 @@ def test_addresses_are_taken_as_values_too() -> None:
     endpoint = EndpointValue(scheme="tcp", address=address)
     assert read(Endpoint, endpoint) is endpoint
     network = ipaddress.ip_network("10.0.0.0/8")
-    assert read(Network, network) is network
+    assert read(TrustedPeer, network) is network
 
 
 @pytest.mark.parametrize(
@@ -93,10 +105,12 @@ def test_a_bare_port_is_no_bind() -> None:
 
 
 def test_networks_are_read_strictly() -> None:
-    assert read(Network, "fd00::/8") == ipaddress.ip_network("fd00::/8")
-    assert read(Network, "192.0.2.1") == ipaddress.ip_network("192.0.2.1/32")
-    assert fault_of(Network, "10.0.0.1/8") == '"10.0.0.1/8" has bits set beyond its mask; write 10.0.0.0/8'
-    assert fault_of(Network, "10.0.0.0/33") == '"10.0.0.0/33" is not a network such as 10.0.0.0/8 or fd00::/8'
+    assert read(TrustedPeer, "fd00::/8") == ipaddress.ip_network("fd00::/8")
+    assert read(TrustedPeer, "192.0.2.1") == ipaddress.ip_network("192.0.2.1/32")
+    assert fault_of(TrustedPeer, "10.0.0.1/8") == '"10.0.0.1/8" has bits set beyond its mask; write 10.0.0.0/8'
+    assert fault_of(TrustedPeer, "10.0.0.0/33") == (
+        '"10.0.0.0/33" is not a network such as 10.0.0.0/8 or fd00::/8, nor unix'
+    )
 
 
 def test_a_token_has_no_spaces_or_separators() -> None:
@@ -135,3 +149,30 @@ def test_a_secret_stays_unread_when_files_are_not_to_be_read(tmp_path: Path) -> 
     source = Source(folder=tmp_path, read_files=False)
     assert read(Secret, "file:none", source).get_secret_value() == "file:none"
     assert source.files_read == set()
+
+
+@pytest.mark.parametrize(("text", "mode"), [("0660", 0o660), ("660", 0o660), ("0600", 0o600)])
+def test_a_file_mode_is_octal_digits_in_quotes(text: str, mode: int) -> None:
+    adapter: TypeAdapter[int] = TypeAdapter(FileMode)
+    assert adapter.validate_python(text, context=IN_FILE) == mode
+    assert adapter.dump_python(mode) == f"0{mode:o}"
+
+
+def test_what_is_no_file_mode() -> None:
+    for value in (660, 0o660, True, None):
+        assert fault_of(FileMode, value) == 'must be the digits of a file mode in quotes, as in "0660"'
+    for text in ("", "rw-rw----", "0o660", "668", "1777", "66"):
+        assert fault_of(FileMode, text) == (
+            f'"{text}" is no file mode such as "0660": three digits from 0 to 7, after a 0 or none'
+        )
+
+
+def test_peers_on_a_unix_socket_can_be_trusted() -> None:
+    adapter: TypeAdapter[object] = TypeAdapter(TrustedPeer)
+    assert adapter.validate_python("unix", context=IN_FILE) == "unix"
+    assert adapter.dump_python("unix") == "unix"
+
+
+@pytest.mark.parametrize("text", ["1023", "1025KiB"])
+def test_the_limits_of_a_head_have_limits(text: str) -> None:
+    assert fault_of(HeadSize, text) == f"must be from 1KiB to 1MiB, not {text if 'K' in text else text + 'B'}"

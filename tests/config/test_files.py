@@ -128,3 +128,16 @@ def test_a_folder_to_serve_must_be_one(folder: Path) -> None:
     assert faults_of(folder, files="a.crt") == ["routes[0].files: a.crt is not a folder"]
     assert faults_of(folder, files="none") == ["routes[0].files: none is not a folder"]
     assert faults_of(folder, files=".") == []
+
+
+def test_users_and_groups_are_looked_up(folder: Path) -> None:
+    socket = {"bind": "unix:k.sock", "owner": "nobody-of-ours", "group": 0}
+    config = Config.model_validate(
+        {"listeners": [socket], "admin": {**socket, "group": "none-of-ours"}, "routes": [{"name": "a", "files": "."}]},
+        context=Source(folder=folder),
+    )
+    assert [f"{dotted(finding.path)}: {finding.message}" for finding in find_file_faults(config)] == [
+        'admin.owner: there is no user "nobody-of-ours" on this machine; write another name, or a number',
+        'admin.group: there is no group "none-of-ours" on this machine; write another name, or a number',
+        'listeners[0].owner: there is no user "nobody-of-ours" on this machine; write another name, or a number',
+    ]

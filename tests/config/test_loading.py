@@ -126,7 +126,7 @@ def test_files_of_another_machine_are_left_alone_on_demand(tmp_path: Path) -> No
         ("log: {format: jsn}", '8: log.format: must be one of json, console, not "jsn"; did you mean json?'),
         (
             "trusted_proxies:\n  - fd00::/8\n  - lan",
-            '10: trusted_proxies[1]: "lan" is not a network such as 10.0.0.0/8 or fd00::/8',
+            '10: trusted_proxies[1]: "lan" is not a network such as 10.0.0.0/8 or fd00::/8, nor unix',
         ),
         (
             "    subprotocols: [a b]",

@@ -66,7 +66,15 @@ def test_the_defaults_are_those_of_the_design() -> None:
     assert route["timeouts"] == {"keepalive": "20s", "keepalive_timeout": "20s", "idle": None, "close": "5s"}
     assert route["compression"] == {"enabled": False}
     assert CONFIG.model_dump(mode="json")["timeouts"] == {"handshake": "10s", "drain": "30s"}
-    assert CONFIG.model_dump(mode="json")["admin"] == {"bind": "127.0.0.1:9090", "readiness": "serving", "token": None}
+    assert CONFIG.model_dump(mode="json")["requests"] == {"head_bytes": "16KiB", "line_bytes": "8KiB"}
+    assert CONFIG.model_dump(mode="json")["admin"] == {
+        "bind": "127.0.0.1:9090",
+        "readiness": "serving",
+        "mode": None,
+        "owner": None,
+        "group": None,
+        "token": None,
+    }
     assert CONFIG.model_dump(mode="json")["log"] == {"format": "json", "level": "info"}
 
 

@@ -77,3 +77,16 @@ def test_the_docs_show_no_other_paths_than_the_unit_has() -> None:
     assert set(re.findall(r"/opt/[\w/.-]+/kakitome\b", text)) == {"/opt/kakitome/bin/kakitome"}
     assert service()["ConfigurationDirectory"] == "kakitome"
     assert "/etc/kakitome/kakitome.yaml" in text
+
+
+DOCS = (REPOSITORY / "docs/deployment-systemd.md").read_text()
+
+
+@pytest.mark.parametrize("drop_in", re.findall(r"```ini\n(.*?)```", DOCS, re.DOTALL))
+def test_systemd_understands_the_drop_ins_of_the_docs(unit: Path, drop_in: str) -> None:
+    analyze = need("systemd-analyze", INSTALL)
+    folder = unit.with_name(unit.name + ".d")
+    folder.mkdir()
+    (folder / "override.conf").write_text(drop_in)
+    done = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

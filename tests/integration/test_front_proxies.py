@@ -1,10 +1,13 @@
 """The proxies of docs/behind-a-proxy.md, for real, with the very files that it offers, in front of the gateway."""
 
 import json
+import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -132,3 +135,38 @@ def test_a_foreign_page_is_refused_through_the_proxy(kind: str, tmp_path: Path) 
         with pytest.raises(ConnectionError, match="403"):
             RawClient(f"ws://127.0.0.1:{public}/", headers={"Origin": "https://evil.example"})
         assert gateway.metrics().value("kakitome_refusals_total", reason="origin_not_allowed") == before + 1
+
+
+def test_nginx_reaches_a_unix_listener_of_a_gateway_that_shares_its_files_with_nobody(tmp_path: Path) -> None:
+    """As the systemd unit runs it: with a umask of 0077, a socket's file is the gateway's alone unless told."""
+    nginx = need("nginx", "apt-get install nginx")
+    public = free_port()
+    with ExitStack() as stack:
+        # Not below tmp_path, into which only its owner may look.
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="kakitome-test-")))
+        folder.chmod(0o755)
+        echo = stack.enter_context(tcp_echo())
+        # nginx' workers run as this user where the tests run as root, and as the tests' own user elsewhere.
+        group = "www-data" if os.geteuid() == 0 else str(os.getegid())
+        gateway = stack.enter_context(
+            GatewayProcess(
+                {
+                    "listeners": [{"bind": f"unix:{folder}/k.sock", "mode": "0660", "group": group}],
+                    "trusted_proxies": ["unix"],
+                    "routes": [{"name": "echo", "backend": {"endpoints": [f"tcp://127.0.0.1:{echo}"]}}],
+                },
+                umask=0o077,
+            )
+        )
+        assert stat.filemode((folder / "k.sock").stat().st_mode) == "srw-rw----"
+        conf = placed("nginx.conf", tmp_path, public=public, gateway=0)
+        over_unix = conf.read_text().replace("http://127.0.0.1:0;", f"http://unix:{folder}/k.sock:;")
+        conf.write_text(("user www-data;\n" if os.geteuid() == 0 else "") + over_unix)
+        argv = [nginx, "-p", str(tmp_path), "-c", str(conf), "-g", "daemon off;", "-e", "stderr"]
+        wait_for_port(public, stack.enter_context(ServiceProcess(argv, name="nginx")))
+        headers = {"Origin": f"http://127.0.0.1:{public}"}
+        client = stack.enter_context(RawClient(f"ws://127.0.0.1:{public}/", headers=headers, source=CLIENT))
+        client.send(BINARY, b"hello")
+        assert client.receive_message() == b"hello"
+        [session] = json.loads(gateway.ask_admin("/sessions").body)["sessions"]
+        assert session["client"] == CLIENT

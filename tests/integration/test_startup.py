@@ -1,6 +1,8 @@
 """The command as a process: faults of the start that only the kernel can tell, and the demonstration."""
 
+import contextlib
 import json
+import os
 import re
 import resource
 import signal
@@ -82,3 +84,43 @@ def test_a_demo_whose_address_is_in_use_says_so(taken: str) -> None:
     status, lines = run("demo", "--bind", taken)
     assert (status, len(lines)) == (1, 1)
     assert re.match(rf"kakitome: .*{re.escape(taken)}.* in use", lines[0])
+
+
+# --- a configuration that can be read only once -------------------------------------------------------------------
+
+
+def piped(content: bytes) -> int:
+    """A descriptor from which `content` can be read once."""
+    reading, writing = os.pipe()
+    os.write(writing, content)
+    os.close(writing)
+    return reading
+
+
+def test_a_configuration_from_a_pipe_is_not_read_twice(tmp_path: Path) -> None:
+    text = "listeners: [{bind: 127.0.0.1:0}]\nadmin: {bind: 127.0.0.1:0, token: 'file:/dev/fd/%d'}\nroutes: [%s]\n"
+    secret = piped(b"secret\n")
+    config = piped((text % (secret, f"{{name: pages, files: {tmp_path}}}")).encode())
+    argv = [*KAKITOME, "serve", "--config", f"/dev/fd/{config}"]
+    service = ServiceProcess(argv, started=r'"event": ?"ready"', pass_descriptors=(secret, config))
+    with service, contextlib.ExitStack() as stack:
+        stack.callback(os.close, secret)
+        stack.callback(os.close, config)
+        service.send_signal(signal.SIGHUP)
+        service.wait_for_line(r'"event": ?"config_applied"')
+        events = [json.loads(line)["event"] for line in service.lines if line.startswith("{")]
+        assert "config_kept" in events
+        assert "config_rejected" not in events
+
+
+def test_check_reads_a_configuration_from_a_pipe(tmp_path: Path) -> None:
+    text = f"listeners: [{{bind: 127.0.0.1:0}}]\nroutes: [{{name: pages, files: {tmp_path}}}]\n"
+    result = subprocess.run(
+        [*KAKITOME, "check", "/dev/stdin"],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=START_SECONDS,
+        check=True,
+    )
+    assert result.stdout.startswith("/dev/stdin: good\n")

@@ -28,6 +28,45 @@ def address(*headers: tuple[str, str], peer: str | None = PROXY) -> str | None:
     return seen.address
 
 
+# --- X-Forwarded-Port -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "host"),
+    [
+        ((("x-forwarded-port", "8443"),), "gateway.example:8443"),
+        ((("x-forwarded-host", "app.example"), ("x-forwarded-port", "8443")), "app.example:8443"),
+        ((("x-forwarded-host", "[2001:db8::1]"), ("x-forwarded-port", "8443")), "[2001:db8::1]:8443"),
+        # What the browser asked for goes before the port of the proxy's own listener.
+        ((("x-forwarded-host", "app.example:9443"), ("x-forwarded-port", "8443")), "app.example:9443"),
+        # As long as the list of clients: each proxy's own; else only the newest is certain to be a trusted one's.
+        ((("x-forwarded-for", "203.0.113.9, 10.0.0.2"), ("x-forwarded-port", "8443, 80")), "gateway.example:8443"),
+        ((("x-forwarded-for", "203.0.113.9"), ("x-forwarded-port", "6666, 8443")), "gateway.example:8443"),
+        # The host in Forwarded is complete; X-Forwarded-Port is then the kind that is handed through.
+        ((("forwarded", "host=app.example"), ("x-forwarded-port", "6666")), "app.example"),
+        ((("forwarded", "for=203.0.113.9"), ("x-forwarded-port", "8443")), "gateway.example:8443"),
+    ],
+)
+def test_a_told_port_completes_a_host_that_has_none(headers: tuple[tuple[str, str], ...], host: str) -> None:
+    seen = view(*headers)
+    assert (seen.host, seen.warning) == (host, None)
+
+
+def test_a_port_of_somebody_untrusted_is_nothing() -> None:
+    assert view(("x-forwarded-port", "8443"), peer="203.0.113.9").host == "gateway.example"
+
+
+def test_a_told_port_without_a_host_to_complete_is_nothing() -> None:
+    assert view(("x-forwarded-port", "8443"), host="").host == ""
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "https", "-1", "8443x", "\u0663"])
+def test_a_port_that_is_none_is_warned_of(port: str) -> None:
+    seen = view(("x-forwarded-port", port))
+    assert seen.host == "gateway.example"
+    assert "which is no number from 1 to 65535" in (seen.warning or "")
+
+
 # --- whom to trust ------------------------------------------------------------------------------------------------
 
 

@@ -48,6 +48,13 @@ def decide(
         ("http://localhost:5173", "http://localhost:5173"),
         ("chrome-extension://abcdefghijklmnop", "chrome-extension://abcdefghijklmnop"),
         ("capacitor://localhost", "capacitor://localhost"),
+        ("file://", "file://"),
+        ("app://.", "app://."),
+        ("app://.", "APP://."),
+        ("app://-", "app://-"),
+        ("safari-web-extension://0A1B2C3D-0000", "safari-web-extension://0a1b2c3d-0000"),
+        ("vscode-webview://1f2e3d.0x4", "vscode-webview://1f2e3d.0x4"),
+        ("wails://wails.localhost:34115", "wails://wails.localhost:34115"),
     ],
 )
 def test_the_same_origin_in_another_spelling(rule: str, origin: str) -> None:
@@ -80,6 +87,13 @@ def test_the_same_origin_in_another_spelling(rule: str, origin: str) -> None:
         ("http://[::1]", "http://127.0.0.1"),
         ("http://127.0.0.1", "http://localhost"),
         ("chrome-extension://abc", "moz-extension://abc"),
+        ("app://.", "app://-"),
+        ("app://.", "app://"),
+        ("app://.", "file://"),
+        ("file://", "file://server"),
+        ("file://", "null"),
+        ("null", "file://"),
+        ("app://localhost", "app://localhost:80"),
     ],
 )
 def test_another_origin(rule: str, origin: str) -> None:
@@ -130,6 +144,17 @@ def test_another_origin(rule: str, origin: str) -> None:
         "https://127.1",
         "1https://example.com",
         "ht_tps://example.com",
+        "file:///",
+        "file:///home/page.html",
+        "file:",
+        "app://./",
+        "app://.?",
+        "app://user@host",
+        "app://.:99999",
+        "app://a:b:c",
+        "app://[",
+        "ws://",
+        "ftp_://",
         "NULL",
         "Null",
         "null.",
@@ -193,6 +218,25 @@ def test_null_allows_nothing_else() -> None:
 
 def test_any_origin() -> None:
     assert decide(["*"], "https://Evil.com:443") == "https://evil.com"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "file://",  # Cordova on Android, Electron before 7
+        "app://.",  # Electron with a scheme of its own
+        "app://-",  # electron-serve
+        "capacitor://localhost",
+        "ionic://localhost",
+        "tauri://localhost",
+        "moz-extension://9f86d081-884c-4d63-a159-2f9c3a0b3e0f",
+        "qrc://",
+    ],
+)
+def test_an_applications_own_scheme_is_an_origin_and_can_be_named(origin: str) -> None:
+    assert decide(["*"], origin) == origin
+    assert decide([origin], origin) == origin
+    assert decide(["same-origin", "null", "https://example.com"], origin) is OriginRefusal.NOT_ALLOWED
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,13 @@ def test_targets_are_decoded(target: str, path: str, query: str) -> None:
     ("target", "complaint"),
     [
         ("*", "begins with /"),
-        ("http://example.com/", "begins with /"),
+        ("ftp://example.com/", "another scheme than http and https"),
+        ("http:///", "names no host: the host is empty"),
+        ("http://user@example.com/", "names no host: user information"),
+        ("http://example.com:99999/", "names no host: the port is a number up to 65535"),
+        ("http://example.com/#f", "has a fragment"),
+        ("http://example.com/../x", "dot segment"),
+        ("http:/example.com/", "begins with /"),
         ("example.com:443", "begins with /"),
         ("?a", "begins with /"),
         ("//example.com/", "names a host"),
@@ -283,6 +289,46 @@ def test_the_limits_can_be_set() -> None:
         RequestReader(max_request_line_bytes=20).feed(b"GET /0123456789 HTTP/1.1\r\n")
     with pytest.raises(HandshakeRefused, match="longer than 30 bytes"):
         RequestReader(max_head_bytes=30).feed(GET)
+
+
+# --- absolute-form ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "path", "query"),
+    [
+        # RFC 9112 section 3.2.2: "a server MUST accept the absolute-form in requests".
+        ("http://www.example.org/pub/WWW/", "www.example.org", "/pub/WWW/", ""),
+        ("https://app.example:8443/chat?a=b", "app.example:8443", "/chat", "a=b"),
+        ("ws://app.example/chat", "app.example", "/chat", ""),
+        ("WSS://[2001:db8::1]:9/", "[2001:db8::1]:9", "/", ""),
+        ("http://app.example", "app.example", "/", ""),
+        ("http://app.example?a=b", "app.example", "/", "a=b"),
+    ],
+)
+def test_the_authority_of_an_absolute_target_replaces_the_host(target: str, host: str, path: str, query: str) -> None:
+    request = read(head("Origin: https://app.example", request_line=f"GET {target} HTTP/1.1", host="other.example"))
+    assert (request.host, request.path, request.query) == (host, path, query)
+    assert request.get_all("host") == (host,)
+    assert request.target == (f"{path}?{query}" if query else path)
+    assert request.get("origin") == "https://app.example"
+
+
+def test_an_absolute_target_does_not_excuse_the_host_header() -> None:
+    for host in (None, "a b"):
+        assert refusal(head(request_line="GET http://a.example/ HTTP/1.1", host=host)).status == 400
+
+
+def test_an_absolute_target_of_http_1_0_names_the_host() -> None:
+    request = read(head(request_line="GET http://a.example/x HTTP/1.0", host=None))
+    assert (request.host, request.path) == ("a.example", "/x")
+
+
+def test_a_proxy_header_that_is_not_expected_is_told() -> None:
+    v1 = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nGET / HTTP/1.1\r\n"
+    v2 = b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00"
+    for header in (v1, v2):
+        assert "PROXY protocol header is not expected" in str(refusal(header))
 
 
 # --- one connection -----------------------------------------------------------------------------------------------

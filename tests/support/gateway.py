@@ -75,6 +75,7 @@ class GatewayProcess:
         covered: bool = True,
         environment: Mapping[str, str] | None = None,
         tree: Path = GATEWAY_TREE,
+        umask: int = -1,
     ) -> None:
         self.config: dict[str, Any] = {
             "listeners": [{"bind": LOOPBACK_ANY_PORT}],
@@ -85,6 +86,7 @@ class GatewayProcess:
         self._cores = cores
         self._covered = covered
         self._tree = tree
+        self._umask = umask
         self._environment = dict(environment or {})
         self._folder = tempfile.TemporaryDirectory(prefix="kakitome-test-")
         self.config_file = Path(self._folder.name) / "kakitome.yaml"
@@ -105,6 +107,7 @@ class GatewayProcess:
             started=r'"event": ?"ready"',
             environment=environment,
             cores=self._cores,
+            umask=self._umask,
         )
 
     # --- life ----------------------------------------------------------------------------------------------------

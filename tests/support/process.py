@@ -35,7 +35,8 @@ class ServiceProcess:
     """Runs `argv` while the `with` block lasts; standard output and error are read together, line by line.
 
     `started` is a pattern of the line which says that the service is up; without it the process counts as up at once.
-    `cores` pins it (benchmarks). It is stopped with SIGTERM, then with SIGKILL after ten seconds.
+    `cores` pins it (benchmarks), `umask` is set where it is not -1. It is stopped with SIGTERM, then with SIGKILL after
+    ten seconds.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class ServiceProcess:
         environment: Mapping[str, str] | None = None,
         cores: Sequence[int] | None = None,
         folder: Path | None = None,
+        pass_descriptors: Sequence[int] = (),
+        umask: int = -1,
     ) -> None:
         self.argv = [str(argument) for argument in argv]
         self.name = name or Path(self.argv[0]).name
@@ -55,6 +58,8 @@ class ServiceProcess:
         self._environment = dict(environment or {})
         self._cores = cores
         self._folder = folder
+        self._pass_descriptors = tuple(pass_descriptors)
+        self._umask = umask
         self._lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._seen = 0
         self._ended = False
@@ -76,6 +81,8 @@ class ServiceProcess:
             errors="replace",
             env={**os.environ, "PYTHONUNBUFFERED": "1", **self._environment},
             cwd=self._folder,
+            pass_fds=self._pass_descriptors,
+            umask=self._umask,
             # A group of its own: what it forks (websockify: a process a connection) is ended with it.
             process_group=0,
             preexec_fn=None if cores is None else lambda: os.sched_setaffinity(0, cores),

@@ -12,7 +12,7 @@ import trustme
 
 from gateway.config import Address, ListenerTls, TcpAddress, UnixAddress
 from gateway.config import Listener as ListenerConfig
-from gateway.errors import HandshakeTimeout, TlsFailure
+from gateway.errors import HandshakeRefused, HandshakeTimeout, TlsFailure
 from gateway.protocol.proxy_protocol import LOCAL_HEADER, ProxyHeaderInvalid, build_v2
 from gateway.transport.channel import Channel
 from gateway.transport.listener import Accepted, Established, Listener, establish
@@ -112,16 +112,6 @@ async def test_a_tls_client_whose_hello_was_on_its_way_at_the_end_is_served(ca: 
     assert established.tls is not None
     client.close()
     established.channel.close()
-
-
-async def test_plain_http_at_a_tls_listener_is_a_tls_failure(ca: trustme.CA, tmp_path: Path) -> None:
-    listener = tls_listener(ca, tmp_path)
-    client, accepted = await accept_one(listener, lambda: dial(listener.addresses[0]))
-    await client.send_all(b"GET / HTTP/1.1\r\n\r\n")
-    with pytest.raises(TlsFailure, match="http request"):
-        await establish(accepted, timeout_seconds=5)
-    client.close()
-    accepted.channel.close()
 
 
 async def test_serving_takes_up_renewed_certificates(
@@ -239,3 +229,37 @@ async def test_tls_follows_the_header(ca: trustme.CA, tmp_path: Path) -> None:
     assert established.tls.version == "TLSv1.3"
     client.close()
     established.channel.close()
+
+
+# --- plain text where TLS is spoken -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        (b"GET /chat HTTP/1.1\r\nHost: gateway.test\r\n\r\n", "use wss:// or https:// here"),
+        (b"G", "use wss:// or https:// here"),
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", "PROXY protocol header is not expected"),
+    ],
+)
+async def test_a_plain_request_to_a_tls_listener_is_to_be_answered(
+    ca: trustme.CA, tmp_path: Path, first: bytes, told: str
+) -> None:
+    listener = tls_listener(ca, tmp_path)
+    client, accepted = await accept_one(listener, lambda: dial(listener.addresses[0]))
+    await client.send_all(first)
+    with pytest.raises(HandshakeRefused, match=told) as caught:
+        await establish(accepted, timeout_seconds=5)
+    assert caught.value.status == 400
+    client.close()
+    accepted.channel.close()
+
+
+async def test_what_no_request_begins_with_is_left_to_tls(ca: trustme.CA, tmp_path: Path) -> None:
+    listener = tls_listener(ca, tmp_path)
+    client, accepted = await accept_one(listener, lambda: dial(listener.addresses[0]))
+    await client.send_all(b"\x00\x01\x02\x03\x04\x05\x06\x07")
+    with pytest.raises(TlsFailure):
+        await establish(accepted, timeout_seconds=5)
+    client.close()
+    accepted.channel.close()

@@ -5,7 +5,9 @@ import gc
 import os
 import resource
 import socket
+import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -90,6 +92,33 @@ def listen_at(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[socket.AddressF
         return Listener(ListenerConfig(bind=TcpAddress(host="several.test", port=0)))
 
 
+@pytest.fixture
+def no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel without IPv6, on a machine whose /etc/hosts names ::1 all the same."""
+
+    class Socket(socket.socket):
+        def __init__(self, family: int = -1, *arguments: Any, **options: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(errno.EAFNOSUPPORT, os.strerror(errno.EAFNOSUPPORT))
+            super().__init__(family, *arguments, **options)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+
+
+@pytest.mark.usefixtures("no_ipv6")
+async def test_localhost_is_bound_without_ipv6_in_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    listener = listen_at(monkeypatch, (socket.AF_INET6, ("::1", 0, 0, 0)), (socket.AF_INET, ("127.0.0.1", 0)))
+    (address,) = listener.addresses
+    async with serving(listener, echo):
+        await assert_echoes(address)
+
+
+@pytest.mark.usefixtures("no_ipv6")
+def test_an_ipv6_address_without_ipv6_in_the_kernel_is_told() -> None:
+    with pytest.raises(StartupError, match="kernel has no IPv6; bind an IPv4 address"):
+        Listener(ListenerConfig(bind=TcpAddress(host="::", port=0)))
+
+
 async def test_unix_connections_have_no_peer_and_the_file_goes_with_the_listener(tmp_path: Path) -> None:
     bind = UnixAddress(path=tmp_path / "gateway.sock")
     listener = Listener(ListenerConfig(bind=bind))
@@ -102,6 +131,41 @@ async def test_unix_connections_have_no_peer_and_the_file_goes_with_the_listener
     listener.close()
     client.close()
     established.channel.close()
+
+
+async def test_the_file_of_a_unix_listener_gets_the_permissions_and_the_group_asked_for(tmp_path: Path) -> None:
+    bind = UnixAddress(path=tmp_path / "gateway.sock")
+    before = os.umask(0o077)
+    try:
+        listener = Listener(ListenerConfig(bind=bind, mode=0o660, owner=str(os.geteuid()), group=str(os.getegid())))
+    finally:
+        os.umask(before)
+    status = bind.path.stat()
+    assert stat.filemode(status.st_mode) == "srw-rw----"
+    assert (status.st_uid, status.st_gid) == (os.geteuid(), os.getegid())
+    async with serving(listener, echo):
+        await assert_echoes(bind)
+
+
+@pytest.mark.parametrize(("key", "hint"), [("owner", "only root may"), ("group", "must be in that group, or be root")])
+def test_a_file_that_cannot_be_given_away_is_told_and_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, hint: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chown", refuse)  # root may give everything away
+    path = tmp_path / "gateway.sock"
+    with pytest.raises(StartupError, match=f"cannot give it to the {key} 0: Operation not permitted; .*{hint}"):
+        Listener(ListenerConfig.model_validate({"bind": UnixAddress(path=path), key: "0"}))
+    assert not path.exists()
+
+
+def test_a_user_that_is_not_there_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.sock"
+    with pytest.raises(StartupError, match='there is no group "nobody-of-ours"'):
+        Listener(ListenerConfig(bind=UnixAddress(path=path), group="nobody-of-ours"))
+    assert not path.exists()
 
 
 async def test_a_socket_file_that_a_killed_process_left_is_replaced(tmp_path: Path) -> None:
