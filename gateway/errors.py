@@ -76,6 +76,13 @@ class MessageTooBig(ConnectionFault):
     reason = "too_big"
 
 
+class Overloaded(ConnectionFault):
+    """There is no memory for one more session: the client is to try again later, or elsewhere."""
+
+    close_code = 1013
+    reason = "overload"
+
+
 class KeepaliveTimeout(ConnectionFault):
     """The client left a ping unanswered."""
 

@@ -9,10 +9,12 @@ its place in `sessions`; so a drain ends the listeners, lets handshakes under wa
 """
 
 import os
+import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from heapq import nlargest
 from pathlib import Path
 from typing import Final
 
@@ -36,11 +38,14 @@ from gateway.errors import (
     StartupError,
     TlsFailure,
 )
+from gateway.memory.account import Account
+from gateway.memory.machine import automatic_budget
 from gateway.policy.admission import Admission
 from gateway.policy.forwarded import ClientView
 from gateway.protocol.build import CODEC, DATA_PATH
 from gateway.protocol.handshake import Request, RequestReader, check_upgrade
 from gateway.protocol.proxy_protocol import ProxyHeaderInvalid
+from gateway.protocol.records import SUBPROTOCOL
 from gateway.relay.pump import Pump
 from gateway.sessions.reception import Arrival, receive
 from gateway.sessions.registry import SessionRegistry
@@ -51,6 +56,7 @@ from gateway.telemetry.metrics import (
     CertificateReading,
     HandshakeOutcome,
     InFlightReading,
+    MemoryReading,
     Metrics,
     ReloadOutcome,
     RouteMetrics,
@@ -80,6 +86,14 @@ DRAIN_SPACING_SECONDS: Final = 0.25
 DRAIN_STEP_SECONDS: Final = 0.05
 """Closes go out in steps of this: clients come back spread over time, and thousands of timers are saved."""
 
+HOLDER_SHARE: Final = 4
+"""What part of the memory one holder may use by default: many may share an address, and no single one has it all."""
+
+LARGEST_SHOWN: Final = 10
+
+OVERLOAD_RETRY_SECONDS: Final = (2, 10)
+"""From and to: those who are turned away together do not come back together."""
+
 log = structlog.get_logger("server")
 
 
@@ -102,6 +116,9 @@ class Server:
             ended_sessions=config.sessions.ended,
         )
         self.registry.on_empty = self._note_gone
+        limit, share = _budgets(config)
+        self.account = Account(limit_bytes=limit, holder_bytes=share, on_attention=self._call_attention)
+        """Of all that is held for clients and backends."""
         self._config_path = config_path
         self._kept_files: Final = kept_files or {}
         self.pump: Pump
@@ -141,6 +158,9 @@ class Server:
         log.info("stopped")
 
     async def _start(self, nursery: trio.Nursery) -> None:
+        log.info("memory", limit_bytes=self.account.limit, holder_limit_bytes=self.account.holder_limit)
+        if self.config.sessions.parked_bytes is not None:
+            log.info("config_hint", key="sessions.parked_bytes", hint="part of memory now: best left out")
         for config in self.config.listeners:
             self._listeners.append(self._bind(config))  # one by one: those bound before a failure are closed
         self._provide_metrics()
@@ -149,7 +169,7 @@ class Server:
         nursery.start_soon(sample_lag, self.metrics.event_loop_lag_seconds)
         nursery.start_soon(self._watch_parked)
         if self.config.admin is not None:
-            app = AdminApp(self, token=self.config.admin.token, sessions=self.registry)
+            app = AdminApp(self, token=self.config.admin.token, sessions=self.registry, memory=self.describe_memory)
             admin = AdminServer(self.config.admin, app, requests=self.config.requests)
             address = await nursery.start(admin.serve)
             log.info("admin_listening", address=str(address))
@@ -180,6 +200,23 @@ class Server:
         while True:
             await trio.sleep(PARKED_CHECK_SECONDS)
             self.registry.enforce_memory(self.pump.clock())
+
+    def _call_attention(self) -> None:
+        self.pump.at_turn_end(self._relieve_memory)
+
+    def _relieve_memory(self, now: float) -> None:
+        """The account asks for it: lets those read on that have room, and ends parked sessions where there is none."""
+        for waiter in self.account.attend():
+            waiter.room_again(now)
+        excess = self.account.excess_bytes
+        if excess:
+            ended = self.registry.free(excess, now)
+            if ended:
+                log.warning("parked_sessions_ended_for_memory", sessions=ended, freed_bytes=excess)
+
+    def on_fault(self, error: Exception) -> None:
+        """A bug of ours in what the pump calls here."""
+        log.error("internal_fault", exc_info=error)
 
     @staticmethod
     async def _exit_at_second_signal(signals: AsyncIterator[int]) -> None:
@@ -242,6 +279,10 @@ class Server:
                 log.warning("restart_needed", key=key, hint="this part of the configuration is read at the start only")
         self._table = table
         self.config = config
+        limit, share = _budgets(config)
+        self.account.set_limits(limit_bytes=limit, holder_bytes=share)
+        self.registry.parked_sessions = config.sessions.parked
+        self.registry.parked_bytes = config.sessions.parked_bytes
         self._health.replace(table.connectors())
         self._count_reload(ReloadOutcome.APPLIED)
         log.info("config_applied", routes=[service.config.name for service in table.services])
@@ -278,6 +319,7 @@ class Server:
         self.metrics.in_flight = self._in_flight
         self.metrics.backends = lambda: self._table.backend_readings()
         self.metrics.certificates = self._certificates
+        self.metrics.memory = self._memory_reading
 
     def _in_flight(self) -> Iterator[InFlightReading]:
         for session in self.registry:
@@ -290,6 +332,39 @@ class Server:
                         bytes=ledger.in_flight_bytes,
                         oldest_accepted_at=oldest,
                     )
+
+    def _memory_reading(self) -> MemoryReading:
+        account = self.account
+        return MemoryReading(
+            used=account.used,
+            limit=account.limit,
+            holder_limit=account.holder_limit,
+            allowance=account.allowance,
+            largest_holder=max((holder.used for holder in account.largest(1)), default=0),
+            holders=account.holders,
+            waiting=account.waiting,
+        )
+
+    def describe_memory(self) -> dict[str, object]:
+        """The account for the admin API: each budget, what is used of it, and who uses most."""
+        account = self.account
+        return {
+            "used_bytes": account.used,
+            "limit_bytes": account.limit,
+            "holder_limit_bytes": account.holder_limit,
+            "holder_allowance_bytes": account.allowance,
+            "is_short": account.is_pressed,
+            "waiting_connections": account.waiting,
+            "holders": account.holders,
+            "largest_holders": [
+                {"holder": holder.key, "bytes": holder.used, "tabs": holder.sessions}
+                for holder in account.largest(LARGEST_SHOWN)
+            ],
+            "largest_sessions": [
+                {"session": session.id, "holder": session.tab.holder.key, "bytes": session.tab.used}
+                for session in nlargest(LARGEST_SHOWN, self.registry, key=lambda session: session.tab.used)
+            ],
+        }
 
     def _certificates(self) -> Iterator[CertificateReading]:
         for listener in self._listeners:
@@ -395,6 +470,15 @@ class Server:
                 blame=Blame.GATEWAY,
                 headers=(("Retry-After", "1"),),
             )
+        # Who offers records may resume, which only its OPEN tells: a newcomer of that kind is turned away then.
+        if not self.account.admits(resuming=SUBPROTOCOL in upgrade.subprotocols):
+            raise HandshakeRefused(
+                "this gateway is short of memory; try again later",
+                status=503,
+                reason=ServiceRefusal.OVERLOAD,
+                blame=Blame.GATEWAY,
+                headers=(("Retry-After", str(random.randint(*OVERLOAD_RETRY_SECONDS))),),
+            )
         config = service.config
         ticket = self._admission.admit(route=config.name, address=view.address, limits=config.limits)
         arrival = Arrival(
@@ -454,6 +538,13 @@ class _Attempt:
     """Of the route, once there is one."""
     head_only: bool = False
     """The request that is being answered is a HEAD."""
+
+
+def _budgets(config: Config) -> tuple[int, int]:
+    """The limits of the account: of all together, and of one holder."""
+    limit = automatic_budget() if config.memory == "auto" else config.memory
+    share = limit // HOLDER_SHARE if config.memory_per_holder is None else config.memory_per_holder
+    return limit, share
 
 
 async def _guarded(task: Callable[[], Awaitable[None]]) -> None:

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from gateway.config import TcpAddress
 from gateway.server import Server
-from tests.sessions.harness import config_of, running, tcp_echo
+from tests.sessions.harness import config_of, running, tcp_echo, until
 from tests.sessions.routes import stream_route
 from tests.support.certificates import Certificates
 
@@ -147,3 +147,59 @@ async def test_an_absolute_target_is_routed_by_its_authority(tmp_path: Path) -> 
             head, _, stream = await ask(server, f"GET {target} HTTP/1.1\nHost: {host}\nConnection: close")
             await stream.aclose()
             assert head.startswith(f"HTTP/1.1 {status} ")
+
+
+# --- memory -----------------------------------------------------------------------------------------------------
+
+
+async def upgrade(server: Server) -> tuple[str, trio.SocketStream]:
+    """The head of the answer to a plain client's handshake, and its connection."""
+    head, _, stream = await ask(
+        server,
+        "GET / HTTP/1.1\nHost: x\nConnection: Upgrade\nUpgrade: websocket\n"
+        "Sec-WebSocket-Version: 13\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+        keep=True,
+    )
+    return head, stream
+
+
+async def test_short_of_memory_newcomers_are_to_come_back_at_different_times() -> None:
+    async with tcp_echo() as port, running(config_of(stream_route(port), memory="1MiB")) as server:
+        filler = server.account.open("somebody else", 1 << 20)
+        asked_for = set()
+        for _ in range(20):
+            head, stream = await upgrade(server)
+            await stream.aclose()
+            assert head.startswith("HTTP/1.1 503 ")
+            asked_for.add(head.partition("Retry-After: ")[2].split("\r\n")[0])
+        assert server.metrics.route("test").refusals == {"overload": 20}
+        filler.close()
+        head, stream = await upgrade(server)
+        await stream.aclose()
+        assert head.startswith("HTTP/1.1 101 ")
+    assert len(asked_for) > 1
+    assert all(2 <= int(seconds) <= 10 for seconds in asked_for)
+
+
+async def test_what_is_held_is_told_and_given_back() -> None:
+    async with tcp_echo() as port, running(config_of(stream_route(port), memory="8MiB")) as server:
+        _, stream = await upgrade(server)
+        await until(lambda: len(server.registry) == 1)
+        (session,) = server.registry
+        told = server.describe_memory()
+        assert told["limit_bytes"] == 8 << 20
+        assert told["holder_limit_bytes"] == 2 << 20
+        assert told["largest_holders"] == [{"holder": "127.0.0.1", "bytes": session.tab.used, "tabs": 1}]
+        assert told["largest_sessions"] == [{"session": session.id, "holder": "127.0.0.1", "bytes": session.tab.used}]
+        reading = server.metrics.memory()
+        assert (reading.used, reading.largest_holder, reading.holders) == (session.tab.used, session.tab.used, 1)
+        assert server.metrics.memory().limit == 8 << 20
+        await stream.aclose()
+        await until(lambda: not server.registry)
+        assert (server.account.used, server.account.holders) == (0, 0)
+
+
+async def test_a_reload_changes_the_budgets() -> None:
+    async with running(config_of(stream_route(9), memory="8MiB")) as server:
+        await server.apply(config_of(stream_route(9), memory="4MiB", memory_per_holder="3MiB"))
+        assert (server.account.limit, server.account.holder_limit) == (4 << 20, 3 << 20)

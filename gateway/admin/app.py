@@ -6,7 +6,7 @@ for the token where one is set. It decides and renders; `gateway.admin.server` d
 
 import hmac
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -29,6 +29,10 @@ _GZIP_SLICE_BYTES: Final = 128 * 1024
 _TEXT: Final = "text/plain; charset=utf-8"
 
 
+MemoryReport = Callable[[], Mapping[str, object]]
+"""The account of memory, fit for JSON."""
+
+
 class Gateway(Protocol):
     """What the app asks the server for."""
 
@@ -46,12 +50,18 @@ class AdminApp:
     """The endpoints. `answer` a request with them; it raises HandshakeRefused for what is not answered."""
 
     def __init__(
-        self, gateway: Gateway, *, token: SecretStr | None = None, sessions: SessionDirectory | None = None
+        self,
+        gateway: Gateway,
+        *,
+        token: SecretStr | None = None,
+        sessions: SessionDirectory | None = None,
+        memory: MemoryReport | None = None,
     ) -> None:
-        """`token`: the bearer token that all but the probes ask for. Without `sessions` there is no sessions API."""
+        """`token`: the bearer token that all but the probes ask for. `sessions`, `memory`: for the API of that name."""
         self._gateway = gateway
         self._token = None if token is None else token.get_secret_value().encode()
         self._exporter = Exporter(gateway.metrics)
+        self._memory = memory
         self._sessions = None if sessions is None else SessionsApi(sessions)
 
     async def answer(self, request: Request) -> Response:
@@ -68,9 +78,13 @@ class AdminApp:
         match request.path.split("/"):
             case ["", "metrics"]:
                 return await self._metrics(request)
+            case ["", "memory"] if self._memory is not None:
+                return Response.of_json(self._memory())
             case ["", "sessions", *_] if self._sessions is not None:
                 return self._sessions.answer(request)
-        known = "/healthz, /readyz, /metrics" + (", /sessions" if self._sessions is not None else "")
+        known = "/healthz, /readyz, /metrics"
+        known += ", /memory" if self._memory is not None else ""
+        known += ", /sessions" if self._sessions is not None else ""
         raise HandshakeRefused(
             f"nothing is here; there are {known}", status=HTTPStatus.NOT_FOUND, reason=ServiceRefusal.NO_ROUTE
         )

@@ -252,6 +252,24 @@ Account = Annotated[
 ]
 """A user or a group of this machine."""
 
+
+def _memory(value: object) -> object:
+    return value if value == "auto" else _size(value)
+
+
+Memory = Annotated[
+    int | Literal["auto"],
+    PlainValidator(_memory),
+    PlainSerializer(lambda value: value if value == "auto" else format_size(value)),
+    WithJsonSchema(
+        {
+            "title": "auto or size",
+            "anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^auto$|{SIZE_PATTERN}"}],
+        }
+    ),
+]
+"""Bytes, or `auto`: as much as the machine lets us have."""
+
 LocalPath = Annotated[Path, AfterValidator(_path), WithJsonSchema({"type": "string", "title": "path", "minLength": 1})]
 """A path of this machine; in a file, relative to the file's folder."""
 

@@ -19,6 +19,7 @@ from gateway.config.fields import (
     FileMode,
     HeadSize,
     LocalPath,
+    Memory,
     Rate,
     Secret,
     Size,
@@ -277,14 +278,14 @@ class Sessions(Section):
 
     parked: Count = 10_000
     """Sessions that wait for their client at the same time; beyond it the one that waits longest is ended."""
-    parked_bytes: Size = 256 * 2**20
-    """What all of them may hold together; some 16 kB each, and the messages that they keep."""
+    parked_bytes: Size | None = None
+    """What all of them may hold together; `null`: what `memory` leaves them. Older than `memory`, and rarely of use."""
     ended: Annotated[int, Field(ge=0)] = 1000
     """Ended sessions whose loss report is kept, for the admin API and for a client that asks for its session."""
 
 
 class Admin(Section):
-    """The admin listener: `/healthz`, `/readyz`, `/metrics` and the sessions API."""
+    """The admin listener: `/healthz`, `/readyz`, `/metrics`, `/memory` and the sessions API."""
 
     bind: Bind = TcpAddress(host="127.0.0.1", port=9090)
     """`host:port`, `[v6]:port` or `unix:PATH`. Not for the public."""
@@ -322,6 +323,12 @@ class Config(Section):
     """Which requests go where; their order does not matter."""
     timeouts: Timeouts = Timeouts()
     requests: Requests = Requests()
+    memory: Memory = "auto"
+    """What may be held for all clients and backends together: messages that wait, buffers, sessions. `auto`: three
+    fifths of what the control group (or half of what the machine) has beyond 64 MiB."""
+    memory_per_holder: Size | None = None
+    """What may be held for one holder: an IPv4 address, or one /64 of IPv6. At that its connections are not read until
+    it takes what waits for it; `null`: a quarter of `memory`."""
     sessions: Sessions = Sessions()
     """Parked and ended sessions."""
     admin: Admin | None = Admin()

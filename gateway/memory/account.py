@@ -177,14 +177,17 @@ class Account:
         self.alarm_at: i64 = 0
         self.calm_at: i64 = -1
         """Below this the process has room again; -1 while it was never short of it."""
-        self.set_limits(limit_bytes=limit_bytes, holder_bytes=holder_bytes)
+        self._limit_to(limit_bytes, holder_bytes)
 
     def set_limits(self, *, limit_bytes: int, holder_bytes: int) -> None:
         """Other budgets, as after a reload."""
+        self._limit_to(limit_bytes, holder_bytes)
+        self.call_attention()
+
+    def _limit_to(self, limit_bytes: int, holder_bytes: int) -> None:
         self.limit = limit_bytes
         self.holder_limit = min(holder_bytes, limit_bytes)
         self._rebalance()
-        self.call_attention()
 
     def open(self, key: str, size: int = 0) -> Tab:
         """The tab of a session of the holder `key`, with `size` bytes to begin with. To be closed with the session."""

@@ -56,6 +56,15 @@ def address_group(address: str) -> str:
     return str(network)
 
 
+NO_ADDRESS: Final = "unix"
+"""Who comes by a Unix socket, without a proxy that tells more, is one holder with all others who do."""
+
+
+def holder_of(address: str | None) -> str:
+    """Whom what is held for a client at `address` is charged to."""
+    return NO_ADDRESS if address is None else address_group(address)
+
+
 class Ticket:
     """One admitted connection. `release` it when it ends, or use it as a context manager."""
 

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from gateway.config import TcpAddress
-from gateway.errors import BackendFault, BackendRefused, BackendUnreachable
+from gateway.errors import BackendFault, BackendRefused, BackendUnreachable, Overloaded
 from gateway.policy.admission import Ticket
 from gateway.policy.forwarded import ClientView
 from gateway.protocol.deflate import DeflateParameters, negotiate
@@ -36,7 +36,7 @@ from gateway.sessions.reaching import Reached, reach
 from gateway.sessions.registry import EndedSession
 from gateway.sessions.routes import RouteService
 from gateway.sessions.session import PASSING_REFUSALS, House, Participants, Session
-from gateway.telemetry.metrics import ResumeOutcome
+from gateway.telemetry.metrics import ResumeOutcome, ServiceRefusal
 from gateway.transport.connector import ClientFacts
 from gateway.transport.listener import Established
 
@@ -108,6 +108,10 @@ async def _receive_records(arrival: Arrival, house: House, undo: ExitStack) -> N
         code = refusal.code if is_legal_close_code(refusal.code) else BackendFault.close_code
         await close_politely(channel, ws, code, refusal.close_reason)
         return
+    except Overloaded as fault:
+        arrival.service.metrics.count_refusal(ServiceRefusal.OVERLOAD)
+        await close_politely(channel, ws, fault.close_code, fault.close_reason)
+        return
     except BackendUnreachable as error:
         log.warning("backend_unreachable", route=arrival.service.config.name, problem=str(error))
         await close_politely(channel, ws, BackendFault.close_code, "the service behind this gateway cannot be reached")
@@ -138,6 +142,8 @@ async def _find(
             outcome, session, report = await _look_up(arrival, house, greeting, token, binding)
         arrival.service.metrics.resumes[outcome] += 1
     if session is None:
+        if not house.account.admits(resuming=False):
+            raise Overloaded("this gateway is short of memory; try again later")
         token = new_token()
         session = await _begin(arrival, house, token, binding, consumed=0)
         assert session is not None

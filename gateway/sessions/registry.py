@@ -32,7 +32,7 @@ class EndedSession:
 class SessionRegistry:
     """Finds sessions by token and by ID; an `admin.sessions.SessionDirectory`."""
 
-    def __init__(self, *, parked_sessions: int, parked_bytes: int, ended_sessions: int) -> None:
+    def __init__(self, *, parked_sessions: int, parked_bytes: int | None, ended_sessions: int) -> None:
         self.parked_sessions = parked_sessions
         self.parked_bytes = parked_bytes
         self.turns: Final = Turns()
@@ -97,9 +97,24 @@ class SessionRegistry:
 
     def enforce_memory(self, now: float) -> None:
         """Ends parked sessions until the rest is within `parked_bytes`; to be called now and then."""
+        if self.parked_bytes is None:
+            return
         held = sum(session.held_bytes for session in self._parked.values())
         while held > self.parked_bytes and self._parked:
             held -= self._evict(now)
+
+    def free(self, size: int, now: float) -> int:
+        """Ends the parked sessions that hold most until `size` bytes are freed or none is left; how many it ended."""
+        fattest = sorted(self._parked.values(), key=lambda session: session.held_bytes, reverse=True)
+        ended = 0
+        for session in fattest:
+            if size <= 0:
+                break
+            if self._parked.pop(session.id, None) is not None:
+                size -= session.held_bytes
+                session.relay.evict(now)
+                ended += 1
+        return ended
 
     def _evict(self, now: float) -> int:
         _, session = self._parked.popitem(last=False)

@@ -22,7 +22,8 @@ from gateway.errors import (
     BackendUnreachable,
     ProtocolViolation,
 )
-from gateway.policy.admission import Ticket
+from gateway.memory.account import Account
+from gateway.policy.admission import Ticket, holder_of
 from gateway.protocol.messages import WebSocketConnection, is_legal_close_code
 from gateway.protocol.records import (
     OpenedByGateway,
@@ -56,7 +57,7 @@ PASSING_REFUSALS: Final = frozenset({1012, 1013})
 """Codes with which a backend refuses for the moment: the session may be there, and is not to be replaced by another."""
 
 SESSION_BYTES: Final = 16 * 1024
-"""What a parked session is reckoned to take when it holds nothing."""
+"""What a session takes when it holds nothing."""
 
 NO_SUMMARY: Final[Mapping[str, object]] = MappingProxyType({})
 
@@ -80,6 +81,7 @@ class House(Protocol):
 
     pump: Pump
     registry: SessionRegistry
+    account: Account
 
     def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
         """Runs an async function without arguments as a task of the server's."""
@@ -103,6 +105,7 @@ class Session:
         "relay",
         "resumes",
         "service",
+        "tab",
         "token",
     )
 
@@ -136,6 +139,8 @@ class Session:
         self._opening = opening
         self._dialed = dialed
         self._ticket: Ticket | None = ticket
+        self.tab = house.account.open(holder_of(participants.address), SESSION_BYTES)
+        """What it holds is charged here."""
         service.metrics.connections += 1
         service.metrics.sessions[SessionState.ATTACHED] += 1
 
@@ -238,6 +243,7 @@ class Session:
         now = relay.pump.clock()
         self._release_ticket()
         self._dialed.close()
+        self.tab.close()
         metrics = self.service.metrics
         if self.is_parked:
             self._count(SessionState.PARKED, -1)
@@ -377,10 +383,11 @@ class Session:
     def held_bytes(self) -> int:
         """What the session keeps in memory beyond its own few kilobytes."""
         directions = (self.relay.up, self.relay.down)
-        return SESSION_BYTES + sum(
+        reckoned = SESSION_BYTES + sum(
             direction.held_bytes + (0 if direction.outbox is None else direction.outbox.bytes)
             for direction in directions
         )
+        return max(reckoned, self.tab.used)
 
     def describe(self) -> Mapping[str, object]:
         """For the admin API: who, since when, and how far messages got in each direction."""
@@ -397,6 +404,7 @@ class Session:
             "endpoint": self._dialed.state.name,
             "seconds": round(now - self.relay.opened_at, 3),
             "resumes": self.resumes,
+            "memory_bytes": self.held_bytes,
             "upstream": _ladder(self.relay.up, now),
             "downstream": _ladder(self.relay.down, now),
         }

@@ -20,6 +20,7 @@ from gateway.telemetry.metrics import (
     DirectionMetrics,
     Histogram,
     InFlightReading,
+    MemoryReading,
     Metrics,
     RouteMetrics,
 )
@@ -184,6 +185,10 @@ def _certificate_expiry(metrics: Metrics) -> Iterator[Reading]:
         earliest[reading.certificate] = min(expires_at, reading.expires_at)
     for certificate, expires_at in earliest.items():
         yield (certificate,), expires_at
+
+
+def _memory(read: Callable[[MemoryReading], int]) -> Reader:
+    return lambda metrics: (((), read(metrics.memory())),)
 
 
 def _build_info(metrics: Metrics) -> Iterator[Reading]:
@@ -395,6 +400,62 @@ DECLARATIONS: Final = (
         labels=("reason",),
         help="Times that a listener could not accept a connection and paused before it tried again.",
         read=lambda metrics: (((reason.value,), count) for reason, count in metrics.accept_errors.items()),
+    ),
+    Declaration(
+        name="memory_used_bytes",
+        kind=Kind.GAUGE,
+        unit="bytes",
+        labels=(),
+        help="What is held for clients and backends, at what it takes in memory with the objects around it.",
+        read=_memory(attrgetter("used")),
+    ),
+    Declaration(
+        name="memory_limit_bytes",
+        kind=Kind.GAUGE,
+        unit="bytes",
+        labels=(),
+        help="The budget for what is held; beyond three quarters of it the largest holders wait.",
+        read=_memory(attrgetter("limit")),
+    ),
+    Declaration(
+        name="memory_holder_limit_bytes",
+        kind=Kind.GAUGE,
+        unit="bytes",
+        labels=(),
+        help="The budget of one holder, an address.",
+        read=_memory(attrgetter("holder_limit")),
+    ),
+    Declaration(
+        name="memory_holder_allowance_bytes",
+        kind=Kind.GAUGE,
+        unit="bytes",
+        labels=(),
+        help="What one holder may have at this moment and still be read: its budget, or less where memory is short.",
+        read=_memory(attrgetter("allowance")),
+    ),
+    Declaration(
+        name="memory_largest_holder_bytes",
+        kind=Kind.GAUGE,
+        unit="bytes",
+        labels=(),
+        help="What is held for the holder that has most; /memory of the admin API names it.",
+        read=_memory(attrgetter("largest_holder")),
+    ),
+    Declaration(
+        name="memory_holders",
+        kind=Kind.GAUGE,
+        unit="holders",
+        labels=(),
+        help="Holders that have a session or a connection at this moment.",
+        read=_memory(attrgetter("holders")),
+    ),
+    Declaration(
+        name="memory_waiting_connections",
+        kind=Kind.GAUGE,
+        unit="connections",
+        labels=(),
+        help="Connections that are not read because their holder has its allowance in use.",
+        read=_memory(attrgetter("waiting")),
     ),
     Declaration(
         name="config_reloads_total",

@@ -372,6 +372,21 @@ class CertificateReading:
     """Seconds since the epoch."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryReading:
+    """The account of memory at the moment of a scrape; in bytes, but for the counts."""
+
+    used: int = 0
+    limit: int = 0
+    holder_limit: int = 0
+    allowance: int = 0
+    """What one holder may have now and still be read."""
+    largest_holder: int = 0
+    holders: int = 0
+    waiting: int = 0
+    """Connections that are not read."""
+
+
 def _nothing() -> Iterable[InFlightReading]:
     return ()
 
@@ -404,6 +419,7 @@ class Metrics:
         """Yields one reading for each ledger that has a message in flight; those with nothing are left out."""
         self.backends: Callable[[], Iterable[BackendReading]] = _no_backends
         self.certificates: Callable[[], Iterable[CertificateReading]] = _no_certificates
+        self.memory: Callable[[], MemoryReading] = MemoryReading
         self._routes: Final[dict[str, RouteMetrics]] = {}
 
     @property

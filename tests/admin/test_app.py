@@ -121,6 +121,14 @@ async def test_the_sessions_api_is_there_with_a_directory() -> None:
         await app.answer(get("/"))
 
 
+async def test_the_account_of_memory_is_there_where_there_is_one() -> None:
+    app = AdminApp(FakeGateway(), memory=lambda: {"used_bytes": 1})
+    response = await app.answer(get("/memory"))
+    assert json.loads(response.body) == {"used_bytes": 1}
+    with pytest.raises(HandshakeRefused, match=r"/memory$"):
+        await app.answer(get("/"))
+
+
 TOKEN = SecretStr("s3cret-書留")
 SENT_TOKEN = "s3cret-書留".encode().decode("latin-1")
 

@@ -238,3 +238,36 @@ async def test_a_parked_session_with_an_empty_outbox_takes_little_memory() -> No
         assert min(taken) < MAX_PARKED_BYTES
         client = await Client.connect(server)
         assert (await client.open(tokens[sessions // 2]))["resumed"] is True
+
+
+async def test_short_of_memory_the_fattest_parked_session_goes_first() -> None:
+    async with scripted() as service:
+        config = config_of(records_route(service.port), memory="1MiB", memory_per_holder="1MiB")
+        async with running(config) as server:
+            links = []
+            for _ in range(3):
+                client, _, link = await begin(service, server)
+                before = parked(server)
+                await client.cut()
+                await until(lambda before=before: parked(server) == before + 1)  # type: ignore[misc]
+                links.append(link)
+            fattest = sorted(server.registry, key=lambda session: session.relay.opened_at)[1]
+            fattest.tab.charge(900 * 1024)
+            await until(lambda: len(server.registry) == 2)
+            assert fattest not in server.registry
+            assert (await links[1].closed())["code"] == 1006
+            assert not server.account.excess_bytes
+
+
+async def test_a_newcomer_is_told_to_come_back_and_a_resume_is_let_in() -> None:
+    async with backend() as port, running(config_of(records_route(port), memory="1MiB")) as server:
+        client = await Client.connect(server)
+        token = (await client.open())["session"]
+        server.account.open("somebody else", server.account.limit * 31 // 32 - server.account.used)
+        newcomer = await Client.connect(server)
+        await newcomer.send(RecordType.OPEN, 0, 0, b"{}")
+        assert await newcomer.closed() == 1013
+        assert newcomer.close_reason == "this gateway is short of memory; try again later"
+        assert server.metrics.route("test").refusals == {"overload": 1}
+        resumed = await Client.connect(server)
+        assert (await resumed.open(token))["resumed"]

@@ -21,6 +21,7 @@ from gateway.telemetry.metrics import (
     HandshakeOutcome,
     Histogram,
     InFlightReading,
+    MemoryReading,
     Metrics,
     PauseCause,
     ReloadOutcome,
@@ -169,6 +170,23 @@ CASES: list[tuple[str, Happening, tuple[str, ...], float]] = [
     *(
         ("config_reloads_total", lambda metrics, _, key=key: setitem(metrics.config_reloads, key, 7), (key.value,), 7)
         for key in ReloadOutcome
+    ),
+    *(
+        (
+            f"memory_{name}",
+            lambda metrics, _, key=key: setattr(metrics, "memory", lambda: MemoryReading(**{key: 7})),
+            (),
+            7,
+        )
+        for name, key in (
+            ("used_bytes", "used"),
+            ("limit_bytes", "limit"),
+            ("holder_limit_bytes", "holder_limit"),
+            ("holder_allowance_bytes", "allowance"),
+            ("largest_holder_bytes", "largest_holder"),
+            ("holders", "holders"),
+            ("waiting_connections", "waiting"),
+        )
     ),
     ("tls_certificate_expiry_timestamp_seconds", _have_certificates, ("tls.crt",), 1.9e9),
     ("tls_certificate_expiry_timestamp_seconds", _have_certificates, ("other.crt",), 1.5e9),
