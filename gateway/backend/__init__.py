@@ -9,7 +9,9 @@ async def handler(session: Session) -> None:
 anyio.run(functools.partial(serve, handler, port=9000))
 """
 
-from gateway.backend.service import Address, Handler, Limits, serve
+from gateway.backend.handling import Handler
+from gateway.backend.limits import Limits
+from gateway.backend.service import Address, serve
 from gateway.backend.session import (
     BinaryMessage,
     Message,

@@ -65,8 +65,8 @@ class State(Enum):
 class Conversation:
     """A session's state machine. `window_messages` and `window_bytes` are what the peer may have unconsumed.
 
-    `stored` is what the store had of it, None for a new session. `kept_bytes` is how much of a message that is sent in
-    pieces is kept for sending it again.
+    `stored` is what the store had of it, None for a new session. `kept_bytes` is how much of a message that is sent, or
+    taken, in pieces is kept for sending it, or giving it to the handler, again.
     """
 
     def __init__(
@@ -81,7 +81,12 @@ class Conversation:
         """How the session ended for good, None while it goes on."""
         self.report: SessionReport | None = None
         """What the peer's CLOSE told of losses."""
-        self.inbox = Inbox(consumed=stored.consumed, window_messages=window_messages, window_bytes=window_bytes)
+        self.inbox = Inbox(
+            consumed=stored.consumed,
+            window_messages=window_messages,
+            window_bytes=window_bytes,
+            kept_bytes=kept_bytes,
+        )
         self.outbox = Outbox(settled=stored.settled, sent=stored.sent, messages=stored.outbox, kept_bytes=kept_bytes)
         self.settled_rung: Rung | None = None
         """What the newest ACK proved of the messages it settled."""

@@ -11,7 +11,7 @@ session at once, even before its tasks have noticed that they are cancelled.
 import errno
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -22,13 +22,12 @@ from anyio.streams.tls import TLSStream
 
 from gateway.backend.conversation import SUPERSEDED, Conversation, Refused, State
 from gateway.backend.deadlines import Deadlines
+from gateway.backend.handling import Handler, handle
+from gateway.backend.limits import DEFAULT_LIMITS, Limits
 from gateway.backend.live import LiveSession, Shelf
-from gateway.backend.session import Session, SessionEnded
 from gateway.backend.store import Changes, MemoryStore, SessionEnd, Store
 from gateway.errors import ConnectionFault, ProtocolViolation
 from gateway.protocol.records import (
-    DEFAULT_WINDOW_BYTES,
-    DEFAULT_WINDOW_MESSAGES,
     CloseBody,
     OpenToBackend,
     Record,
@@ -46,7 +45,6 @@ WRITE_BYTES: Final = 256 * 1024
 TRY_AGAIN_LATER: Final = 1013
 SERVICE_RESTART: Final = 1012
 ABNORMAL: Final = 1006
-INTERNAL: Final = 1011
 
 OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Errors of accept that pass when other connections end."""
@@ -55,34 +53,8 @@ ACCEPT_BACK_OFF_SECONDS: Final = 0.1
 GOODBYE_SECONDS: Final = 1.0
 """What a connection has to say goodbye when the service is cancelled."""
 
-Handler: TypeAlias = Callable[[Session], Awaitable[None]]
 Address: TypeAlias = tuple[str, int] | str
 """(host, port) of a TCP listener, the path of a Unix one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a service takes and how long it waits; times in seconds."""
-
-    window_messages: int = DEFAULT_WINDOW_MESSAGES
-    """Messages of a client's that may be unconsumed; told to the gateway, which holds the others back."""
-    window_bytes: int = DEFAULT_WINDOW_BYTES
-    """The same in payload bytes. Of a message that is sent in pieces as many are kept for sending it again."""
-    message_bytes: int = 16 << 20
-    """The largest message that iterating over a session gathers; a larger one is rejected with 1009."""
-    sessions: int = 10_000
-    """Sessions at a time, those without a connection included; an OPEN beyond is refused with 1013."""
-    grace: float = 300.0
-    """How long a session waits for its next connection before it ends with 1006. Longer than the gateway's own."""
-    open_timeout: float = 10.0
-    """For OPEN to come in after a connection was accepted."""
-    close_timeout: float = 5.0
-    """For the gateway to close its side after ours was closed."""
-    keepalive: float = 20.0
-    """A connection that is silent for so long is sent a PING, and dropped when it stays so for as long again."""
-
-
-DEFAULT_LIMITS: Final = Limits()
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -339,17 +311,7 @@ class Service:
     # --- sessions ---------------------------------------------------------------------------------------------------
 
     async def _handle(self, tenancy: _Tenancy) -> None:
-        """The boundary of one handler: what it raises ends its session with 1011, and nothing else."""
-        conversation = tenancy.live.conversation
-        session = Session(tenancy.live, message_bytes=self._limits.message_bytes)
-        try:
-            await self._handler(session)
-            session.finish_current()
-            session.close()
-        except Exception as error:
-            if not _is_only_session_ended(error):
-                logger.exception("session %s: the handler failed", tenancy.live.id)
-            conversation.close(INTERNAL, "")
+        await handle(tenancy.live, self._handler, self._limits)
         tenancy.handled = True
         tenancy.live.wake()
         await self._retire(tenancy)
@@ -411,7 +373,8 @@ async def serve(
     """Serves sessions until cancelled, each with its own call of `handler`; under trio or asyncio.
 
     Listens on TCP, or on the Unix socket `path` if given; reports its address as started. A handler that returns ends
-    its session with 1000, one that raises with 1011. `store` is a new `MemoryStore` by default, and is not closed.
+    its session with 1000; one that raises is run again, see `handling`. `store` is a new `MemoryStore` by default, and
+    is not closed.
     When cancelled, sessions of a durable store are left for a resume; all others are lost and closed with 1012, upon
     which kakitome.js and the Python client begin new ones by themselves, and report what may have been lost.
     Raises OSError if it cannot listen, and what the store raises if it cannot be read.
@@ -452,13 +415,6 @@ async def _end_output(stream: ByteStream) -> bool:
     except NotImplementedError:
         return False
     return True
-
-
-def _is_only_session_ended(error: Exception) -> bool:
-    """Whether a handler failed just because its session had ended, be it in one of its tasks."""
-    if isinstance(error, ExceptionGroup):
-        return error.split(SessionEnded)[1] is None
-    return isinstance(error, SessionEnded)
 
 
 def _log_end(live: LiveSession) -> None:

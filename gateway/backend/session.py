@@ -5,7 +5,8 @@
             await session.send("Pong: " + text)
 
 Invariant: a message is acknowledged after the handler is done with it and never before: when its loop body has ended,
-or when the handler has returned. A message whose handler raised, or was cancelled, comes again after a resume.
+or when the handler has returned. A message whose handler raised comes again, a bounded number of times (`handling`); so
+does, after a resume, one whose handler was cancelled because the process stops.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -146,12 +147,14 @@ class Receipt:
 class Session:
     """One client's conversation with this backend, whatever connections it takes. For one handler's tasks.
 
-    After a restart of the process the handler of a resumed session runs anew: `sent_messages` and `consumed_messages`
-    tell it how far it was.
+    After a restart of the process the handler of a resumed session runs anew, and so does one that raised:
+    `sent_messages` and `consumed_messages` tell it how far it was.
     """
 
-    def __init__(self, live: LiveSession, *, message_bytes: int) -> None:
+    def __init__(self, live: LiveSession, *, message_bytes: int, attempt: int = 1) -> None:
         """`message_bytes` is the largest message that iterating gathers; a larger one is rejected with 1009."""
+        self.attempt = attempt
+        """How many times the handler has been run because it raised, this one included; 1 if it did not."""
         self._live = live
         self._message_bytes = message_bytes
         self._current: int | None = None
@@ -249,6 +252,12 @@ class Session:
     def ended(self) -> bool:
         """The session has ended for good, though messages that came before the end may still be taken."""
         return self._conversation.end is not None
+
+    @property
+    def is_done(self) -> bool:
+        """It has ended, and there is no message left that the handler could take, or take again."""
+        inbox = self._conversation.inbox
+        return self.ended and (self._closed or (inbox.is_empty and inbox.in_hand is None))
 
     @property
     def close_code(self) -> int | None:
@@ -406,7 +415,7 @@ class Session:
         """Sends a part of a message, the first or the next; waits for the connection to take it. Raises SessionEnded.
 
         A message that has grown beyond the window is not kept: a connection that breaks in it ends the session (1011).
-        After a restart the handler must begin the unfinished message again with the same bytes.
+        After a restart, or when it has raised, the handler must begin the unfinished message again with the same bytes.
         """
         if self._conversation.outbox.in_pieces:
             return await self._send_piece(data, text=text, last=last)

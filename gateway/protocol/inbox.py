@@ -42,18 +42,33 @@ class OversizeMessage(NamedTuple):
     seq: int
 
 
+class _Taken:
+    """What the application has of one message that it has not consumed."""
+
+    __slots__ = ("pieces", "size")
+
+    def __init__(self) -> None:
+        self.pieces: list[IncomingPiece] | None = []
+        """None once there was more of it than is kept."""
+        self.size = 0
+
+
 class Inbox:
     """What has come in and is not consumed. The windows are those that the peer was told (messages, payload bytes).
 
-    `consumed` is the position to start from: messages up to it are dropped when they come again.
+    `consumed` is the position to start from: messages up to it are dropped when they come again. What the application
+    has taken is kept until it is consumed, so that it can be put back; of a message that is taken in pieces no more
+    than `kept_bytes`. None keeps nothing.
     """
 
     __slots__ = (
         "_consumed_ahead",
         "_discarded",
+        "_kept_bytes",
         "_queue",
         "_receiver",
         "_sizes",
+        "_taken",
         "_unfinished_taken",
         "consumed",
         "queued_bytes",
@@ -62,7 +77,9 @@ class Inbox:
         "window_messages",
     )
 
-    def __init__(self, *, consumed: int, window_messages: int, window_bytes: int) -> None:
+    def __init__(
+        self, *, consumed: int, window_messages: int, window_bytes: int, kept_bytes: int | None = None
+    ) -> None:
         self.consumed = consumed
         """All messages up to this one are consumed (or rejected)."""
         self.queued_bytes = 0
@@ -73,6 +90,8 @@ class Inbox:
         self.window_bytes = window_bytes
         self._receiver = DataReceiver(start=consumed)
         self._queue: deque[IncomingPiece] = deque()
+        self._kept_bytes = kept_bytes
+        self._taken: dict[int, _Taken] = {}
         self._sizes: dict[int, int] = {}
         """Bytes that came of each message that is not consumed."""
         self._consumed_ahead: set[int] = set()
@@ -159,7 +178,19 @@ class Inbox:
         piece = self._queue.popleft()
         self.queued_bytes -= len(piece.data)
         self._unfinished_taken = piece.seq > self.accepted
+        if self._kept_bytes is not None:
+            self._keep(piece.seq, [piece], self._kept_bytes)
         return piece
+
+    def _keep(self, seq: int, pieces: Sequence[IncomingPiece], limit: int) -> None:
+        taken = self._taken.get(seq)
+        if taken is None:
+            taken = self._taken[seq] = _Taken()
+        taken.size += sum(len(piece.data) for piece in pieces)
+        if taken.size > limit:
+            taken.pieces = None
+        elif taken.pieces is not None:
+            taken.pieces.extend(pieces)
 
     def take_message(self, max_bytes: int) -> WholeMessage | OversizeMessage | None:
         """The next message once it is whole, or that it is larger than `max_bytes` (then reject it); None before.
@@ -173,15 +204,41 @@ class Inbox:
             return OversizeMessage(seq)
         if seq > self.accepted:
             return None
-        parts = []
+        pieces = []
         while True:
             piece = self._queue.popleft()
-            parts.append(piece.data)
+            pieces.append(piece)
             if piece.last:
                 break
+        if self._kept_bytes is not None:
+            self._keep(seq, pieces, max_bytes)
+        parts = [piece.data for piece in pieces]
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         self.queued_bytes -= len(data)
         return WholeMessage(seq, data.decode() if piece.text else data)
+
+    @property
+    def in_hand(self) -> int | None:
+        """The first message that the application has taken, in part at least, and not consumed; None for none."""
+        return min(self._taken, default=None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing waits to be taken."""
+        return not self._queue
+
+    def put_back(self) -> Sequence[int]:
+        """The application has lost what it took: what it has not consumed of it is to be taken again.
+
+        Returns the messages of which too much was taken to be kept. They do not come again: discard them.
+        """
+        taken, self._taken = self._taken, {}
+        pieces = [piece for seq in sorted(taken) for piece in taken[seq].pieces or ()]
+        lost = [seq for seq in sorted(taken) if taken[seq].pieces is None]
+        self._queue.extendleft(reversed(pieces))
+        self.queued_bytes += sum(len(piece.data) for piece in pieces)
+        self._unfinished_taken = bool(lost) and lost[-1] > self.accepted
+        return lost
 
     def consumed_after(self, seq: int) -> int:
         """Where the position would be if `seq` were consumed. Raises ValueError as `consume`."""
@@ -222,6 +279,7 @@ class Inbox:
         size = self._sizes.pop(seq, None)
         if size is None:
             return
+        self._taken.pop(seq, None)
         self.unconsumed_bytes -= size
         self._consumed_ahead.add(seq)
         while self.consumed + 1 in self._consumed_ahead:

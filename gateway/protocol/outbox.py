@@ -88,6 +88,7 @@ class Outbox:
         "_kept_bytes",
         "_next",
         "_saved",
+        "_skip_bytes",
         "begun",
         "carried",
         "sent",
@@ -130,6 +131,8 @@ class Outbox:
                 self._entries[seq] = lost = _Entry(seq, False, [], 0)
                 lost.dropped = True
         self._growing: _Entry | None = None
+        self._skip_bytes = 0
+        """What is still to come again of the bytes that the growing message had."""
         self.unsettled_bytes = sum(entry.size for entry in self._entries.values())
         self.unsent_bytes = self.unsettled_bytes
         """Payload bytes that wait to be sent on this connection."""
@@ -196,7 +199,8 @@ class Outbox:
     def append_piece(self, *, text: bool, data: bytes, last: bool) -> int:
         """Takes a piece, the first or the next of its message; the message's number.
 
-        Raises ValueError for a piece of the other kind than the message it goes on with.
+        Raises ValueError for a piece of the other kind than the message it goes on with, and for an end before the
+        bytes that the message had before `restart_pieces`.
         """
         entry = self._growing
         if entry is None:
@@ -205,6 +209,13 @@ class Outbox:
             self.unsettled_messages += 1
         elif entry.text is not text:
             raise ValueError("all pieces of a message are text, or all are binary")
+        if self._skip_bytes:
+            if last and len(data) < self._skip_bytes:
+                missing = self._skip_bytes - len(data)
+                raise ValueError(f"the message ends {missing} bytes before the {entry.size} that were sent of it")
+            skipped = min(self._skip_bytes, len(data))
+            self._skip_bytes -= skipped
+            data = data[skipped:]
         if data:
             entry.chunks.append(data)
             entry.size += len(data)
@@ -217,6 +228,22 @@ class Outbox:
             self._growing = None
             self.sent += 1
         return entry.seq
+
+    def restart_pieces(self) -> None:
+        """Whoever sends a message in pieces begins it again: pieces of what was taken before are skipped.
+
+        A message of which no byte has left is forgotten instead, with its number.
+        """
+        entry = self._growing
+        if entry is None:
+            return
+        if entry.seq > self.begun:
+            self._growing = None
+            self._skip_bytes = 0
+            self._uncount(self._entries.pop(entry.seq))
+            self.unsent_bytes -= entry.size
+        else:
+            self._skip_bytes = entry.size
 
     def _count(self, size: int) -> None:
         self.unsettled_bytes += size

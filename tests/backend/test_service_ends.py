@@ -58,26 +58,6 @@ async def test_a_handler_closes_with_a_code_and_takes_no_more_messages() -> None
     assert taken == ["one"]
 
 
-async def test_a_handler_that_fails_ends_its_session_only(caplog: pytest.LogCaptureFixture) -> None:
-    async def handler(session: Session) -> None:
-        async for message in session:
-            if message == "fail":
-                raise LookupError("secret detail")
-            await session.send("fine")
-
-    async with serving(handler) as dial, await dial() as one, await dial() as two:
-        await one.open(session="one")
-        await two.open(session="two")
-        await one.data(1, "fail")
-        assert await one.receive_close() == (1011, "")
-        assert one.acks == []
-        await two.data(1, "x")
-        assert await two.receive_message() == (1, "fine")
-    [record] = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert record.exc_info is not None
-    assert "one" in record.getMessage()
-
-
 async def test_the_peers_close_ends_the_iteration_behind_what_came_before(caplog: pytest.LogCaptureFixture) -> None:
     taken: list[Message] = []
     may_go_on = trio.Event()
