@@ -191,6 +191,16 @@ class NoEndpointLeft(BackendUnreachable):
     """All endpoints of the route were left out by whoever dials: each has answered already."""
 
 
+class GatewayExhausted(BackendUnreachable):
+    """No connection for want of something of the gateway's own, such as descriptors: HTTP 503, Close 1013.
+
+    It says nothing about the backend, which may be well.
+    """
+
+    blame = Blame.GATEWAY
+    reason = "exhausted"
+
+
 class BackendRefused(BackendUnreachable):
     """A records backend answered OPEN with CLOSE: its code and reason are passed on."""
 

@@ -33,6 +33,7 @@ from gateway.errors import (
     BackendUnreachable,
     Blame,
     ConfigError,
+    GatewayExhausted,
     HandshakeRefused,
     HandshakeTimeout,
     StartupError,
@@ -64,10 +65,10 @@ from gateway.telemetry.metrics import (
 )
 from gateway.telemetry.repetition import Repetition
 from gateway.transport.files import Folder, serve_file
-from gateway.transport.health import HealthChecks
 from gateway.transport.listener import Accepted, Established, Listener, establish
 from gateway.transport.silent import SilentConnections
 from gateway.transport.upgrade import read_request, refuse
+from gateway.transport.upkeep import Upkeep
 
 DRAIN_SPREAD: Final = 0.7
 """The part of the drain window over which Close 1012 is spread; the rest is for the last ones to finish in."""
@@ -125,7 +126,7 @@ class Server:
         self._nursery: trio.Nursery
         self._table = RouteTable(config, self.metrics)
         self._admission: Final = Admission()
-        self._health: Final = HealthChecks()
+        self._upkeep: Final = Upkeep()
         self._listeners: list[Listener] = []
         self._handshakes = 0
         self._silent: Final = SilentConnections()
@@ -165,7 +166,7 @@ class Server:
             self._listeners.append(self._bind(config))  # one by one: those bound before a failure are closed
         self._provide_metrics()
         await nursery.start(self.pump.run)
-        self._health.start(nursery, self._table.connectors())
+        self._upkeep.start(nursery, self._table.connectors())
         nursery.start_soon(sample_lag, self.metrics.event_loop_lag_seconds)
         nursery.start_soon(self._watch_parked)
         if self.config.admin is not None:
@@ -283,7 +284,7 @@ class Server:
         self.account.set_limits(limit_bytes=limit, holder_bytes=share)
         self.registry.parked_sessions = config.sessions.parked
         self.registry.parked_bytes = config.sessions.parked_bytes
-        self._health.replace(table.connectors())
+        self._upkeep.replace(table.connectors())
         self._count_reload(ReloadOutcome.APPLIED)
         log.info("config_applied", routes=[service.config.name for service in table.services])
 
@@ -370,6 +371,9 @@ class Server:
         for listener in self._listeners:
             if listener.tls is not None:
                 yield from listener.tls.certificates
+        for connector in self._table.connectors():
+            if connector.tls is not None:
+                yield from connector.tls.certificates
 
     # --- one connection -------------------------------------------------------------------------------------------
 
@@ -391,6 +395,9 @@ class Server:
             await self._refuse(accepted, refusal, attempt)
         except BackendRefused as error:
             await self._refuse(accepted, _refused_by_backend(error), attempt)
+        except GatewayExhausted as error:
+            log.warning("gateway_exhausted", route=attempt.metrics.name, problem=str(error))
+            await self._refuse(accepted, _exhausted(), attempt)
         except BackendUnreachable as error:
             await self._unreachable(accepted, error, attempt.metrics)
         except HandshakeTimeout:
@@ -558,6 +565,16 @@ async def _watch(
     watcher: ConfigWatcher, server: Server, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     await watcher.run(on_config=server.apply, on_fault=server.reject, task_status=task_status)
+
+
+def _exhausted() -> HandshakeRefused:
+    return HandshakeRefused(
+        "this gateway can take no more connections; try again later",
+        status=503,
+        reason=ServiceRefusal.EXHAUSTED,
+        blame=Blame.GATEWAY,
+        headers=(("Retry-After", "1"),),
+    )
 
 
 def _refused_by_backend(error: BackendRefused) -> HandshakeRefused:

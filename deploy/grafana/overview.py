@@ -66,7 +66,10 @@ _NOW: Final = Row(
             description="Endpoints of backends that do not answer at least one gateway.",
             thresholds=[Threshold(value=1, colour=RED)],
             queries=[
-                Query(expr=f"sum(1 - min by (namespace, route, endpoint) (kakitome_backend_up{{{ON_ROUTE}}}))"),
+                Query(
+                    expr=f"sum(1 - min by (namespace, route, endpoint) (kakitome_backend_up{{{ON_ROUTE}}})) "
+                    "or vector(0)"
+                ),
             ],
         ),
     ],
@@ -212,8 +215,8 @@ _BACKENDS: Final = Row(
     panels=[
         States(
             title="Endpoints",
-            description="Whether an endpoint answers all gateways: by its last health check, or its last dial where "
-            "there are no checks.",
+            description="Whether an endpoint answers all gateways: by the last dial or health check; an endpoint of "
+            "which nothing is known yet is not shown.",
             width=12,
             texts=[(1, "up", GREEN), (0, "down", RED)],
             thresholds=[],

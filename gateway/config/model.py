@@ -5,7 +5,7 @@ a field is its description in the JSON Schema and in docs/configuration.md, so i
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -31,6 +31,9 @@ from gateway.policy.routing import parse_host_pattern, parse_path_pattern
 
 FramingName = Literal["stream", "lines", "length_prefixed", "records"]
 BalanceName = Literal["round_robin", "least_connections", "session_hash"]
+RECORDS_CHECK_SECONDS: Final = 5.0
+"""Their specification lets a connection end before OPEN."""
+
 ReadinessName = Literal["serving", "any_route"]
 TlsVersion = Literal["1.2", "1.3"]
 
@@ -117,10 +120,12 @@ class Match(Section):
 
 
 class Health(Section):
-    """Dials each endpoint now and then, so that a dead one is known before a client needs it."""
+    """Connects to endpoints and hangs up: so clients need not find out which are down, and which are back. An endpoint
+    to which a dial failed is asked again after 1 s, 2 s, 4 s and so on up to 30 s, until it answers."""
 
-    interval: Duration = 5.0
-    """From one check to the next."""
+    interval: Duration | None = None
+    """Endpoints are also checked without cause, so often; `null`: every 5 s with framing `records`, else not at all,
+    for there are services that take a connection without a word for an attack (TigerVNC refuses its sender)."""
     timeout: Duration = 2.0
     """An endpoint that has not taken the connection by then is down."""
 
@@ -142,7 +147,11 @@ class Backend(Section):
     """The TCP service behind a route."""
 
     endpoints: Annotated[tuple[Endpoint, ...], Field(min_length=1)]
-    """Where it listens: `tcp://host:port`, `tls://host:port`, `unix:///path`. A failed dial goes on to the next one."""
+    """Where it listens: `tcp://host:port`, `tls://host:port`, `unix:///path`. A failed dial goes on to the next one,
+    and so does one that takes longer than 250 ms, without being given up. All addresses of a name count as endpoints,
+    each with a health and a load of its own."""
+    resolve: Duration = 30.0
+    """How long what a name led to is believed; then it is looked up again."""
     framing: FramingName = "stream"
     """How messages stand in its byte stream: `stream` concatenates them, `lines` ends each with a newline,
     `length_prefixed` puts a 4-byte length before each, `records` speaks Kakitome's record protocol."""
@@ -156,7 +165,7 @@ class Backend(Section):
     connect_timeout: Duration = 5.0
     """For all endpoints tried together, TLS included."""
     health: Health | None = Health()
-    """`null` switches health checks off."""
+    """`null` switches health checks off: no connection is ever made but for a client."""
     tls: BackendTls | None = None
     """For `tls://` endpoints."""
     proxy_protocol: Literal["v2"] | None = None
@@ -168,6 +177,13 @@ class Backend(Section):
     def balancing(self) -> BalanceName:
         """`balance`, or what it is where it is absent."""
         return self.balance or ("session_hash" if self.framing == "records" else "least_connections")
+
+    @property
+    def check_interval(self) -> float | None:
+        """Seconds from one health check of an endpoint to the next; None: it is checked only after a failed dial."""
+        if self.health is None:
+            return None
+        return self.health.interval or (RECORDS_CHECK_SECONDS if self.framing == "records" else None)
 
 
 class Delivery(Section):

@@ -11,7 +11,7 @@ from typing import Final
 import structlog
 
 from gateway.config import TcpAddress
-from gateway.errors import BackendFault, BackendRefused, BackendUnreachable, Overloaded
+from gateway.errors import BackendFault, BackendRefused, BackendUnreachable, GatewayExhausted, Overloaded
 from gateway.policy.admission import Ticket
 from gateway.policy.forwarded import ClientView
 from gateway.protocol.deflate import DeflateParameters, negotiate
@@ -39,6 +39,8 @@ from gateway.sessions.session import PASSING_REFUSALS, House, Participants, Sess
 from gateway.telemetry.metrics import ResumeOutcome, ServiceRefusal
 from gateway.transport.connector import ClientFacts
 from gateway.transport.listener import Established
+
+TRY_AGAIN_LATER: Final = 1013
 
 MAX_INFLATED_RECORD_BYTES: Final = 2 * 1024 * 1024
 """Twice the largest record, so that the record's own limit is the one that is told."""
@@ -111,6 +113,10 @@ async def _receive_records(arrival: Arrival, house: House, undo: ExitStack) -> N
     except Overloaded as fault:
         arrival.service.metrics.count_refusal(ServiceRefusal.OVERLOAD)
         await close_politely(channel, ws, fault.close_code, fault.close_reason)
+        return
+    except GatewayExhausted as error:
+        log.warning("gateway_exhausted", route=arrival.service.config.name, problem=str(error))
+        await close_politely(channel, ws, TRY_AGAIN_LATER, "this gateway can take no more connections; try again later")
         return
     except BackendUnreachable as error:
         log.warning("backend_unreachable", route=arrival.service.config.name, problem=str(error))

@@ -19,6 +19,7 @@ from gateway.relay.passage import RelaySettings
 from gateway.telemetry.metrics import BackendReading, Metrics, RouteMetrics, ServiceRefusal
 from gateway.transport.connector import Connector
 from gateway.transport.files import Folder
+from gateway.transport.resolving import Resolver
 
 LARGEST_GATHERED_BYTES: Final = 64 * 1024 * 1024
 """What stands for an absent `message_bytes` where a framing must gather whole messages."""
@@ -82,17 +83,21 @@ class RouteTable:
     def __init__(self, config: Config, metrics: Metrics, *, previous: "RouteTable | None" = None) -> None:
         """Raises StartupError for certificate files of a backend that cannot be used."""
         self.config: Final = config
+        self.resolver: Final[Resolver] = Resolver() if previous is None else previous.resolver
+        """Of all routes together: equal names are looked up once."""
         self.trusted: Final = TrustedProxies.parse(str(network) for network in config.trusted_proxies)
         self.services: Final = tuple(self._service(route, metrics, previous) for route in config.routes)
         self._router: Final = Router(self.services)
 
-    @staticmethod
-    def _service(route: Route, metrics: Metrics, previous: "RouteTable | None") -> RouteService:
+    def _service(self, route: Route, metrics: Metrics, previous: "RouteTable | None") -> RouteService:
         before = None if previous is None else previous.named(route.name)
         connector = None
         if route.backend is not None:
             connector = Connector(
-                route.backend, route=route.name, previous=None if before is None else before.connector
+                route.backend,
+                route=route.name,
+                previous=None if before is None else before.connector,
+                resolver=self.resolver,
             )
         counters = metrics.route(route.name)
         counters.connections_limit = route.limits.connections

@@ -174,7 +174,9 @@ def _dials(metrics: Metrics) -> Iterator[Reading]:
 
 def _backend_up(metrics: Metrics) -> Iterator[Reading]:
     for readings in _backends_by_endpoint(metrics):
-        yield (readings[0].route, readings[0].endpoint), int(any(reading.up for reading in readings))
+        known = {reading.up for reading in readings}
+        if True in known or None not in known:
+            yield (readings[0].route, readings[0].endpoint), int(True in known)
 
 
 def _certificate_expiry(metrics: Metrics) -> Iterator[Reading]:
@@ -358,7 +360,7 @@ DECLARATIONS: Final = (
         kind=Kind.COUNTER,
         unit="dials",
         labels=("route", "endpoint", "outcome"),
-        help="Attempts to connect to an endpoint, health checks not among them.",
+        help="Attempts to connect to an endpoint, health checks not among them; `outpaced`: another answered first.",
         read=_dials,
     ),
     Declaration(
@@ -366,7 +368,8 @@ DECLARATIONS: Final = (
         kind=Kind.GAUGE,
         unit="",
         labels=("route", "endpoint"),
-        help="1 when the endpoint answers: by its last health check, or its last dial where there are no checks.",
+        help="1 when the endpoint answers, at any of its addresses, by the last dial or health check of each; absent "
+        "until something is known.",
         read=_backend_up,
     ),
     Declaration(

@@ -138,6 +138,8 @@ class DialOutcome(StrEnum):
     TLS_FAILED = "tls_failed"
     REJECTED = "rejected"
     """A records backend answered OPEN with CLOSE."""
+    OUTPACED = "outpaced"
+    """It had not answered when another endpoint, dialled at least 250 ms later, had."""
     FAILED = "failed"
     """Any other error: name not resolved, no route to the host."""
 
@@ -158,6 +160,8 @@ class ServiceRefusal(StrEnum):
     AUTHENTICATION = "authentication"
     DRAINING = "draining"
     OVERLOAD = "overload"
+    EXHAUSTED = "exhausted"
+    """No descriptor, port or memory was left for the connection to the backend."""
     BACKEND = "backend"
     """A records backend answered OPEN with CLOSE."""
 
@@ -357,8 +361,8 @@ class BackendReading:
     route: str
     endpoint: str
     """As configured, `tcp://chat-0:9000`."""
-    up: bool
-    """It answers: its last health check passed, or its last dial where there are no checks."""
+    up: bool | None
+    """It answers, at any of its addresses, by the last dial or check of each; None: that is not known yet."""
     dials: Mapping[DialOutcome, int]
 
 

@@ -1,4 +1,4 @@
-"""Dials a route's backend: the chosen endpoint first, the next when it fails, all within one deadline.
+"""Dials a route's backend: the chosen address first, the next when it fails or is slow, all within one deadline.
 
 Invariant: a dial ends within `connect_timeout` with one open connection or none, whatever fails or is cancelled on the
 way, and every attempt is counted at its endpoint.
@@ -8,23 +8,33 @@ import errno
 import os
 import socket
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import structlog
 import trio
 
-from gateway.config import Address, Backend, TcpAddress, UnixAddress
-from gateway.errors import BackendTimeout, BackendUnreachable, NoEndpointLeft, TlsFailure
+from gateway.config import Address, Backend, TcpAddress
+from gateway.errors import BackendTimeout, BackendUnreachable, GatewayExhausted, NoEndpointLeft, TlsFailure
 from gateway.protocol.authority import parse_authority
 from gateway.protocol.proxy_protocol import LOCAL_HEADER, build_v2
 from gateway.telemetry.metrics import BackendReading, DialOutcome
 from gateway.transport.balancing import Balancer, EndpointState
-from gateway.transport.channel import Channel, tcp_address, tune_tcp
-from gateway.transport.tls import TlsFacts, client_context
+from gateway.transport.channel import Channel, tune_tcp
+from gateway.transport.descriptors import current_budget, is_shortage
+from gateway.transport.endpoints import BackendEndpoint, Endpoints
+from gateway.transport.racing import NOT_IN_TIME, AttemptFailed, Race
+from gateway.transport.resolving import Resolver
+from gateway.transport.tls import ClientTls, TlsFacts
 
 BACKLOG_RETRY_SECONDS: Final = 0.01
 """A Unix socket whose backlog is full says so at once, and nothing tells when it no longer is (connect(2), EAGAIN)."""
+
+LOOKUP_AGE_SECONDS: Final = 1.0
+"""A lookup that is younger is not repeated for a dial that has failed."""
+
+SECOND_LOOK_SECONDS: Final = 1.0
+"""How long a dial that has failed waits for other addresses."""
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -63,41 +73,45 @@ class Dialed:
         self.channel.close()
 
 
-class _AttemptFailed(Exception):
-    def __init__(self, outcome: DialOutcome, problem: str) -> None:
-        super().__init__(problem)
-        self.outcome = outcome
-
-
 class Connector:
     """Dials one route's backend and knows how each of its endpoints is doing."""
 
-    def __init__(self, backend: Backend, *, route: str, previous: "Connector | None" = None) -> None:
+    def __init__(
+        self, backend: Backend, *, route: str, previous: "Connector | None" = None, resolver: Resolver | None = None
+    ) -> None:
         """`previous` is the route's connector before a reload: endpoints that stay keep load, health and counters.
 
-        Raises `StartupError` for certificate files that cannot be used.
+        `resolver` looks names up; all routes share one. Raises `StartupError` for certificate files that cannot be
+        used.
         """
-        known = {} if previous is None else {state.endpoint: state for state in previous.endpoints}
         self.backend: Final = backend
         self.route: Final = route
-        self.endpoints: Final[tuple[EndpointState, ...]] = tuple(
-            known.get(endpoint) or EndpointState(endpoint) for endpoint in backend.endpoints
+        self.addresses: Final[Endpoints] = Endpoints(
+            backend.endpoints,
+            resolver or (Resolver() if previous is None else previous.addresses.resolver),
+            refresh_seconds=backend.resolve,
+            previous=None if previous is None else previous.addresses,
         )
         if backend.health is None:
             for state in self.endpoints:
-                state.check_passed = None
-        self._balancer: Final = Balancer(self.endpoints, backend.balancing)
-        self._tls: Final = client_context(backend.tls) if any(endpoint.tls for endpoint in backend.endpoints) else None
+                state.forget_checks()
+        self._balancer: Final = Balancer(backend.balancing)
+        self.tls: Final = ClientTls(backend.tls) if any(endpoint.tls for endpoint in backend.endpoints) else None
+
+    @property
+    def endpoints(self) -> tuple[EndpointState, ...]:
+        """All addresses that are known at this moment."""
+        return self.addresses.states
 
     @property
     def up(self) -> bool:
-        """At least one endpoint answers, as far as is known."""
-        return any(state.up for state in self.endpoints)
+        """Not every endpoint is known to be down."""
+        return any(its.up is not False for its in self.addresses.configured)
 
     def readings(self) -> Iterator[BackendReading]:
         """Every endpoint's health and counters, for the metrics."""
-        for state in self.endpoints:
-            yield BackendReading(route=self.route, endpoint=state.name, up=state.up, dials=state.dials)
+        for its in self.addresses.configured:
+            yield BackendReading(route=self.route, endpoint=its.name, up=its.up, dials=its.dials)
 
     def are_away_since(self, moment: float, *, without: Collection[EndpointState]) -> bool:
         """All endpoints but those have been failing since `moment`, in trio's time, or for longer."""
@@ -116,78 +130,139 @@ class Connector:
 
         `key` is what `session_hash` keeps together; `first` comes before all others, and those of `without` are not
         dialled. Raises `BackendTimeout` when no endpoint said anything in time, `NoEndpointLeft` when all are left out,
-        else `BackendUnreachable`; the text tells the log, not the client, what each one said.
+        `GatewayExhausted` when it is for want of something of ours, else `BackendUnreachable`; the text tells the log,
+        not the client, what each one said.
         """
-        deadline = trio.current_time() + self.backend.connect_timeout
-        order = [state for state in self._balancer.order(key, now=trio.current_time()) if state not in without]
-        if not order:
-            raise NoEndpointLeft("each endpoint has answered already")
-        order.sort(key=lambda state: state is not first)
-        preferred = sum(state.is_available(trio.current_time()) for state in order)
-        failures: list[str] = []
-        outcomes: set[DialOutcome] = set()
-        for tried, state in enumerate(order):
-            # The endpoints held for good share the time, so that a silent one leaves some to those after it.
-            sharing = preferred - tried if tried < preferred else len(order) - tried
-            try:
-                return await self._attempt(state, _share(deadline, sharing), self._proxy_header(client))
-            except _AttemptFailed as failed:
-                failures.append(f"{state.name}: {failed}")
-                outcomes.add(failed.outcome)
-            if trio.current_time() >= deadline:
+        began = trio.current_time()
+        dial = _Dial(deadline=began + self.backend.connect_timeout, header=self._proxy_header(client))
+        left_out = set(without)
+        looking = self.addresses.refresh()
+        while True:
+            now = trio.current_time()
+            states = [state for state in self.endpoints if state not in left_out]
+            if states:
+                order = self._balancer.order(states, key, now=now)
+                order.sort(key=lambda state: state is not first)
+                dialed = await self._dial_first(order, dial)
+                if dialed is not None:
+                    return dialed
+                left_out.update(order)
+                # What a name leads to may have changed since it was looked up: the dead may have come back elsewhere.
+                looking = self.addresses.refresh(older_than=began - LOOKUP_AGE_SECONDS)
+            elif looking and now < dial.deadline:
+                await self._wait_for_news(dial)
+                looking = any(its.is_looked_up for its in self.addresses.names)
+            else:
                 break
-        fault = BackendTimeout if outcomes == {DialOutcome.TIMED_OUT} else BackendUnreachable
-        raise fault("; ".join(failures))
+        for its in self.addresses.names:
+            if not its.states:
+                self._count_unresolved(its, dial)
+        if not dial.problems and without:
+            raise NoEndpointLeft("each endpoint has answered already")
+        raise dial.fault()
 
     async def probe(self, state: EndpointState, *, timeout_seconds: float) -> str | None:
-        """Connects to one endpoint, TLS included, and hangs up; what went wrong, or None. Counts nothing."""
+        """Connects to one address, TLS included, and hangs up; what went wrong, or None. Counts nothing.
+
+        Raises `GatewayExhausted` when that says nothing about the backend.
+        """
         deadline = trio.current_time() + timeout_seconds
-        try:
-            channel, _ = await self._open(state, deadline, self._proxy_header(None))
-        except _AttemptFailed as failed:
-            return str(failed)
-        channel.close()
-        return None
-
-    async def _attempt(self, state: EndpointState, deadline: float, header: bytes) -> Dialed:
-        state.active += 1  # from now on, so that dials at the same time spread over the endpoints
-        dialed: Dialed | None = None
-        try:
-            channel, remote = await self._open(state, deadline, header)
-            dialed = Dialed(channel, state, remote=remote)
-        except _AttemptFailed as failed:
-            if state.record_dial(failed.outcome, now=trio.current_time()):
-                _log.warning("dial_failed", route=self.route, endpoint=state.name, problem=str(failed))
-            raise
-        finally:
-            if dialed is None:
-                state.active -= 1
-        state.record_dial(DialOutcome.CONNECTED, now=trio.current_time())
-        return dialed
-
-    async def _open(self, state: EndpointState, deadline: float, header: bytes) -> tuple[Channel, Address]:
-        """An open channel and the address that answered; raises `_AttemptFailed`."""
-        doing = "the connection"
         channel: Channel | None = None
         try:
             with trio.fail_at(deadline):
-                channel, remote = await _connect(state.endpoint.address, deadline)
-                if header:
-                    await channel.send_all(header)
-                if state.endpoint.tls and self._tls is not None:
-                    doing = "the TLS handshake"
-                    await channel.start_tls(self._tls, server_side=False, server_hostname=self._server_name(state))
-                opened, channel = channel, None
+                channel = await _connect(state, kept_back=True)
+            await self._greet(state, channel, self._proxy_header(None), deadline)
         except trio.TooSlowError:
-            raise _AttemptFailed(DialOutcome.TIMED_OUT, f"{doing} was not complete in time") from None
-        except TlsFailure as failure:
-            raise _AttemptFailed(DialOutcome.TLS_FAILED, f"TLS: {failure}") from failure
-        except OSError as error:
-            raise _AttemptFailed(_outcome(error), error.strerror or str(error)) from error
+            return NOT_IN_TIME
+        except AttemptFailed as failed:
+            if failed.outcome is None:
+                raise GatewayExhausted(str(failed)) from None
+            return str(failed)
         finally:
             if channel is not None:
                 channel.close()
-        return opened, remote
+        return None
+
+    async def _dial_first(self, order: list[EndpointState], dial: "_Dial") -> Dialed | None:
+        """A connection to the first of them that takes one; None when none does in time."""
+        waiting = order
+        while waiting and trio.current_time() < dial.deadline:
+            race = Race()
+            await race.run(waiting, _connect, deadline=dial.deadline)
+            for state, failure in race.failed.items():
+                self._count(state, failure, dial)
+            for state in race.outpaced:
+                state.record_dial(DialOutcome.OUTPACED, now=trio.current_time())
+            winner, channel = race.winner, race.channel
+            if winner is None or channel is None:
+                break
+            waiting = [state for state in waiting if state is not winner and state not in race.failed]
+            waiting.sort(key=lambda state: state in race.outpaced)
+            dialed = await self._complete(winner, channel, waiting, dial)
+            if dialed is not None:
+                return dialed
+        return None
+
+    async def _complete(
+        self, state: EndpointState, channel: Channel, waiting: list[EndpointState], dial: "_Dial"
+    ) -> Dialed | None:
+        """PROXY header and TLS; leaves time for those that wait. None when it failed, which is counted."""
+        assert state.target is not None
+        dialed = Dialed(channel, state, remote=state.target.address)
+        now = trio.current_time()
+        available = sum(other.is_available(now) for other in waiting)
+        deadline = now + (dial.deadline - now) / (1 + (available or len(waiting)))
+        try:
+            await self._greet(state, channel, dial.header, deadline)
+        except AttemptFailed as failure:
+            dialed.close()
+            self._count(state, failure, dial)
+            return None
+        except BaseException:
+            dialed.close()
+            raise
+        state.record_dial(DialOutcome.CONNECTED, now=trio.current_time())
+        return dialed
+
+    async def _greet(self, state: EndpointState, channel: Channel, header: bytes, deadline: float) -> None:
+        """What precedes the backend's bytes. Raises AttemptFailed."""
+        doing = "the connection"
+        try:
+            with trio.fail_at(deadline):
+                if header:
+                    await channel.send_all(header)
+                if state.endpoint.tls and self.tls is not None:
+                    doing = "the TLS handshake"
+                    name = self._server_name(state)
+                    await channel.start_tls(self.tls.context, server_side=False, server_hostname=name)
+        except trio.TooSlowError:
+            raise AttemptFailed(DialOutcome.TIMED_OUT, f"{doing} was not complete in time") from None
+        except TlsFailure as failure:
+            raise AttemptFailed(DialOutcome.TLS_FAILED, f"TLS: {failure}") from failure
+        except OSError as error:
+            raise _failure(error) from error
+
+    async def _wait_for_news(self, dial: "_Dial") -> None:
+        """Returns when a lookup is done, or when it is late enough to go on without."""
+        if dial.problems and not dial.looks_again:
+            # Other addresses were there, and failed: nobody waits long for an answer that may be no other.
+            dial.looks_again = True
+            dial.deadline = min(dial.deadline, trio.current_time() + SECOND_LOOK_SECONDS)
+        with trio.move_on_at(dial.deadline):
+            await self.addresses.resolver.news()
+
+    def _count(self, state: EndpointState, failure: AttemptFailed, dial: "_Dial") -> None:
+        dial.problems[state.place] = str(failure)
+        dial.outcomes.add(failure.outcome)
+        if failure.outcome is not None and state.record_dial(failure.outcome, now=trio.current_time()):
+            _log.warning("dial_failed", route=self.route, **state.labels, problem=str(failure))
+
+    def _count_unresolved(self, its: BackendEndpoint, dial: "_Dial") -> None:
+        late = its.is_looked_up or its.problem is None
+        outcome = DialOutcome.TIMED_OUT if late else DialOutcome.FAILED
+        its.dials[outcome] += 1
+        dial.outcomes.add(outcome)
+        dial.problems[its.name] = "the name was not resolved in time" if late else _words(its.problem)
 
     def _proxy_header(self, client: ClientFacts | None) -> bytes:
         """What precedes everything else, TLS too; without a client the connection is the gateway's own."""
@@ -206,12 +281,6 @@ class Connector:
         return address.host
 
 
-def _share(deadline: float, sharing: int) -> float:
-    """The deadline of the first of `sharing` attempts that have until `deadline` together."""
-    now = trio.current_time()
-    return now + (deadline - now) / sharing
-
-
 def _host(authority: str | None) -> str | None:
     """The host without its port; None for what is no host, which a backend must not be told."""
     try:
@@ -220,38 +289,69 @@ def _host(authority: str | None) -> str | None:
         return None
 
 
-def _outcome(error: OSError) -> DialOutcome:
+def _words(error: OSError | None) -> str:
+    return "" if error is None else error.strerror or str(error)
+
+
+def _failure(error: OSError) -> AttemptFailed:
+    """What the kernel's word means for the address that was tried."""
+    if is_shortage(error):
+        return AttemptFailed(None, f"this gateway is short of something: {_words(error)}")
     match error:
         case ConnectionRefusedError() | FileNotFoundError():
-            return DialOutcome.REFUSED
+            outcome = DialOutcome.REFUSED
         case TimeoutError():
-            return DialOutcome.TIMED_OUT
+            outcome = DialOutcome.TIMED_OUT
         case _:
-            return DialOutcome.FAILED
+            outcome = DialOutcome.FAILED
+    return AttemptFailed(outcome, _words(error))
 
 
-async def _connect(address: Address, deadline: float) -> tuple[Channel, Address]:
-    """A plain connection, and the address of those a host has that took it.
+@dataclass(slots=True, kw_only=True)
+class _Dial:
+    """One call of `dial`."""
 
-    Raises `OSError`, or `trio.TooSlowError`, for what befell the last of them.
+    deadline: float
+    header: bytes
+    looks_again: bool = False
+    """All that was known has failed, and names are being looked up again."""
+    problems: dict[str, str] = field(default_factory=dict)
+    """What was said, by who said it."""
+    outcomes: set[DialOutcome | None] = field(default_factory=set)
+
+    def fault(self) -> BackendUnreachable:
+        """What all of it amounts to."""
+        text = "; ".join(f"{place}: {problem}" for place, problem in self.problems.items())
+        if None in self.outcomes:
+            return GatewayExhausted(text)
+        if self.outcomes <= {DialOutcome.TIMED_OUT}:
+            return BackendTimeout(text or "no address of the backend was known in time")
+        return BackendUnreachable(text)
+
+
+async def _connect(state: EndpointState, *, kept_back: bool = False) -> Channel:
+    """A plain connection; `kept_back`: with a descriptor that is not for connections, if need be.
+
+    Raises AttemptFailed.
     """
-    if isinstance(address, UnixAddress):
-        return await _connect_socket(socket.AF_UNIX, bytes(address.path)), address
-    found = await trio.socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    problem: OSError | trio.TooSlowError | None = None
-    for tried, (family, _, _, _, sockaddr) in enumerate(found):
-        try:
-            with trio.fail_at(_share(deadline, len(found) - tried)):
-                return await _connect_socket(family, sockaddr), tcp_address(sockaddr)
-        except (OSError, trio.TooSlowError) as error:
-            problem = error
-    raise problem or OSError(errno.EADDRNOTAVAIL, f"{address.host} has no address")
+    assert state.target is not None, "only a name has no target, and a name is not dialled"
+    try:
+        return await _connect_socket(state.target.family, state.target.sockaddr, kept_back=kept_back)
+    except OSError as error:
+        failure = _failure(error)
+        if error.errno == errno.EADDRNOTAVAIL and state.up:
+            # It answered a moment ago, so the address is none that this host could not reach at all: all our ports
+            # towards it are in use.
+            failure = AttemptFailed(None, "this gateway has no port left to reach it from")
+        raise failure from error
 
 
-async def _connect_socket(family: int, sockaddr: Any) -> Channel:
+async def _connect_socket(family: int, sockaddr: Any, *, kept_back: bool) -> Channel:
     channel = Channel(socket.socket(family, socket.SOCK_STREAM))
     sock = channel.sock
     try:
+        if not kept_back and not current_budget().has_room_for(sock.fileno()):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if family != socket.AF_UNIX:
             tune_tcp(sock)
         await trio.lowlevel.checkpoint()

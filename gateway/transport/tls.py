@@ -87,7 +87,6 @@ class ServerTls:
         self._config: Final = config
         self._loaded: Sequence[_Loaded] = [self._load(pair) for pair in config.pairs()]
         self._by_name = _index(self._loaded)
-        self._complaint = ""
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -117,16 +116,11 @@ class ServerTls:
 
     async def watch(self, *, interval_seconds: float = WATCH_INTERVAL_SECONDS) -> None:
         """Reloads whenever files have changed, until cancelled; logs each change, and each new fault once."""
-        while True:
-            await trio.sleep(interval_seconds)
-            try:
-                if self.reload():
-                    _log.info("certificates_reloaded", files=[reading.certificate for reading in self.certificates])
-                self._complaint = ""
-            except StartupError as fault:
-                if str(fault) != self._complaint:
-                    _log.error("certificates_not_reloaded", problem=str(fault), kept="the ones in use")
-                self._complaint = str(fault)
+        await _watch(self.reload, self._watched, interval_seconds)
+
+    @property
+    def _watched(self) -> list[str]:
+        return [reading.certificate for reading in self.certificates]
 
     def _load(self, pair: CertificatePair) -> _Loaded:
         fingerprint = self._fingerprint(pair)
@@ -203,11 +197,55 @@ def proxied_facts(header: ProxyHeader) -> TlsFacts | None:
     )
 
 
-def client_context(config: BackendTls | None) -> ssl.SSLContext:
-    """Verifies a backend's certificate and name against `config`'s authorities, or the system's.
+class ClientTls:
+    """The TLS towards one route's backend: `context` serves its next handshake."""
 
-    Raises `StartupError`, naming the file, for what cannot be read, parsed or does not belong together.
-    """
+    def __init__(self, config: BackendTls | None) -> None:
+        """Verifies the backend's certificate and name against `config`'s authorities, or the system's.
+
+        Raises `StartupError`, naming the file, for what cannot be read, parsed or does not belong together.
+        """
+        self._config: Final = config
+        files = () if config is None else (config.ca, config.certificate, config.key)
+        self._files: Final = tuple(path for path in files if path is not None)
+        self._fingerprint = self._stamp()
+        self._expires_at: float | None = None
+        self.context = self._load()
+
+    @property
+    def certificates(self) -> tuple[CertificateReading, ...]:
+        """The gateway's own certificate with its expiry, for the metrics, where it has one to show."""
+        if self._config is None or self._config.certificate is None or self._expires_at is None:
+            return ()
+        return (CertificateReading(certificate=str(self._config.certificate), expires_at=self._expires_at),)
+
+    def reload(self) -> bool:
+        """Takes up changed files for later handshakes; True when there were any.
+
+        Raises `StartupError` for those that cannot be used: it goes on as it was.
+        """
+        fingerprint = self._stamp()
+        if fingerprint == self._fingerprint:
+            return False
+        self.context = self._load()
+        self._fingerprint = fingerprint
+        return True
+
+    async def watch(self, *, interval_seconds: float = WATCH_INTERVAL_SECONDS) -> None:
+        """Reloads whenever files have changed, until cancelled; logs each change, and each new fault once."""
+        await _watch(self.reload, [str(path) for path in self._files], interval_seconds)
+
+    def _stamp(self) -> tuple[object, ...]:
+        return tuple(_stamp(path) for path in self._files)
+
+    def _load(self) -> ssl.SSLContext:
+        context = _client_context(self._config)
+        if self._config is not None and self._config.certificate is not None:
+            self._expires_at = _read_certificate(self._config.certificate).not_valid_after_utc.timestamp()
+        return context
+
+
+def _client_context(config: BackendTls | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _harden(context)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -218,6 +256,20 @@ def client_context(config: BackendTls | None) -> ssl.SSLContext:
     if config is not None and config.certificate is not None and config.key is not None:
         _load_chain(context, config.certificate, config.key)
     return context
+
+
+async def _watch(reload: Callable[[], bool], files: Sequence[str], interval_seconds: float) -> None:
+    complaint = ""
+    while True:
+        await trio.sleep(interval_seconds)
+        try:
+            if reload():
+                _log.info("certificates_reloaded", files=list(files))
+            complaint = ""
+        except StartupError as fault:
+            if str(fault) != complaint:
+                _log.error("certificates_not_reloaded", problem=str(fault), kept="the ones in use")
+            complaint = str(fault)
 
 
 def _harden(context: ssl.SSLContext) -> None:

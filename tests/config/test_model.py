@@ -11,6 +11,7 @@ from gateway.config import (
     CertificatePair,
     Config,
     Endpoint,
+    Health,
     Listener,
     ListenerTls,
     Match,
@@ -18,7 +19,8 @@ from gateway.config import (
     TcpAddress,
     Timeouts,
 )
-from gateway.config.model import Section, section_in
+from gateway.config.addresses import parse_endpoint
+from gateway.config.model import FramingName, Section, section_in
 
 ENDPOINT = Endpoint(scheme="tcp", address=TcpAddress(host="127.0.0.1", port=9000))
 CONFIG = Config(
@@ -43,13 +45,40 @@ def test_every_section_and_every_key_is_described(section: type[Section]) -> Non
         assert described, f"{section.__name__}.{name} has no description"
 
 
+@pytest.mark.parametrize(
+    ("framing", "health", "interval"),
+    [
+        ("stream", Health(), None),
+        ("lines", Health(), None),
+        ("records", Health(), 5.0),
+        ("stream", Health(interval=3.0), 3.0),
+        ("records", Health(interval=3.0), 3.0),
+        ("records", None, None),
+    ],
+)
+def test_only_backends_that_expect_it_are_checked_unasked(
+    framing: FramingName, health: Health | None, interval: float | None
+) -> None:
+    backend = Backend(endpoints=(parse_endpoint("tcp://a:1"),), framing=framing, health=health)
+    assert backend.check_interval == interval
+
+
+def test_how_an_endpoint_is_chosen_follows_from_the_framing_unless_it_is_said() -> None:
+    endpoints = (parse_endpoint("tcp://a:1"),)
+    assert Backend(endpoints=endpoints).balancing == "least_connections"
+    assert Backend(endpoints=endpoints, framing="records").balancing == "session_hash"
+    assert Backend(endpoints=endpoints, framing="records", balance="round_robin").balancing == "round_robin"
+
+
 def test_the_defaults_are_those_of_the_design() -> None:
     route = CONFIG.model_dump(mode="json")["routes"][0]
     assert route["match"] == {"path": "/*", "host": None}
     assert route["origins"] == ["same-origin"]
     assert route["backend"]["framing"] == "stream"
     assert route["backend"]["connect_timeout"] == "5s"
-    assert route["backend"]["health"] == {"interval": "5s", "timeout": "2s"}
+    assert route["backend"]["health"] == {"interval": None, "timeout": "2s"}
+    assert route["backend"]["balance"] is None
+    assert route["backend"]["resolve"] == "30s"
     assert route["delivery"] == {
         "window_messages": 1024,
         "window_bytes": "4MiB",

@@ -252,6 +252,19 @@ def test_an_endpoint_is_down_only_when_every_reading_of_it_is() -> None:
     assert _readings(metrics)["backend_up", ("chat", "tcp://b:1")] == 0
 
 
+def test_of_an_endpoint_of_which_nothing_is_known_nothing_is_said() -> None:
+    metrics = Metrics()
+    known = (None, True), (None, False), (None, None), (False, False)
+    metrics.backends = lambda: [
+        BackendReading(route="chat", endpoint=f"tcp://{number}:1", up=up, dials={})
+        for number, pair in enumerate(known)
+        for up in pair
+    ]
+    readings = _readings(metrics)
+    said = [readings.get(("backend_up", ("chat", f"tcp://{number}:1"))) for number in range(len(known))]
+    assert said == [1, None, None, 0]
+
+
 def test_names_say_what_they_count() -> None:
     for declaration in DECLARATIONS:
         assert declaration.name.endswith("_total") == (declaration.kind is Kind.COUNTER)

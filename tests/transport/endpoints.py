@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from gateway.config import Backend, Endpoint, TcpAddress
 from gateway.transport.channel import Channel
 from gateway.transport.connector import Connector
+from gateway.transport.resolving import LookUp, Resolver
 
 
 @contextmanager
@@ -43,9 +44,11 @@ def silent() -> Iterator[Endpoint]:
         yield tcp_endpoint(sock)
 
 
-def connector(*endpoints: Endpoint, **options: object) -> Connector:
+def connector(*endpoints: Endpoint, look_up: LookUp | None = None, **options: object) -> Connector:
+    """Without health checks, and `look_up` in place of the system's resolver."""
     defaults: dict[str, object] = {"balance": "round_robin", "health": None}
-    return Connector(Backend.model_validate({"endpoints": endpoints, **defaults, **options}), route="chat")
+    backend = Backend.model_validate({"endpoints": endpoints, **defaults, **options})
+    return Connector(backend, route="chat", resolver=Resolver(look_up))
 
 
 def accept(sock: socket.socket) -> Channel:

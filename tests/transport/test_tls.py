@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from gateway.config import BackendTls, CertificatePair, ListenerTls
 from gateway.errors import StartupError, TlsFailure
 from gateway.transport.channel import Channel
-from gateway.transport.tls import ServerTls, TlsFacts, client_context, facts
+from gateway.transport.tls import ClientTls, ServerTls, TlsFacts, facts
 from tests.transport.loopback import connected_channels, shake_hands, trusting_context, write_pair
 
 EXPIRY = datetime(2040, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -311,17 +311,17 @@ def test_a_faulty_authority_file_is_named(ca: trustme.CA, tmp_path: Path) -> Non
     with pytest.raises(StartupError, match=r"nothing\.pem holds no certificate authority"):
         serving(pair, client_ca=nothing)
     with pytest.raises(StartupError, match=r"nothing\.pem holds no certificate authority"):
-        client_context(BackendTls(ca=nothing))
+        ClientTls(BackendTls(ca=nothing))
 
 
 async def test_backends_are_verified_against_their_own_authority(ca: trustme.CA, tmp_path: Path) -> None:
     ca_file = tmp_path / "ca.pem"
     ca.cert_pem.write_to_path(str(ca_file))
     tls = serving(write_pair(ca, tmp_path, "gateway.test"))
-    seen = await facts_seen(tls, client_context(BackendTls(ca=ca_file)))
+    seen = await facts_seen(tls, ClientTls(BackendTls(ca=ca_file)).context)
     assert seen.server_name == "gateway.test"
     with pytest.RaisesGroup(pytest.RaisesExc(TlsFailure, match="certificate not accepted: unable to get local issuer")):
-        await facts_seen(tls, client_context(None))
+        await facts_seen(tls, ClientTls(None).context)
 
 
 async def test_backends_are_shown_the_gateways_certificate(ca: trustme.CA, tmp_path: Path) -> None:
@@ -329,5 +329,53 @@ async def test_backends_are_shown_the_gateways_certificate(ca: trustme.CA, tmp_p
     ca.cert_pem.write_to_path(str(ca_file))
     tls = serving(write_pair(ca, tmp_path, "gateway.test"), client_ca=ca_file)
     ours = write_pair(ca, tmp_path, "kakitome@example.com", common_name="kakitome")
-    context = client_context(BackendTls(ca=ca_file, certificate=ours.certificate, key=ours.key))
+    context = ClientTls(BackendTls(ca=ca_file, certificate=ours.certificate, key=ours.key)).context
     assert (await facts_seen(tls, context)).client_common_name == "kakitome"
+
+
+async def test_a_changed_authority_of_backends_is_taken_up_for_later_handshakes(ca: trustme.CA, tmp_path: Path) -> None:
+    ca_file, other = tmp_path / "ca.pem", trustme.CA()
+    ca.cert_pem.write_to_path(str(ca_file))
+    towards = ClientTls(BackendTls(ca=ca_file))
+    renewed = serving(write_pair(other, tmp_path, "gateway.test"))
+    assert not towards.reload()
+    with pytest.RaisesGroup(pytest.RaisesExc(TlsFailure, match="certificate not accepted")):
+        await facts_seen(renewed, towards.context)
+    other.cert_pem.write_to_path(str(ca_file))
+    assert towards.reload()
+    assert (await facts_seen(renewed, towards.context)).server_name == "gateway.test"
+    assert towards.certificates == ()
+
+
+async def test_a_renewed_certificate_is_shown_to_backends_once_it_is_whole(ca: trustme.CA, tmp_path: Path) -> None:
+    ca_file = tmp_path / "ca.pem"
+    ca.cert_pem.write_to_path(str(ca_file))
+    tls = serving(write_pair(ca, tmp_path, "gateway.test"), client_ca=ca_file)
+    ours = write_pair(ca, tmp_path, "kakitome@example.com", common_name="first", not_after=EXPIRY)
+    towards = ClientTls(BackendTls(ca=ca_file, certificate=ours.certificate, key=ours.key))
+    assert [reading.expires_at for reading in towards.certificates] == [EXPIRY.timestamp()]
+    key_before = ours.key.read_bytes()
+    write_pair(ca, tmp_path, "kakitome@example.com", common_name="second")
+    key_after = ours.key.read_bytes()
+    ours.key.write_bytes(key_before)
+    for _ in range(2):
+        with pytest.raises(StartupError, match="does not belong to"):
+            towards.reload()
+    assert (await facts_seen(tls, towards.context)).client_common_name == "first"
+    assert [reading.expires_at for reading in towards.certificates] == [EXPIRY.timestamp()]
+    ours.key.write_bytes(key_after)
+    assert towards.reload()
+    assert (await facts_seen(tls, towards.context)).client_common_name == "second"
+    assert towards.certificates[0].expires_at > EXPIRY.timestamp()
+
+
+async def test_files_of_backends_that_vanish_change_nothing(ca: trustme.CA, tmp_path: Path) -> None:
+    ca_file = tmp_path / "ca.pem"
+    ca.cert_pem.write_to_path(str(ca_file))
+    towards = ClientTls(BackendTls(ca=ca_file))
+    before = towards.context
+    ca_file.unlink()
+    with pytest.raises(StartupError, match=r"cannot read .*ca\.pem"):
+        towards.reload()
+    assert towards.context is before
+    assert not ClientTls(None).reload(), "the system's own are not watched"
