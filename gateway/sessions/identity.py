@@ -22,6 +22,8 @@ class Binding:
     origin: str | None
     subject: str | None = None
     """Who was authenticated; None where nobody is asked."""
+    certificate: str | None = None
+    """Whom the client's certificate names, the same when it is renewed; None where none was shown."""
 
 
 def new_token() -> str:
@@ -31,7 +33,9 @@ def new_token() -> str:
 
 def session_id(token: str, binding: Binding) -> str:
     """128 bits in 32 hexadecimal digits, from which the token cannot be found."""
-    parts = ("kakitome.v1", token, binding.route, binding.origin or "", binding.subject or "")
+    parts = ["kakitome.v1", token, binding.route, binding.origin or "", binding.subject or ""]
+    if binding.certificate is not None:
+        parts.append(binding.certificate)
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

@@ -69,6 +69,16 @@ class Arrival:
         """The client offers `kakitome.v1`, and delivery is tracked on this route."""
         return SUBPROTOCOL in self.upgrade.subprotocols and self.service.config.delivery.track
 
+    @property
+    def binding(self) -> Binding:
+        """Whom a token that this client gets, or has, is good for."""
+        tls = self.established.tls
+        return Binding(
+            route=self.service.config.name,
+            origin=self.origin,
+            certificate=None if tls is None else tls.client_identity,
+        )
+
 
 async def receive(arrival: Arrival, house: House) -> None:
     """Makes the request a session's connection. Takes the ticket over, also when it fails.
@@ -138,7 +148,7 @@ async def _find(
     arrival: Arrival, house: House, greeting: Greeting
 ) -> tuple[Session, ResumeOutcome | None, EndedSession | None]:
     """The session that the client's OPEN asks for, or a fresh one: never silence."""
-    binding = Binding(route=arrival.service.config.name, origin=arrival.origin)
+    binding = arrival.binding
     token = greeting.body.session
     outcome: ResumeOutcome | None = None
     report: EndedSession | None = None
@@ -300,7 +310,7 @@ def _session(
         service=service,
         session_id=identity,
         token=token,
-        binding=Binding(route=service.config.name, origin=arrival.origin),
+        binding=arrival.binding,
         participants=Participants(
             route=service.config.name,
             address=arrival.view.address,

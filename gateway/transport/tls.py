@@ -7,6 +7,7 @@ Names and expiry are read with `cryptography`: the ssl module shows them only of
 verified, so never of our own, and X.509 is no format to parse by hand.
 """
 
+import json
 import re
 import ssl
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from typing import Final, TypeVar
 import structlog
 import trio
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
 from gateway.config import BackendTls, CertificatePair, ListenerTls
@@ -55,6 +57,8 @@ class TlsFacts:
     """The subject of the client's verified certificate as in RFC 4514, `CN=alice,O=Example`; None: it showed none."""
     client_common_name: str | None
     """The first common name of that subject."""
+    client_identity: str | None = None
+    """Whom that certificate names, the same when it is renewed: its subjectAltName, else its subject."""
 
 
 class _ServerSocket(ssl.SSLSocket):
@@ -172,7 +176,8 @@ def facts(sock: ssl.SSLSocket) -> TlsFacts:
     """What the handshake of a listener's connection said; it must be complete."""
     cipher = sock.cipher()
     der = sock.getpeercert(binary_form=True)
-    subject = None if der is None else x509.load_der_x509_certificate(der).subject
+    certificate = None if der is None else x509.load_der_x509_certificate(der)
+    subject = None if certificate is None else certificate.subject
     common_names = [] if subject is None else subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return TlsFacts(
         version=sock.version() or "",
@@ -180,6 +185,7 @@ def facts(sock: ssl.SSLSocket) -> TlsFacts:
         server_name=sock.asked_server_name if isinstance(sock, _ServerSocket) else None,
         client_subject=None if subject is None else subject.rfc4514_string(),
         client_common_name=str(common_names[0].value) if common_names else None,
+        client_identity=None if certificate is None else identity_of(certificate),
     )
 
 
@@ -188,12 +194,14 @@ def proxied_facts(header: ProxyHeader) -> TlsFacts | None:
     if header.tls is None:
         return None
     name = header.tls.client_common_name
+    subject = None if name is None else "CN=" + _ESCAPED_IN_NAMES.sub(r"\\\g<0>", name)
     return TlsFacts(
         version=header.tls.version,
         cipher=header.tls.cipher,
         server_name=header.authority,
-        client_subject=None if name is None else "CN=" + _ESCAPED_IN_NAMES.sub(r"\\\g<0>", name),
+        client_subject=subject,
         client_common_name=name,
+        client_identity=None if subject is None else f"subject:{subject}",
     )
 
 
@@ -293,6 +301,26 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     except x509.ExtensionNotFound:
         return ()
     return tuple(name.lower().removesuffix(".") for name in extension.value.get_values_for_type(x509.DNSName))
+
+
+def identity_of(certificate: x509.Certificate) -> str:
+    """Whom a client's certificate names: names in any order are the same, those of different kinds never are."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        shown = sorted({f"{type(name).__name__}:{_shown(name)}" for name in names})
+    except x509.ExtensionNotFound:
+        shown = []
+    except ValueError:
+        # What cannot be read names nobody, so it is good for this very certificate only.
+        return f"sha256:{certificate.fingerprint(hashes.SHA256()).hex()}"
+    # As JSON, in which no name can be written that reads as two.
+    return f"san:{json.dumps(shown)}" if shown else f"subject:{certificate.subject.rfc4514_string()}"
+
+
+def _shown(name: x509.GeneralName) -> str:
+    if isinstance(name, x509.OtherName):
+        return f"{name.type_id.dotted_string}={name.value.hex()}"
+    return name.value.rfc4514_string() if isinstance(name, x509.DirectoryName) else str(name.value)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

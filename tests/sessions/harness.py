@@ -2,10 +2,11 @@
 
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import trio
 
@@ -114,10 +115,19 @@ class Client:
 
     @classmethod
     async def connect(
-        cls, server: Server, path: str = "/", *, records: bool = True, origin: str | None = None
+        cls,
+        server: Server,
+        path: str = "/",
+        *,
+        records: bool = True,
+        origin: str | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> "Client":
         address = server.addresses[0]
         stream = await trio.open_tcp_stream("127.0.0.1", address.port)  # type: ignore[union-attr]
+        if tls is not None:
+            # As far as a `Client` needs one, this is one, too.
+            stream = cast("trio.SocketStream", trio.SSLStream(stream, tls, server_hostname="localhost"))
         headers = [] if origin is None else [("Origin", origin)]
         handshake = ClientHandshake(
             f"ws://{address}{path}", subprotocols=[SUBPROTOCOL] if records else [], headers=headers

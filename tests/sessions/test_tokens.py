@@ -1,11 +1,16 @@
 """Tokens: whom they are good for, and what somebody gets who has one that is not theirs, or not any more."""
 
+import ssl
+from pathlib import Path
 from typing import Any
+
+import trustme
 
 from gateway.protocol.records import RecordType
 from gateway.telemetry.metrics import ResumeOutcome
 from tests.sessions.harness import Client, backend, config_of, running, tcp_echo, until
 from tests.sessions.routes import records_route, stream_route
+from tests.support.certificates import Certificates
 
 MINE, THIEVES = "https://mine.example", "https://thieves.example"
 
@@ -34,6 +39,39 @@ async def test_a_token_is_worth_nothing_from_another_origin_also_when_its_sessio
         assert (opened["resumed"], opened["settled"]) == (True, 1)
         assert (await mine.next(RecordType.DATA))[3] == b"secret"
         assert server.metrics.route("test").resumes[ResumeOutcome.REFUSED] == 2
+
+
+async def test_a_token_is_worth_nothing_with_another_client_certificate(tmp_path: Path) -> None:
+    """Bob, whose certificate is as good as Alice's, has her token: he must not be sent her messages."""
+    servers, clients = Certificates.issue(tmp_path), trustme.CA()
+    clients_file = tmp_path / "clients.pem"
+    clients.cert_pem.write_to_path(str(clients_file))
+    tls = {"certificate": str(servers.certificate), "key": str(servers.key), "client_ca": str(clients_file)}
+    listeners = [{"bind": "127.0.0.1:0", "tls": tls}]
+
+    def shown(name: str) -> ssl.SSLContext:
+        context = servers.client_context()
+        clients.issue_cert(name).configure_cert(context)
+        return context
+
+    async with backend() as port:
+        route = records_route(port)
+        async with running(config_of(route, listeners=listeners)) as first:
+            alice = await Client.connect(first, tls=shown("alice@example.com"))
+            token = (await alice.open())["session"]
+            await alice.data(1, "secret")
+            await alice.next(RecordType.DATA)
+            bob = await Client.connect(first, tls=shown("bob@example.com"))
+            assert_fresh(await bob.open(token), instead_of=token)
+            renewed = await Client.connect(first, tls=shown("alice@example.com"))
+            opened = await renewed.open(token)
+            assert (opened["resumed"], opened["settled"]) == (True, 1)
+            assert (await renewed.next(RecordType.DATA))[3] == b"secret"
+        async with running(config_of(route, listeners=listeners)) as second:
+            bob = await Client.connect(second, tls=shown("bob@example.com"))
+            assert_fresh(await bob.open(token), instead_of=token)
+            alice = await Client.connect(second, tls=shown("alice@example.com"))
+            assert (await alice.open(token))["resumed"] is True
 
 
 async def test_a_token_is_worth_nothing_on_another_route() -> None:

@@ -157,7 +157,12 @@ async def test_a_v1_header_names_client_and_server_and_http_follows() -> None:
 
 async def test_a_v2_header_tells_of_the_proxys_tls_too() -> None:
     tls = TlsFacts(
-        version="TLSv1.2", cipher="X", server_name="chat.test", client_subject="CN=a\\,b", client_common_name="a,b"
+        version="TLSv1.2",
+        cipher="X",
+        server_name="chat.test",
+        client_subject="CN=a\\,b",
+        client_common_name="a,b",
+        client_identity="subject:CN=a\\,b",
     )
     established = await establish_proxied(build_v2(CLIENT, SERVER, tls=tls, authority="chat.test") + b"GET")
     assert (established.peer, established.local, established.tls) == (CLIENT, SERVER, tls)

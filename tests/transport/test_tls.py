@@ -1,9 +1,10 @@
 """TLS: which certificate a name is shown, who is let in, what a changed file does and what it leaves alone."""
 
+import ipaddress
 import os
 import ssl
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ import trio
 import trio.testing
 import trustme
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from gateway.config import BackendTls, CertificatePair, ListenerTls
 from gateway.errors import StartupError, TlsFailure
 from gateway.transport.channel import Channel
-from gateway.transport.tls import ClientTls, ServerTls, TlsFacts, facts
+from gateway.transport.tls import ClientTls, ServerTls, TlsFacts, facts, identity_of
 from tests.transport.loopback import connected_channels, shake_hands, trusting_context, write_pair
 
 EXPIRY = datetime(2040, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -167,6 +169,8 @@ async def test_a_client_certificate_is_demanded_and_named(ca: trustme.CA, tmp_pa
     assert seen.client_common_name == "alice"
     assert seen.client_subject is not None
     assert set(seen.client_subject.split(",")) >= {"CN=alice", "O=Example"}
+
+    assert seen.client_identity == 'san:["RFC822Name:alice@example.com"]'
 
     await assert_refused(tls, trusting_context(ca), match="peer did not return a certificate")
     stranger = trusting_context(ca)
@@ -379,3 +383,53 @@ async def test_files_of_backends_that_vanish_change_nothing(ca: trustme.CA, tmp_
         towards.reload()
     assert towards.context is before
     assert not ClientTls(None).reload(), "the system's own are not watched"
+
+
+def certificate_of(*names: x509.GeneralName, subject: str = "CN=alice,O=Example") -> x509.Certificate:
+    """Self-signed, with these subjectAltNames, without the extension for none."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    name = x509.Name.from_rfc4514_string(subject)
+    builder = x509.CertificateBuilder(
+        issuer_name=name,
+        subject_name=name,
+        public_key=key.public_key(),
+        serial_number=x509.random_serial_number(),
+        not_valid_before=now,
+        not_valid_after=now + timedelta(days=1),
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(key, hashes.SHA256())
+
+
+def test_a_renewed_certificate_names_the_same_in_whatever_order() -> None:
+    names = (x509.RFC822Name("alice@example.com"), x509.UniformResourceIdentifier("spiffe://example/alice"))
+    one, renewed = certificate_of(*names), certificate_of(*reversed(names), subject="CN=somebody")
+    assert identity_of(one) == identity_of(renewed)
+    assert (
+        identity_of(one) == 'san:["RFC822Name:alice@example.com", "UniformResourceIdentifier:spiffe://example/alice"]'
+    )
+
+
+def test_without_names_it_is_the_subject() -> None:
+    assert identity_of(certificate_of()) == "subject:CN=alice,O=Example"
+
+
+def test_names_that_look_alike_are_not_the_same() -> None:
+    strange = x509.OtherName(x509.ObjectIdentifier("1.2.3"), b"\x0c\x05alice")
+    identities = [
+        identity_of(certificate_of(*names))
+        for names in (
+            (x509.DNSName("a"), x509.DNSName("b")),
+            (x509.DNSName('a", "DNSName:b'),),
+            (x509.RFC822Name("a"), x509.DNSName("b")),
+            (x509.UniformResourceIdentifier("a"), x509.DNSName("b")),
+            (x509.DirectoryName(x509.Name.from_rfc4514_string("CN=alice,O=Example")),),
+            (x509.IPAddress(ipaddress.ip_address("192.0.2.1")),),
+            (x509.DNSName("192.0.2.1"),),
+            (strange,),
+            (),
+        )
+    ]
+    assert len(set(identities)) == len(identities)
