@@ -35,7 +35,8 @@ class Balancer:
     async def cut(self) -> None:
         """Resets all connections of clients at once."""
         for client in tuple(self._clients):
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            with suppress(OSError, trio.ClosedResourceError):  # it ended meanwhile
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             await trio.aclose_forcefully(client)
 
     async def lead(self, client: trio.SocketStream) -> None:
