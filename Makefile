@@ -12,7 +12,7 @@ LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --uni
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types imports tests coverage tests-compiled compiled conformance bench trial fuzz lock chart containers codec clean
+.PHONY: help demo test check lint types imports tests coverage tests-compiled compiled conformance bench trial fuzz lock chart npm web containers codec clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,19 @@ $(COMPILED)/.built: setup.py $(PYX) $(wildcard gateway/*.py gateway/*/*.py) $(VE
 compiled: $(COMPILED)/.built ## Build the package in build/compiled with its data path compiled, as the image has it
 
 codec: $(VENV)/.codec ## Build the compiled frame codec and socket calls in place (skipped without a C compiler)
+
+NPM_TOOLS := .cache/npm/.installed
+
+$(NPM_TOOLS): tests/web/package.json
+	mkdir -p .cache/npm
+	cp tests/web/package.json .cache/npm/package.json
+	npm install --prefix .cache/npm --no-audit --no-fund --loglevel=error
+	@touch $@
+
+npm: $(NPM_TOOLS) ## Install the runtimes and packages that the tests of kakitome.js use (needs npm)
+
+web: ## Join the modules of gateway/web/src into the kakitome.js that is served
+	$(PYTHON) gateway/web/join.py
 
 # --- what users run ------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,53 @@
 /**
  * Kakitome in browsers and in Node: a WebSocket that knows how far every message got, and survives its connections.
- * See docs/browser-client.md.
+ * See docs/browser-client.md. They need neither the DOM's declarations nor Node's, and take up those that there are.
  */
+
+/** What this project knows under a global name, or else what this module needs of it. */
+type Known<Name extends string, Otherwise> = typeof globalThis extends Record<Name, { prototype: infer Prototype }>
+  ? Prototype
+  : Otherwise;
+
+interface LeastEvent {
+  readonly type: string;
+  readonly target: unknown;
+  readonly defaultPrevented: boolean;
+  preventDefault(): void;
+}
+
+interface LeastMessageEvent extends LeastEvent {
+  readonly data: any;
+  readonly origin: string;
+}
+
+interface LeastBlob {
+  readonly size: number;
+  arrayBuffer(): Promise<ArrayBuffer>;
+}
+
+interface LeastAbortSignal {
+  readonly aborted: boolean;
+}
+
+type AnyEvent = Known<"Event", LeastEvent>;
+type AnyMessageEvent = Known<"MessageEvent", LeastMessageEvent>;
+type AnyBlob = Known<"Blob", LeastBlob>;
+type AnyAbortSignal = Known<"AbortSignal", LeastAbortSignal>;
+
+/** A URL, as the class of that name has it. */
+interface AnyUrl {
+  readonly href: string;
+  toString(): string;
+}
+
+interface ListeningOptions {
+  capture?: boolean;
+  once?: boolean;
+  passive?: boolean;
+  signal?: AnyAbortSignal;
+}
+
+type AnyListener = ((event: any) => unknown) | { handleEvent(event: any): unknown };
 
 /** How far a message provably got; each rung implies those before it. */
 export type Rung = "accepted" | "written" | "reached" | "consumed";
@@ -53,7 +99,10 @@ export interface SessionReport {
 }
 
 export interface KakitomeOptions {
-  /** `auto`: a message is consumed when its handlers have run. `manual`: when the event's `acknowledge` is called. */
+  /**
+   * `auto`: a message is consumed when its handlers have returned and the promises that they gave are fulfilled, and
+   * refused when one of them has failed. `manual`: it is consumed when the event's `acknowledge` is called.
+   */
   acknowledge?: "auto" | "manual";
   /** Rungs below the settling one that `receipt` events are wanted for. Default: none. */
   receipts?: Rung[];
@@ -72,11 +121,14 @@ export interface KakitomeOptions {
   /** Back-off between attempts: doubling between these bounds, half of it random. Default: 250 ms to 30 s. */
   reconnectMinMs?: number;
   reconnectMaxMs?: number;
-  /** How many attempts may fail in a row. Default: any number. */
+  /** So many attempts that fail in a row are the end; at least 1. Default: any number. */
   attempts?: number;
   /** How long an attempt may take until the session is there. Default: 10 s. */
   connectTimeoutMs?: number;
-  /** How long the gateway may owe a sign of life after a message before the connection is made anew. Default: 20 s. */
+  /**
+   * How long the gateway may owe an answer to a message, or the heartbeat that it has promised, before the connection is
+   * made anew. Default: 20 s; null: for ever.
+   */
   silenceTimeoutMs?: number | null;
   /** How long `close` waits for messages to be settled. Default: 10 s. */
   closeTimeoutMs?: number;
@@ -87,7 +139,8 @@ export interface KakitomeOptions {
 }
 
 /** A message of the backend's. */
-export interface KakitomeMessageEvent extends MessageEvent<any> {
+export interface KakitomeMessageEvent extends AnyMessageEvent {
+  readonly data: any;
   /** Its number in the session. */
   readonly seq: number;
   /** The message is consumed. Needed with `acknowledge: "manual"` only. */
@@ -96,7 +149,7 @@ export interface KakitomeMessageEvent extends MessageEvent<any> {
   reject(code: number, reason?: string): void;
 }
 
-export interface KakitomeCloseEvent extends Event {
+export interface KakitomeCloseEvent extends AnyEvent {
   readonly code: number;
   readonly reason: string;
   /** The session ended as one of the two sides wanted. */
@@ -104,12 +157,12 @@ export interface KakitomeCloseEvent extends Event {
   readonly report: SessionReport | null;
 }
 
-export interface KakitomeErrorEvent extends Event {
+export interface KakitomeErrorEvent extends AnyEvent {
   readonly error: Error;
   readonly message: string;
 }
 
-export interface StateEvent extends Event {
+export interface StateEvent extends AnyEvent {
   readonly state: State;
   readonly previous: State;
   /** With `parked`: when the next attempt is made. */
@@ -117,13 +170,13 @@ export interface StateEvent extends Event {
 }
 
 /** All messages up to `seq` are at `rung`. */
-export interface ReceiptEvent extends Event {
+export interface ReceiptEvent extends AnyEvent {
   readonly seq: number;
   readonly rung: Rung;
 }
 
 /** The session goes on, on a new connection. */
-export interface ResumeEvent extends Event {
+export interface ResumeEvent extends AnyEvent {
   /** How many of our messages are sent again. */
   readonly replayed: number;
   /** How many of the gateway's come again, and are dropped because they are here. */
@@ -131,13 +184,13 @@ export interface ResumeEvent extends Event {
 }
 
 /** The far side refused one of our messages. */
-export interface RejectedEvent extends Event, OwnMessage {
+export interface RejectedEvent extends AnyEvent, OwnMessage {
   readonly code: number;
   readonly reason: string;
 }
 
 /** The session is gone, and messages with it: it is for the application to decide what becomes of them. */
-export interface LostEvent extends Event {
+export interface LostEvent extends AnyEvent {
   /** Those of which nobody knows whether they arrived. */
   readonly messages: OwnMessage[];
   /** Those that surely did not arrive, and are not sent again. */
@@ -146,12 +199,12 @@ export interface LostEvent extends Event {
 }
 
 export interface KakitomeEventMap {
-  /** A session begins: once, and again when the gateway has lost the session and a new one takes its place. */
-  open: Event;
+  /** A session begins: once, and again when the session was lost and a new one takes its place. */
+  open: AnyEvent;
   message: KakitomeMessageEvent;
   /** The end, once. */
   close: KakitomeCloseEvent;
-  /** Something failed; if that is the end, `close` follows. */
+  /** Something failed: an attempt, a handler of yours (HandlerFailed), or for good, and then `close` follows. */
   error: KakitomeErrorEvent;
   state: StateEvent;
   receipt: ReceiptEvent;
@@ -163,7 +216,7 @@ export interface KakitomeEventMap {
 type Handler<Type extends keyof KakitomeEventMap> = ((this: Kakitome, event: KakitomeEventMap[Type]) => unknown) | null;
 
 /** A conversation with a backend, through as many connections as it takes. */
-export class Kakitome extends EventTarget {
+export class Kakitome {
   static readonly CONNECTING: 0;
   static readonly OPEN: 1;
   static readonly CLOSING: 2;
@@ -173,7 +226,7 @@ export class Kakitome extends EventTarget {
    * Connects, at once if there is no store. `url` may be relative to the page, and http(s) as well as ws(s); a function
    * is asked anew for each attempt. Throws SyntaxError for what is no URL, TypeError for options that are not known.
    */
-  constructor(url: string | URL | (() => string | URL | Promise<string | URL>), options?: KakitomeOptions);
+  constructor(url: string | AnyUrl | (() => string | AnyUrl | Promise<string | AnyUrl>), options?: KakitomeOptions);
 
   readonly CONNECTING: 0;
   readonly OPEN: 1;
@@ -183,13 +236,13 @@ export class Kakitome extends EventTarget {
   readonly url: string;
   readonly protocol: string;
   readonly extensions: string;
-  binaryType: BinaryType;
+  binaryType: "blob" | "arraybuffer";
   /** OPEN from the first session on, also while the connection is broken: `send` works. */
   readonly readyState: 0 | 1 | 2 | 3;
   readonly state: State;
   /** Bytes that were not handed to the network on the present connection. */
   readonly bufferedAmount: number;
-  /** Resolves when the window has room for another message; rejects with Closed. */
+  /** Resolves when the window has room for another message, for those who wait one after the other; rejects with Closed. */
   readonly ready: Promise<void>;
   /** The rung at which our messages are settled on this route; null before the first session. */
   readonly settlesAt: Rung | null;
@@ -199,11 +252,12 @@ export class Kakitome extends EventTarget {
   readonly statistics: { resumes: number; replayed: number; duplicates: number };
 
   /** Takes the message, connected or not, and sends it in its turn; never throws. */
-  send(data: string | ArrayBuffer | ArrayBufferView | Blob): Sent;
+  send(data: string | ArrayBuffer | ArrayBufferView | AnyBlob): Sent;
 
   /**
-   * Ends the session for good, once everything is settled or `closeTimeoutMs` has passed. Throws as WebSocket does, for
-   * codes other than 1000 and 3000 to 4999, and reasons of more than 123 bytes.
+   * Ends the session for good, once everything is settled and the handlers that had begun have ended, or when
+   * `closeTimeoutMs` has passed. Throws as WebSocket does, for codes other than 1000 and 3000 to 4999, and reasons of
+   * more than 123 bytes.
    */
   close(code?: number, reason?: string): void;
 
@@ -220,23 +274,16 @@ export class Kakitome extends EventTarget {
   addEventListener<Type extends keyof KakitomeEventMap>(
     type: Type,
     listener: (this: Kakitome, event: KakitomeEventMap[Type]) => unknown,
-    options?: boolean | AddEventListenerOptions,
+    options?: boolean | ListeningOptions,
   ): void;
-  addEventListener(
-    type: string,
-    listener: EventListenerOrEventListenerObject | null,
-    options?: boolean | AddEventListenerOptions,
-  ): void;
+  addEventListener(type: string, listener: AnyListener | null, options?: boolean | ListeningOptions): void;
   removeEventListener<Type extends keyof KakitomeEventMap>(
     type: Type,
     listener: (this: Kakitome, event: KakitomeEventMap[Type]) => unknown,
-    options?: boolean | EventListenerOptions,
+    options?: boolean | { capture?: boolean },
   ): void;
-  removeEventListener(
-    type: string,
-    listener: EventListenerOrEventListenerObject | null,
-    options?: boolean | EventListenerOptions,
-  ): void;
+  removeEventListener(type: string, listener: AnyListener | null, options?: boolean | { capture?: boolean }): void;
+  dispatchEvent(event: AnyEvent): boolean;
 }
 
 export default Kakitome;
@@ -254,11 +301,15 @@ export class Rejected extends KakitomeError {
 /** The session ended, and nobody can say whether this message arrived. */
 export class Lost extends KakitomeError {
   readonly seq: number;
+  /** How the session ended. */
+  readonly cause: Closed;
 }
 
 /** The session ended, and not a byte of this message was sent on: it may be sent again without arriving twice. */
 export class NeverForwarded extends KakitomeError {
   readonly seq: number;
+  /** How the session ended. */
+  readonly cause: Closed;
 }
 
 /** There is no session any more. */
@@ -277,7 +328,17 @@ export class TooBig extends KakitomeError {
 export class QueueFull extends KakitomeError {}
 
 /** No connection came about, or the one there was fell silent; it is tried again. */
-export class ConnectionFailed extends KakitomeError {}
+export class ConnectionFailed extends KakitomeError {
+  /** What the function for the URL threw, or the WebSocket told; a TimeoutError; or a Closed with the code. */
+  readonly cause: unknown;
+}
+
+/** A handler of yours has thrown, or its promise was rejected. */
+export class HandlerFailed extends KakitomeError {
+  readonly seq: number;
+  /** What it has thrown. */
+  readonly cause: unknown;
+}
 
 /** The gateway broke the record protocol, or does not speak it. */
 export class ProtocolViolation extends KakitomeError {
@@ -286,6 +347,9 @@ export class ProtocolViolation extends KakitomeError {
 
 /** The store does not work. */
 export class StoreFailed extends KakitomeError {}
+
+/** The store has lost what was saved, as when its database was deleted: a store of yours says so with this error. */
+export class StoreEmptied extends StoreFailed {}
 
 /** Another tab uses this store. */
 export class StoreInUse extends StoreFailed {}
@@ -309,7 +373,8 @@ export interface Store {
   open(): Promise<(StoredState & { messages: StoredMessage[] }) | null>;
   /**
    * Resolves when all of it is saved: `state` in place of the former; `appended` added by `seq`, or with `replace` put
-   * in place of all messages; those up to `state.settled` dropped.
+   * in place of all messages; those up to `state.settled` dropped. Rejects with StoreEmptied where what was saved before
+   * is gone: all of it is saved then.
    */
   save(changes: { state: StoredState; appended: StoredMessage[]; replace: boolean }): Promise<void>;
   /** Forgets the conversation: its session has ended. */

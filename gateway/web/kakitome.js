@@ -10,14 +10,126 @@
  * How it works. `Session` is the record protocol `kakitome.v1` (docs/protocol.md) without sockets, timers or a clock:
  * WebSocket messages in, WebSocket messages out, and facts for the application. Within it, `Outbox` keeps our messages
  * until they are settled and `Inbox` puts the gateway's together and knows which of them were consumed. `Kakitome` is
- * the shell: it owns the socket, the timers and the store, and turns facts into events and promises.
+ * the shell: it turns facts into events and promises, with `Connections`, which owns the socket and the timers, `Intake`,
+ * where the application's messages come in, and a store.
  *
  * Invariants. A message keeps its number and its bytes until it is settled or the application was told what became of
  * it. Nothing is told to the gateway that the store, if there is one, has not saved: a reload of the page neither loses
- * a message nor gives another one its number. A message's handlers have run before it is acknowledged.
+ * a message nor gives another one its number. A message's handlers have done their work before it is acknowledged.
  */
 
-// --- the wire: design and limits as in docs/protocol.md -----------------------------------------------------------
+// Joined by join.py from the modules in src/: changes are made there.
+
+// --- errors ----------------------------------------------------------------------------------------------------------
+
+/** Why a message was not settled, why a conversation ended. */
+
+/** Base of all errors of this module. */
+class KakitomeError extends Error {
+  constructor(message, facts = {}) {
+    const { cause, ...others } = facts;
+    super(message, cause === undefined ? undefined : { cause });
+    this.name = new.target.name;
+    Object.assign(this, others);
+  }
+}
+
+/** The far side refused this one message: `seq`, `code`, `reason`. */
+class Rejected extends KakitomeError {
+  constructor(seq, code, reason) {
+    super(`message ${seq} was rejected with ${code} ${reason}`.trimEnd(), { seq, code, reason });
+  }
+}
+
+/** The session ended, and nobody can say whether this message arrived: `seq`; `cause` says how it ended. */
+class Lost extends KakitomeError {
+  constructor(seq, cause) {
+    super(`it is unknown whether message ${seq} arrived`, { seq, cause });
+  }
+}
+
+/**
+ * The session ended, and not a byte of this message was sent on: it may be sent again without arriving twice. `seq`;
+ * `cause` says how it ended.
+ */
+class NeverForwarded extends KakitomeError {
+  constructor(seq, cause) {
+    super(`message ${seq} was never forwarded`, { seq, cause });
+  }
+}
+
+/** There is no session any more: `code`, `reason`. */
+class Closed extends KakitomeError {
+  constructor(code, reason, { words = "the conversation was closed with", cause } = {}) {
+    super(`${words} ${code} ${reason}`.trimEnd(), { code, reason, cause });
+  }
+}
+
+/** The message is larger than this route takes: `size`, `limit`, in bytes. */
+class TooBig extends KakitomeError {
+  constructor(size, limit) {
+    super(`message of ${size} bytes exceeds the limit of ${limit} bytes`, { size, limit });
+  }
+}
+
+/** As much waits to be sent as the options allow; `ready` tells when there is room. */
+class QueueFull extends KakitomeError {}
+
+/** No connection came about, or the one there was fell silent; it is tried again. `cause` says why. */
+class ConnectionFailed extends KakitomeError {
+  constructor(message, cause) {
+    super(message, { cause });
+  }
+}
+
+/** A handler of the application's has thrown, or its promise was rejected with `cause`: message `seq` was refused. */
+class HandlerFailed extends KakitomeError {
+  constructor(seq, cause) {
+    super(`a handler of message ${seq} failed: ${cause?.message ?? cause}`, { seq, cause });
+  }
+}
+
+/** The gateway broke the record protocol, or does not speak it: `code`. */
+class ProtocolViolation extends KakitomeError {
+  constructor(message, code = 1002) {
+    super(message, { code });
+  }
+}
+
+/** The store does not work. */
+class StoreFailed extends KakitomeError {}
+
+/** The store has lost what it had, as when its database was deleted: whoever saves there saves all of it anew. */
+class StoreEmptied extends StoreFailed {}
+
+/** Another tab uses this store; one store serves one conversation. */
+class StoreInUse extends StoreFailed {}
+
+// --- text ------------------------------------------------------------------------------------------------------------
+
+/** Text as UTF-8: what leaves is well-formed, what comes must be. */
+
+const encoder = new TextEncoder();
+
+// ignoreBOM keeps a leading U+FEFF, which is part of the message.
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const lenient = new TextDecoder("utf-8", { ignoreBOM: true });
+
+/**
+ * The text with U+FFFD for each half of a surrogate pair, as WebSocket makes it, cut to so many bytes of UTF-8, never
+ * inside a character.
+ */
+function cut(text, bytes) {
+  const encoded = encoder.encode(text);
+  if (encoded.length <= bytes) return lenient.decode(encoded);
+  let end = bytes;
+  while ((encoded[end] & 0xc0) === 0x80) end -= 1;
+  return lenient.decode(encoded.subarray(0, end));
+}
+
+// --- wire ------------------------------------------------------------------------------------------------------------
+
+/** The records of `kakitome.v1` as bytes, and the checked JSON bodies of those that have one (docs/protocol.md). */
 
 const SUBPROTOCOL = "kakitome.v1";
 const HEADER_BYTES = 10;
@@ -34,7 +146,7 @@ const TEXT_FLAG = 0x01;
 const MORE_FLAG = 0x02;
 
 /** The records' types by name; the values are those on the wire. PING and PONG (7, 8) exist on TCP only. */
-export const RecordType = Object.freeze({ OPEN: 1, OPENED: 2, DATA: 3, ACK: 4, REJECT: 5, CLOSE: 6 });
+const RecordType = Object.freeze({ OPEN: 1, OPENED: 2, DATA: 3, ACK: 4, REJECT: 5, CLOSE: 6 });
 const TYPE_NAMES = ["", ...Object.keys(RecordType), "PING", "PONG"];
 
 /** The rungs by their value in an ACK, from 1. */
@@ -42,12 +154,9 @@ const RUNGS = ["", "accepted", "written", "reached", "consumed"];
 const CONSUMED = 4;
 
 const EMPTY = new Uint8Array(0);
-const encoder = new TextEncoder();
-// ignoreBOM keeps a leading U+FEFF, which is part of the message.
-const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** One record as the payload of a binary WebSocket message. */
-export function encodeRecord(type, flags, seq, body = EMPTY) {
+function encodeRecord(type, flags, seq, body = EMPTY) {
   const record = new Uint8Array(HEADER_BYTES + body.length);
   const header = new DataView(record.buffer);
   header.setUint8(0, type);
@@ -62,7 +171,7 @@ function encodeJsonRecord(type, seq, value) {
 }
 
 /** `{type, flags, seq, body}` of the record that a binary WebSocket message carries. Throws ProtocolViolation. */
-export function parseRecord(data) {
+function parseRecord(data) {
   if (!(data instanceof ArrayBuffer)) throw new ProtocolViolation("a text message, expected records only");
   if (data.byteLength < HEADER_BYTES) {
     throw new ProtocolViolation(`a record of ${data.byteLength} bytes, shorter than its header of ${HEADER_BYTES}`);
@@ -131,6 +240,7 @@ const Body = {
     const value = Body.object("OPENED", body);
     const integer = (...which) => Body.integer("OPENED body", ...which);
     const { session, resumed, settles_at: rung, grace_seconds: grace = 0 } = value;
+    const heartbeat = value.heartbeat_seconds ?? null;
     if (typeof session !== "string" || !/^[\x21-\x7e]{1,256}$/.test(session)) {
       throw new ProtocolViolation("OPENED body: session: expected 1 to 256 printable ASCII characters");
     }
@@ -141,11 +251,15 @@ const Body = {
     if (typeof grace !== "number" || !(grace >= 0)) {
       throw new ProtocolViolation("OPENED body: grace_seconds: expected a number of at least 0");
     }
+    if (heartbeat !== null && !(typeof heartbeat === "number" && heartbeat > 0)) {
+      throw new ProtocolViolation("OPENED body: heartbeat_seconds: expected a number above 0, or null");
+    }
     return {
       token: session,
       resumed,
       settlesAt: RUNGS.indexOf(rung),
       graceSeconds: grace,
+      heartbeatSeconds: heartbeat,
       windowMessages: integer(value, "window_messages", { least: 1, fallback: DEFAULT_WINDOW_MESSAGES }),
       windowBytes: integer(value, "window_bytes", { least: 1, fallback: DEFAULT_WINDOW_BYTES }),
       messageBytes: integer(value, "message_bytes", { least: 1, fallback: null }),
@@ -183,8 +297,14 @@ const Body = {
   },
 };
 
+/** REJECT of one message of the gateway's; the reason is made to fit. */
+function rejectRecord(seq, code, reason) {
+  return encodeJsonRecord(RecordType.REJECT, seq, { code, reason: cut(reason, MAX_REJECT_REASON_BYTES) });
+}
+
+/** CLOSE of the session; the reason is made to fit. */
 function closeRecord(code, reason) {
-  return encodeJsonRecord(RecordType.CLOSE, 0, { code, reason });
+  return encodeJsonRecord(RecordType.CLOSE, 0, { code, reason: cut(reason, MAX_CLOSE_REASON_BYTES) });
 }
 
 function isCode(value) {
@@ -199,78 +319,246 @@ function isWithin(seq, range) {
   return range !== null && range[0] <= seq && seq <= range[1];
 }
 
-/** The text cut to so many bytes of UTF-8, never inside a character. */
-function cut(text, bytes) {
-  const encoded = encoder.encode(text);
-  return encoded.length <= bytes ? text : new TextDecoder().decode(encoded.subarray(0, bytes), { stream: true });
+// --- options ---------------------------------------------------------------------------------------------------------
+
+/** What an application may choose, and what the client takes from its surroundings. */
+
+const DEFAULTS = {
+  acknowledge: "auto",
+  receipts: [],
+  resend: "never-forwarded",
+  windowMessages: DEFAULT_WINDOW_MESSAGES,
+  windowBytes: DEFAULT_WINDOW_BYTES,
+  messageBytes: 64 * 1024 * 1024,
+  queueMessages: 10_000,
+  queueBytes: 16 * 1024 * 1024,
+  store: null,
+  reconnectMinMs: 250,
+  reconnectMaxMs: 30_000,
+  attempts: Infinity,
+  connectTimeoutMs: 10_000,
+  silenceTimeoutMs: 20_000,
+  closeTimeoutMs: 10_000,
+  webSocket: null,
+  platform: null,
+};
+
+const CHOICES = {
+  acknowledge: ["auto", "manual"],
+  resend: ["never-forwarded", "none", "all"],
+};
+
+/** The least that each number may be. */
+const LEAST = {
+  windowMessages: 1,
+  windowBytes: 1,
+  messageBytes: 0,
+  queueMessages: 0,
+  queueBytes: 0,
+  reconnectMinMs: 0,
+  reconnectMaxMs: 0,
+  attempts: 1,
+  connectTimeoutMs: 0,
+  silenceTimeoutMs: 0,
+  closeTimeoutMs: 0,
+};
+
+/** These go to the gateway, as whole numbers. */
+const WHOLE = ["windowMessages", "windowBytes"];
+
+/** The options, whole. Throws TypeError for what is not known or cannot be. */
+function chosen(options) {
+  const given = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined));
+  for (const [key, value] of Object.entries(given)) {
+    if (!Object.hasOwn(DEFAULTS, key)) {
+      throw new TypeError(`unknown option ${key}, known are ${Object.keys(DEFAULTS).join(", ")}`);
+    }
+    if (key in CHOICES && !CHOICES[key].includes(value)) {
+      throw new TypeError(`option ${key}: ${value}, expected one of ${CHOICES[key].join(", ")}`);
+    }
+    if (key in LEAST && !(key === "silenceTimeoutMs" && value === null)) checkNumber(key, value);
+  }
+  for (const rung of given.receipts ?? []) {
+    if (!RUNGS.slice(1).includes(rung)) throw new TypeError(`option receipts: ${rung}, expected ${RUNGS.slice(1)}`);
+  }
+  return { ...DEFAULTS, ...given };
 }
 
-// --- errors: why a message was not settled, why a conversation ended ----------------------------------------------
+function checkNumber(key, value) {
+  const isWhole = WHOLE.includes(key);
+  if (typeof value === "number" && value >= LEAST[key] && (!isWhole || Number.isSafeInteger(value))) return;
+  const kind = isWhole ? "a whole number" : "a number";
+  throw new TypeError(`option ${key}: ${String(value)}, expected ${kind} of at least ${LEAST[key]}`);
+}
 
-/** Base of all errors of this module. */
-export class KakitomeError extends Error {
-  constructor(message, facts = {}) {
-    super(message, facts.cause && { cause: facts.cause });
-    this.name = new.target.name;
-    Object.assign(this, facts);
+/** Throws what WebSocket's `close` throws. */
+function checkClosing(code, reason) {
+  if (code !== 1000 && !(Number.isInteger(code) && code >= 3000 && code <= 4999)) {
+    throw new DOMException(`code ${code}, expected 1000 or 3000 to 4999`, "InvalidAccessError");
+  }
+  if (encoder.encode(reason).length > MAX_CLOSE_REASON_BYTES) {
+    throw new DOMException(`reason exceeds ${MAX_CLOSE_REASON_BYTES} bytes`, "SyntaxError");
   }
 }
 
-/** The far side refused this one message: `seq`, `code`, `reason`. */
-export class Rejected extends KakitomeError {
-  constructor(seq, code, reason) {
-    super(`message ${seq} was rejected with ${code} ${reason}`.trimEnd(), { seq, code, reason });
+/** Runs actions each in a task of its own, also in a background tab, where timers are throttled to one a minute. */
+const startMacrotask = (() => {
+  if (typeof globalThis.setImmediate === "function") return (action) => void globalThis.setImmediate(action);
+  let port = null;
+  const actions = [];
+  return (action) => {
+    if (!port) {
+      const channel = new MessageChannel();
+      channel.port1.onmessage = () => actions.shift()();
+      port = channel.port2;
+    }
+    actions.push(action);
+    port.postMessage(null);
+  };
+})();
+
+/** What the option `platform` replaces. */
+function surroundings() {
+  const isPage = typeof window !== "undefined";
+  return {
+    WebSocket: globalThis.WebSocket,
+    setTimeout: (action, ms) => globalThis.setTimeout(action, ms),
+    clearTimeout: (timer) => globalThis.clearTimeout(timer),
+    startMacrotask,
+    now: () => performance.now(),
+    random: Math.random,
+    window: isPage ? window : null,
+    document: typeof document === "undefined" ? null : document,
+    baseUrl: globalThis.location?.href,
+    // To the page's console; elsewhere that could end the process, and the event `error` tells of it.
+    reportError: isPage && globalThis.reportError ? (error) => globalThis.reportError(error) : () => {},
+  };
+}
+
+/** The absolute ws: or wss: URL. Throws SyntaxError, as WebSocket does. */
+function resolved(url, base) {
+  let absolute;
+  try {
+    absolute = new URL(url, base);
+  } catch {
+    throw new DOMException(`${url} is no URL`, "SyntaxError");
+  }
+  absolute.protocol = { "http:": "ws:", "https:": "wss:" }[absolute.protocol] ?? absolute.protocol;
+  return absolute.href;
+}
+
+// --- inbox -----------------------------------------------------------------------------------------------------------
+
+/** The gateway's messages. */
+
+/**
+ * The gateway's messages: put together, each given once, whatever is sent again.
+ *
+ * Those up to `accepted` have come whole; those up to `consumed` were consumed, as were those in `#ahead`.
+ */
+class Inbox {
+  #parts = [];
+  #size = 0;
+  #text = null;
+  #isOversize = false;
+  #ahead = new Set();
+  #unconsumed = new Map();
+  #unconsumedBytes = 0;
+  #limits;
+
+  constructor(consumed, limits) {
+    this.accepted = consumed;
+    this.consumed = consumed;
+    this.duplicates = 0;
+    this.#limits = limits;
+  }
+
+  /** What the DATA record completes, `{seq, text, data}`, or null; `data` is null for what is larger than the limit. */
+  receive({ flags, seq, body }) {
+    const ends = !(flags & MORE_FLAG);
+    if (seq <= this.accepted) {
+      if (ends) this.duplicates += 1;
+      return null;
+    }
+    if (seq !== this.accepted + 1) {
+      throw new ProtocolViolation(`DATA ${seq} after message ${this.accepted}, expected ${this.accepted + 1}`);
+    }
+    const text = Boolean(flags & TEXT_FLAG);
+    if (this.#text === null) this.#begin(seq, text);
+    if (this.#text !== text) {
+      throw new ProtocolViolation(`a fragment of DATA ${seq} is ${text ? "text" : "binary"}, but the first was not`);
+    }
+    this.#size += body.length;
+    if (this.#size > this.#limits.messageBytes) {
+      this.#isOversize = true;
+      this.#parts = [];
+    } else {
+      this.#parts.push(body);
+    }
+    if (!ends) return null;
+    const data = this.#isOversize ? null : joined(this.#parts, this.#size);
+    const message = { seq, text, data: text && data ? decodedText(seq, data) : data };
+    const size = this.#isOversize ? 0 : this.#size;
+    this.forgetUnfinished();
+    this.accepted = seq;
+    this.#unconsumed.set(seq, size);
+    this.#unconsumedBytes += size;
+    return message;
+  }
+
+  #begin(seq, text) {
+    const { windowMessages, windowBytes } = this.#limits;
+    if (this.#unconsumed.size >= windowMessages) {
+      throw new ProtocolViolation(`DATA ${seq} exceeds the window of ${windowMessages} messages`, 1008);
+    }
+    if (this.#unconsumedBytes >= windowBytes) {
+      throw new ProtocolViolation(`DATA ${seq} exceeds the window of ${windowBytes} bytes`, 1008);
+    }
+    this.#text = text;
+  }
+
+  /** The connection broke: a message that came in part comes again from its first byte. */
+  forgetUnfinished() {
+    this.#parts = [];
+    this.#size = 0;
+    this.#text = null;
+    this.#isOversize = false;
+  }
+
+  /** Marks one message as consumed; whether that is news. The position moves once all before it are. */
+  consume(seq) {
+    const size = this.#unconsumed.get(seq);
+    if (size === undefined) return false;
+    this.#unconsumed.delete(seq);
+    this.#unconsumedBytes -= size;
+    this.#ahead.add(seq);
+    while (this.#ahead.delete(this.consumed + 1)) this.consumed += 1;
+    return true;
   }
 }
 
-/** The session ended, and nobody can say whether this message arrived: `seq`. */
-export class Lost extends KakitomeError {
-  constructor(seq, cause) {
-    super(`it is unknown whether message ${seq} arrived`, { seq, cause });
+function joined(parts, size) {
+  if (parts.length === 1) return parts[0];
+  const whole = new Uint8Array(size);
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+function decodedText(seq, data) {
+  try {
+    return decoder.decode(data);
+  } catch {
+    throw new ProtocolViolation(`text message ${seq} is not UTF-8`, 1007);
   }
 }
 
-/** The session ended, and not a byte of this message was sent on: it may be sent again without arriving twice. */
-export class NeverForwarded extends KakitomeError {
-  constructor(seq, cause) {
-    super(`message ${seq} was never forwarded`, { seq, cause });
-  }
-}
+// --- outbox ----------------------------------------------------------------------------------------------------------
 
-/** There is no session any more: `code`, `reason`. */
-export class Closed extends KakitomeError {
-  constructor(code, reason, words = "the conversation was closed with") {
-    super(`${words} ${code} ${reason}`.trimEnd(), { code, reason });
-  }
-}
-
-/** The message is larger than this route takes: `size`, `limit`, in bytes. */
-export class TooBig extends KakitomeError {
-  constructor(size, limit) {
-    super(`message of ${size} bytes exceeds the limit of ${limit} bytes`, { size, limit });
-  }
-}
-
-/** As much waits to be sent as the options allow; `ready` tells when there is room. */
-export class QueueFull extends KakitomeError {}
-
-/** No connection came about, or the one there was fell silent; it is tried again. */
-export class ConnectionFailed extends KakitomeError {}
-
-/** The gateway broke the record protocol, or does not speak it: `code`. */
-export class ProtocolViolation extends KakitomeError {
-  constructor(message, code = 1002) {
-    super(message, { code });
-  }
-}
-
-/** The store does not work. */
-export class StoreFailed extends KakitomeError {}
-
-/** Another tab uses this store; one store serves one conversation. */
-export class StoreInUse extends StoreFailed {}
-
-// --- the protocol without I/O ------------------------------------------------------------------------------------
+/** Our messages that are not settled. */
 
 /**
  * Our messages that are not settled: kept, sent within the gateway's window, sent again after a resume.
@@ -476,116 +764,26 @@ class Outbox {
   }
 }
 
-/**
- * The gateway's messages: put together, each given once, whatever is sent again.
- *
- * Those up to `accepted` have come whole; those up to `consumed` were consumed, as were those in `#ahead`.
- */
-class Inbox {
-  #parts = [];
-  #size = 0;
-  #text = null;
-  #isOversize = false;
-  #ahead = new Set();
-  #unconsumed = new Map();
-  #unconsumedBytes = 0;
-  #limits;
-
-  constructor(consumed, limits) {
-    this.accepted = consumed;
-    this.consumed = consumed;
-    this.duplicates = 0;
-    this.#limits = limits;
-  }
-
-  /** What the DATA record completes, `{seq, text, data}`, or null; `data` is null for what is larger than the limit. */
-  receive({ flags, seq, body }) {
-    const ends = !(flags & MORE_FLAG);
-    if (seq <= this.accepted) {
-      if (ends) this.duplicates += 1;
-      return null;
-    }
-    if (seq !== this.accepted + 1) {
-      throw new ProtocolViolation(`DATA ${seq} after message ${this.accepted}, expected ${this.accepted + 1}`);
-    }
-    const text = Boolean(flags & TEXT_FLAG);
-    if (this.#text === null) this.#begin(seq, text);
-    if (this.#text !== text) {
-      throw new ProtocolViolation(`a fragment of DATA ${seq} is ${text ? "text" : "binary"}, but the first was not`);
-    }
-    this.#size += body.length;
-    if (this.#size > this.#limits.messageBytes) {
-      this.#isOversize = true;
-      this.#parts = [];
-    } else {
-      this.#parts.push(body);
-    }
-    if (!ends) return null;
-    const data = this.#isOversize ? null : joined(this.#parts, this.#size);
-    const message = { seq, text, data: text && data ? decodedText(seq, data) : data };
-    const size = this.#isOversize ? 0 : this.#size;
-    this.forgetUnfinished();
-    this.accepted = seq;
-    this.#unconsumed.set(seq, size);
-    this.#unconsumedBytes += size;
-    return message;
-  }
-
-  #begin(seq, text) {
-    const { windowMessages, windowBytes } = this.#limits;
-    if (this.#unconsumed.size >= windowMessages) {
-      throw new ProtocolViolation(`DATA ${seq} exceeds the window of ${windowMessages} messages`, 1008);
-    }
-    if (this.#unconsumedBytes >= windowBytes) {
-      throw new ProtocolViolation(`DATA ${seq} exceeds the window of ${windowBytes} bytes`, 1008);
-    }
-    this.#text = text;
-  }
-
-  /** The connection broke: a message that came in part comes again from its first byte. */
-  forgetUnfinished() {
-    this.#parts = [];
-    this.#size = 0;
-    this.#text = null;
-    this.#isOversize = false;
-  }
-
-  /** Marks one message as consumed; whether that is news. The position moves once all before it are. */
-  consume(seq) {
-    const size = this.#unconsumed.get(seq);
-    if (size === undefined) return false;
-    this.#unconsumed.delete(seq);
-    this.#unconsumedBytes -= size;
-    this.#ahead.add(seq);
-    while (this.#ahead.delete(this.consumed + 1)) this.consumed += 1;
-    return true;
-  }
+/** One of our messages as events show it. */
+function told({ seq, text, data }) {
+  return { seq, data: text ? decoder.decode(data) : data.slice().buffer };
 }
 
-function joined(parts, size) {
-  if (parts.length === 1) return parts[0];
-  const whole = new Uint8Array(size);
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
-}
+// --- session ---------------------------------------------------------------------------------------------------------
 
-function decodedText(seq, data) {
-  try {
-    return decoder.decode(data);
-  } catch {
-    throw new ProtocolViolation(`text message ${seq} is not UTF-8`, 1007);
-  }
-}
+/** The record protocol without I/O. */
 
 /**
  * Close codes that tell of the gateway's or the connection's state and not of the session's: it is worth trying again.
  * 1005 is a Close without a code; 1006 and 1015 stand for none at all.
  */
 const PASSING_CODES = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015]);
+
+/**
+ * A CLOSE with one of these says that the session is lost and nobody meant it to end (docs/protocol.md, Ending): we come
+ * back with its token, and OPENED decides. 4004 is what a backend says of a session that it does not know.
+ */
+const LOST_CODES = new Set([1011, 1012, 1013, 1014, 4004]);
 
 /** Another connection has taken the session over. */
 const SUPERSEDED = 4001;
@@ -598,7 +796,7 @@ const Phase = Object.freeze({ DETACHED: "detached", OPENING: "opening", OPEN: "o
  * A turn of the caller's: `receive` with what came in, the calls of the application, `nextFact` until there is none,
  * `changes` and (after they were saved) `markSaved`, `take` and send what it gives. `stored` is what a store had of it.
  */
-export class Session {
+class Session {
   #phase = Phase.DETACHED;
   #connection = 0;
   #facts = [];
@@ -612,6 +810,8 @@ export class Session {
   #rejects = new Map();
   #presumed = new Map();
   #closeSent = false;
+  /** `{report, connection}` of a CLOSE that told that the session is lost, until OPENED decides. */
+  #loss = null;
   #settings;
 
   constructor(settings = {}, stored = null) {
@@ -621,17 +821,20 @@ export class Session {
       messageBytes: Infinity,
       receipts: [],
       resend: "never-forwarded",
+      heartbeat: false,
       ...settings,
     };
     this.token = stored?.token ?? null;
     this.settlesAt = CONSUMED;
     this.graceSeconds = 0;
+    /** How often the gateway says something at least while both sides are silent; null: it may be silent. */
+    this.heartbeatSeconds = null;
     /** The largest message that the gateway takes; Infinity: any, or not known yet. */
     this.messageLimit = Infinity;
     this.outbox = new Outbox(stored ?? {});
     this.inbox = new Inbox(stored?.consumed ?? 0, this.#settings);
     this.#acked = this.inbox.consumed;
-    /** `{code, reason, record}` once the session has ended, or shall end when everything is settled. */
+    /** `{code, reason, cause, record}` once the session has ended, or shall end when everything is settled. */
     this.ending = null;
     if (stored) this.#saved = this.#state();
   }
@@ -672,9 +875,15 @@ export class Session {
     this.#phase = Phase.OPENING;
     this.#connection += 1;
     this.#told = this.#saved?.consumed ?? 0;
-    const { receipts, windowMessages, windowBytes } = this.#settings;
-    const body = { receipts, window_messages: windowMessages, window_bytes: windowBytes };
-    return encodeJsonRecord(RecordType.OPEN, this.#told, this.token === null ? body : { session: this.token, ...body });
+    const { receipts, windowMessages, windowBytes, heartbeat } = this.#settings;
+    const body = {
+      ...(this.token === null ? {} : { session: this.token }),
+      receipts,
+      window_messages: windowMessages,
+      window_bytes: windowBytes,
+      ...(heartbeat ? { heartbeat } : {}),
+    };
+    return encodeJsonRecord(RecordType.OPEN, this.#told, body);
   }
 
   /** The connection is gone; the session waits for the next one. */
@@ -733,9 +942,11 @@ export class Session {
       if (this.token !== null) this.#renew(body.report);
       this.#facts.push({ type: "opened" });
     }
+    this.#loss = null;
     this.token = body.token;
     this.settlesAt = body.settlesAt;
     this.graceSeconds = body.graceSeconds;
+    this.heartbeatSeconds = body.heartbeatSeconds;
     this.messageLimit = body.messageBytes ?? Infinity;
     this.outbox.windowMessages = body.windowMessages;
     this.outbox.windowBytes = body.windowBytes;
@@ -747,8 +958,9 @@ export class Session {
   }
 
   /** The old session is gone and a new one begins: what is known never to have left is sent in it. */
-  #renew(report) {
-    const { unknown, neverForwarded } = this.#sortOut(report);
+  #renew(opened) {
+    const { report, connection } = opened || !this.#loss ? { report: opened, connection: this.#connection } : this.#loss;
+    const { unknown, neverForwarded } = this.#sortOut(report, connection);
     const { resend } = this.#settings;
     this.outbox = new Outbox();
     this.inbox = new Inbox(0, this.#settings);
@@ -778,23 +990,28 @@ export class Session {
   /**
    * What became of each message, as far as the report tells; what it calls settled is.
    *
-   * It says nothing about those behind all that its gateway had accepted. That gateway did not send them on; but where
-   * a session can move from gateway to gateway (both hops speak records), one before it may have.
+   * It says nothing about those behind all that its gateway had accepted. That gateway, which has given the report on
+   * `gatewaysConnection`, did not send them on; but where a session can move from gateway to gateway (both hops speak
+   * records), one before it may have.
    */
-  #sortOut(report) {
+  #sortOut(report, gatewaysConnection) {
     const unknown = [];
     const neverForwarded = [];
     const { outbox } = this;
     const upstream = report?.upstream;
-    if (upstream) this.#settled(outbox.settle(Math.min(upstream.settled, outbox.carried)), this.settlesAt);
+    if (upstream) this.#settleReported(upstream);
     for (const entry of outbox.entries.filter(({ rejected }) => !rejected)) {
       const { seq, connection } = entry;
-      const mayHaveMoved = this.settlesAt === CONSUMED && connection !== this.#connection;
+      const mayHaveMoved = this.settlesAt === CONSUMED && connection !== gatewaysConnection;
       if (seq > outbox.carried || isWithin(seq, upstream?.neverForwarded ?? null)) neverForwarded.push(entry);
       else if (!upstream || isWithin(seq, upstream.unknown) || mayHaveMoved) unknown.push(entry);
       else neverForwarded.push(entry);
     }
     return { unknown, neverForwarded };
+  }
+
+  #settleReported({ settled }) {
+    this.#settled(this.outbox.settle(Math.min(settled, this.outbox.carried)), this.settlesAt);
   }
 
   /**
@@ -824,9 +1041,21 @@ export class Session {
   }
 
   #closed({ code, reason, report }) {
+    // Another connection has the session now: this one is over, the session is not.
+    if (code === SUPERSEDED) {
+      this.#facts.push({ type: "superseded", code, reason });
+      return;
+    }
     // An answer to OPEN that names a passing state of the gateway ends this attempt and not the session.
-    if (this.#phase === Phase.OPENING && PASSING_CODES.has(code)) {
+    if (this.#phase === Phase.OPENING && (PASSING_CODES.has(code) || LOST_CODES.has(code))) {
       this.#facts.push({ type: "refused", code, reason });
+      return;
+    }
+    if (LOST_CODES.has(code) && !this.#closeSent) {
+      this.confirm();
+      if (report) this.#settleReported(report.upstream);
+      this.#loss = { report, connection: this.#connection };
+      this.#facts.push({ type: "session lost", code, reason });
       return;
     }
     // The answer to our own CLOSE need not repeat why.
@@ -841,15 +1070,16 @@ export class Session {
   }
 
   /** Ends the session at once: what is not settled is sorted out and told, nothing more is taken. */
-  end(code, reason, { report = null, byPeer = false } = {}) {
+  end(code, reason, { report = null, byPeer = false, cause = null } = {}) {
     if (this.isOver) return;
     this.confirm();
-    const { unknown, neverForwarded } = this.#sortOut(report);
-    this.ending = { code, reason, record: this.isOpen && !byPeer ? closeRecord(code, reason) : null };
+    const known = report || !this.#loss ? { report, connection: this.#connection } : this.#loss;
+    const { unknown, neverForwarded } = this.#sortOut(known.report, known.connection);
+    this.ending = { code, reason, cause, record: this.isOpen && !byPeer ? closeRecord(code, reason) : null };
     this.#phase = Phase.OVER;
     this.outbox = new Outbox();
-    this.#facts.push({ type: "lost", unknown, neverForwarded, report });
-    this.#facts.push({ type: "ended", code, reason, report, byPeer });
+    this.#facts.push({ type: "lost", unknown, neverForwarded, report: known.report });
+    this.#facts.push({ type: "ended", code, reason, report: known.report, byPeer });
   }
 
   // --- the application ---
@@ -874,13 +1104,12 @@ export class Session {
 
   /** Refuses a message of the gateway's, which counts as consumed then. */
   reject(seq, code, reason) {
-    const body = { code, reason: cut(reason, MAX_REJECT_REASON_BYTES) };
-    if (this.inbox.consume(seq)) this.#rejects.set(seq, encodeJsonRecord(RecordType.REJECT, seq, body));
+    if (this.inbox.consume(seq)) this.#rejects.set(seq, rejectRecord(seq, code, reason));
   }
 
   /** Ends the session for good once everything of ours is settled. */
   close(code, reason) {
-    this.ending ??= { code, reason, record: closeRecord(code, reason) };
+    this.ending ??= { code, reason, cause: null, record: closeRecord(code, reason) };
   }
 
   // --- the store ---
@@ -897,6 +1126,11 @@ export class Session {
     const changes = { state, appended, replace: this.#mustReplace, revision: this.#revision };
     this.#mustReplace = false;
     return changes;
+  }
+
+  /** The store has lost what it had: all of it is to be saved anew. */
+  saveAnew() {
+    this.#renumbered();
   }
 
   /** The changes are saved: what they say may be told. */
@@ -954,135 +1188,359 @@ function copied(entry) {
   return { ...entry };
 }
 
-// --- the store ----------------------------------------------------------------------------------------------------
+// --- connections -----------------------------------------------------------------------------------------------------
 
-/** How long a page that is being reloaded may take to let go of its store. */
-const LOCK_PATIENCE_MS = 3000;
+/** The connections of a conversation, one after the other: when one is tried, kept, given up. */
+
+/** The longest that silence is borne, when connections made anew do not end it. */
+const MAX_SILENCE_MS = 300_000;
+
+/** A timer that fires so late was frozen with its page: what has come in meanwhile was not seen yet. */
+const FROZEN_MS = 1000;
+
+/** A connection that was quiet for so long is made anew when somebody looks at the page again. */
+const STALE_MS = 60_000;
 
 /**
- * One conversation in IndexedDB: its state and its outbox, saved together. One tab at a time holds it, by a Web Lock.
- *
- * Writes are durable against the end of the page and of the browser, not against a power cut ("relaxed").
+ * So long after a connection of ours ended without an answer to its OPEN, that OPEN may still be on its way, overtake
+ * the next one's and supersede it: a 4001 that comes meanwhile may tell of nobody but ourselves.
  */
-export class IndexedDbStore {
-  #name;
+const GHOST_MS = 30_000;
+
+/** A WebSocket that has dispatched `error` dispatches `close` in the same task; Node's before version 24 never does. */
+const CLOSE_FOLLOWS_MS = 100;
+
+const SOCKET_CLOSED = 3;
+
+/**
+ * Has at most one socket at a time, and tries for one until it is told to end.
+ *
+ * The owner has `session`, `guard(action)`, which is the boundary of every entrance, and hears of: `connecting()`;
+ * `attached()`, when a socket is up and its OPEN may go; `misconnected(violation)`, where it leads to something else;
+ * `received(data)`; `failed(message, cause)`, when a way was given up that goes on elsewhere; and `disconnected(end)`,
+ * with the `code`, `reason` and `cause` of the end, whether the session `wasOpen` on the connection, and whether it
+ * `isGhost`: superseded by nobody but ourselves.
+ */
+class Connections {
+  #owner;
+  #options;
   #platform;
-  #database = null;
-  #release = null;
+  #timers;
+  #findUrl;
 
-  constructor(name, platform = {}) {
-    this.#name = `kakitome:${name}`;
-    this.#platform = {
-      indexedDB: globalThis.indexedDB,
-      locks: globalThis.navigator?.locks,
-      setTimeout: (action, ms) => globalThis.setTimeout(action, ms),
-      clearTimeout: (timer) => globalThis.clearTimeout(timer),
-      ...platform,
-    };
+  #socket = null;
+  #attempt = 0;
+  /** Our OPEN has left on this socket, and nothing that answers it has come. */
+  #awaitsAnswer = false;
+  /** Until when each of our OPENs that were given up without an answer may still arrive. */
+  #lateOpens = [];
+
+  /** In a row: attempts that did not open the session; connections that were good for nothing; sessions lost. */
+  #failedAttempts = 0;
+  #failures = 0;
+  #losses = 0;
+
+  #openedAt = 0;
+  #heardAt = 0;
+  #owedSince = null;
+  #silenceDue = Infinity;
+  #silenceMs;
+  #bytesGiven = 0;
+  /** When silence was looked for last: what waited for the network, and what had left. */
+  #bytesWaiting = 0;
+  #bytesLeft = 0;
+  #offlineAt = null;
+  #stopListening = [];
+
+  constructor(owner, url, options, platform, timers) {
+    this.#owner = owner;
+    this.#options = options;
+    this.#platform = platform;
+    this.#timers = timers;
+    this.#findUrl = typeof url === "function" ? url : null;
+    this.url = this.#findUrl ? "" : resolved(url, platform.baseUrl);
+    this.#silenceMs = options.silenceTimeoutMs;
+    this.#listenToPage();
   }
 
-  /** Takes the store; what it has: null, or the state with `messages`. Rejects with StoreInUse or StoreFailed. */
-  async open() {
-    const { indexedDB, locks } = this.#platform;
-    if (!indexedDB) throw new StoreFailed("there is no IndexedDB here");
-    if (!locks) {
-      throw new StoreFailed("there are no Web Locks here (they need https or localhost) to keep a second tab out");
+  get #session() {
+    return this.#owner.session;
+  }
+
+  get bufferedAmount() {
+    return this.#socket?.bufferedAmount ?? 0;
+  }
+
+  /** The gateway may have begun a session for us already. */
+  get isAwaitingAnswer() {
+    return this.#awaitsAnswer;
+  }
+
+  // --- trying ---
+
+  /** The page before this one has gone with the session: its OPEN may be on its way. */
+  inherit() {
+    this.#lateOpens.push(this.#platform.now() + GHOST_MS);
+  }
+
+  connect() {
+    this.#timers.disarm("retry");
+    this.#owner.connecting();
+    const attempt = (this.#attempt += 1);
+    const { connectTimeoutMs } = this.#options;
+    this.#timers.arm("connect", connectTimeoutMs, () => {
+      const message = `no answer within ${connectTimeoutMs} ms`;
+      this.drop();
+      this.#over(1006, message, new DOMException(message, "TimeoutError"));
+    });
+    const isCurrent = () => attempt === this.#attempt;
+    const fail = (error) => this.#owner.guard(() => isCurrent() && this.#over(1006, String(error?.message), error));
+    if (this.#findUrl) {
+      Promise.resolve()
+        .then(this.#findUrl)
+        .then((url) => isCurrent() && this.#open(resolved(url, this.#platform.baseUrl)))
+        .catch(fail);
+      return;
     }
-    await this.#lock(locks);
     try {
-      this.#database = await this.#connect(indexedDB);
-      return await this.#load();
-    } catch (cause) {
-      this.close();
-      throw cause instanceof StoreFailed ? cause : new StoreFailed(`IndexedDB failed: ${cause?.message}`, { cause });
+      this.#open(this.url);
+    } catch (error) {
+      Promise.resolve(error).then(fail); // later, because nobody listens yet to what the constructor does
     }
   }
 
-  #lock(locks) {
-    const { setTimeout, clearTimeout } = this.#platform;
-    const waiting = new AbortController();
-    const timer = setTimeout(() => waiting.abort(), LOCK_PATIENCE_MS);
-    return new Promise((resolve, reject) => {
-      const hold = () => {
-        clearTimeout(timer);
-        resolve();
-        return new Promise((release) => (this.#release = release));
-      };
-      locks.request(this.#name, { signal: waiting.signal }, hold).catch((cause) => {
-        reject(new StoreInUse(`another tab uses the store ${this.#name}`, { cause }));
+  /** Throws what `new WebSocket` throws, as for a page of https that wants ws. */
+  #open(url) {
+    const socket = new this.#platform.WebSocket(url, [SUBPROTOCOL]);
+    this.url = url;
+    this.#socket = socket;
+    this.#bytesGiven = 0;
+    socket.binaryType = "arraybuffer";
+    let cause = null;
+    const whenCurrent = (action) => (event) => this.#owner.guard(() => socket === this.#socket && action(event));
+    socket.onopen = whenCurrent(() => {
+      if (socket.protocol === SUBPROTOCOL) {
+        this.#heardAt = this.#platform.now();
+        this.#owner.attached();
+      } else {
+        this.#owner.misconnected(new ProtocolViolation(`${this.url} does not speak ${SUBPROTOCOL}`));
+      }
+    });
+    socket.onmessage = whenCurrent(({ data }) => {
+      this.#heardAt = this.#platform.now();
+      this.#awaitsAnswer = false;
+      this.#owner.received(data);
+      if (!this.#session.outbox.hasUnanswered) this.#owedSince = null;
+    });
+    socket.onclose = whenCurrent(({ code, reason }) => {
+      this.#socket = null;
+      if (code !== 1006) this.#awaitsAnswer = false;
+      this.#over(code, reason, cause);
+    });
+    socket.onerror = whenCurrent((event) => {
+      cause = event?.error ?? null;
+      this.#timers.arm("failed", CLOSE_FOLLOWS_MS, () => {
+        this.drop();
+        this.#over(1006, "", cause);
       });
     });
   }
 
-  #connect(indexedDB) {
-    const request = indexedDB.open(this.#name, 1);
-    request.onupgradeneeded = () => {
-      request.result.createObjectStore("state");
-      request.result.createObjectStore("outbox", { keyPath: "seq" });
+  /** Sends what the session gives; with OPEN the answer is awaited. */
+  transmit(records, { isOpen = false } = {}) {
+    if (!this.#socket) return;
+    for (const record of records) {
+      this.#socket.send(record);
+      this.#bytesGiven += record.length;
+    }
+    if (isOpen) this.#awaitsAnswer = true;
+    if (this.#session.outbox.hasUnanswered) this.#owedSince ??= this.#platform.now();
+    if (this.#session.hasClosed) this.#timers.disarm("silence");
+    else this.#watchSilence();
+  }
+
+  /** The session is open on this connection. */
+  opened() {
+    this.#timers.disarm("connect");
+    this.#failedAttempts = 0;
+    this.#openedAt = this.#platform.now();
+    this.#watchSilence();
+  }
+
+  /** The connection is good for something: the next one, should it break, is tried soon. */
+  progressed() {
+    this.#failures = 0;
+    this.#silenceMs = this.#options.silenceTimeoutMs;
+  }
+
+  // --- giving up ---
+
+  /** The gateway has said in a record that this connection is over. */
+  dismiss(code, reason, { isLoss = false } = {}) {
+    this.drop();
+    if (isLoss) this.#losses += 1;
+    this.#over(code, reason, null);
+  }
+
+  #over(code, reason, cause) {
+    const wasOpen = this.#session.isOpen;
+    this.#forgetAnswer();
+    this.#attempt += 1;
+    for (const name of ["connect", "silence", "failed"]) this.#timers.disarm(name);
+    this.#session.detach();
+    if (wasOpen && this.#platform.now() - this.#openedAt > this.#options.reconnectMaxMs) {
+      this.#losses = 0;
+      this.progressed();
+    }
+    if (!wasOpen) this.#failedAttempts += 1;
+    const isGhost = code === SUPERSEDED && this.#isSupersededByUs();
+    this.#owner.disconnected({ code, reason, cause, wasOpen, isGhost });
+  }
+
+  #isSupersededByUs() {
+    const now = this.#platform.now();
+    this.#lateOpens = this.#lateOpens.filter((until) => now < until);
+    return this.#lateOpens.shift() !== undefined;
+  }
+
+  #forgetAnswer() {
+    if (this.#awaitsAnswer) this.#lateOpens.push(this.#platform.now() + GHOST_MS);
+    this.#awaitsAnswer = false;
+    this.#owedSince = null;
+  }
+
+  /** In how many ms the next attempt comes; null where the application allows no more of them. */
+  retry() {
+    const { attempts, reconnectMinMs, reconnectMaxMs } = this.#options;
+    this.#failures += 1;
+    if (this.#failedAttempts >= attempts) return null;
+    // Half of it is left to chance, so that the clients of a gateway that restarted do not all come at once.
+    const times = Math.max(this.#failures, this.#losses);
+    const longest = Math.min(reconnectMaxMs, reconnectMinMs * 2 ** (times - 1));
+    const retryInMs = longest * (0.5 + this.#platform.random() / 2);
+    this.#timers.arm("retry", retryInMs, () => this.connect());
+    return retryInMs;
+  }
+
+  /** Goes on with a new connection; the gateway ends the old one when the new one has come. */
+  #replace() {
+    this.drop();
+    this.#timers.disarm("silence");
+    this.#session.detach();
+    this.connect();
+  }
+
+  drop() {
+    const socket = this.#socket;
+    if (!socket) return;
+    this.#socket = null;
+    this.#timers.disarm("failed");
+    this.#forgetAnswer();
+    socket.onopen = socket.onmessage = socket.onclose = null;
+    socket.onerror = () => {}; // `ws` throws where nobody listens
+    socket.close();
+  }
+
+  /** No more connections. */
+  end() {
+    this.#attempt += 1;
+    for (const stop of this.#stopListening) stop();
+    this.drop();
+  }
+
+  // --- the page ---
+
+  #listenToPage() {
+    const { window, document } = this.#platform;
+    const listen = (target, type, action) => {
+      if (!target) return;
+      const listener = () => this.#owner.guard(action);
+      target.addEventListener(type, listener);
+      this.#stopListening.push(() => target.removeEventListener(type, listener));
     };
-    return answered(request);
-  }
-
-  async #load() {
-    const transaction = this.#database.transaction(["state", "outbox"]);
-    const [state, messages] = await Promise.all([
-      answered(transaction.objectStore("state").get("session")),
-      answered(transaction.objectStore("outbox").getAll()),
-    ]);
-    return state ? { ...state, messages } : null;
-  }
-
-  /** Saves all of `{state, appended, replace}` or nothing; `replace` puts `appended` in place of the whole outbox. */
-  save({ state, appended, replace }) {
-    return this.#write((states, outbox) => {
-      if (replace) outbox.clear();
-      for (const { seq, text, data } of appended) outbox.put({ seq, text, data });
-      if (state.settled) outbox.delete(this.#settledKeys(state.settled));
-      states.put(state, "session");
+    listen(window, "offline", () => (this.#offlineAt = this.#platform.now()));
+    listen(window, "online", () => {
+      // What had a way through the old network may have none through the new one; a resume costs little.
+      if (this.#socket && this.#offlineAt !== null && this.#heardAt <= this.#offlineAt) this.#replace();
+      this.#offlineAt = null;
+      this.hurry();
     });
+    listen(window, "pageshow", () => this.hurry());
+    listen(document, "resume", () => this.hurry());
+    listen(document, "visibilitychange", () => document.visibilityState === "visible" && this.hurry());
   }
 
-  #settledKeys(settled) {
-    return (this.#platform.IDBKeyRange ?? globalThis.IDBKeyRange).upperBound(settled);
+  /** There is reason to hope: does not wait for the back-off. */
+  hurry() {
+    if (this.#socket?.readyState === SOCKET_CLOSED) {
+      // A page that comes out of the back-forward cache was not told of its socket's end.
+      this.drop();
+      this.#over(1006, "", null);
+    }
+    if (this.#timers.has("retry")) {
+      this.#failures = 0;
+      this.connect();
+    } else if (this.#session?.isOpen && this.#platform.now() - this.#heardAt > STALE_MS) {
+      this.#replace();
+    }
   }
 
-  /** Forgets the conversation. */
-  clear() {
-    return this.#write((states, outbox) => {
-      states.clear();
-      outbox.clear();
-    });
+  // --- silence ---
+
+  /**
+   * When silence will have lasted too long, or null where it may last: the gateway owes an answer to what we have sent,
+   * and it has promised to say something now and then (a page sees nothing of its pings).
+   */
+  #silenceEnd() {
+    const { silenceTimeoutMs } = this.#options;
+    const session = this.#session;
+    if (silenceTimeoutMs === null || !session?.isOpen || session.hasClosed) return null;
+    if (session.outbox.hasUnanswered) {
+      return Math.max(this.#heardAt, this.#owedSince) + this.#silenceMs;
+    }
+    if (session.heartbeatSeconds === null) return null;
+    return this.#heardAt + session.heartbeatSeconds * 1000 + silenceTimeoutMs;
   }
 
-  #write(change) {
-    return new Promise((resolve, reject) => {
-      const transaction = this.#database.transaction(["state", "outbox"], "readwrite", { durability: "relaxed" });
-      transaction.oncomplete = () => resolve();
-      transaction.onabort = () => {
-        const cause = transaction.error;
-        reject(new StoreFailed(`IndexedDB does not save: ${cause?.message ?? "it gave up"}`, { cause }));
-      };
-      change(transaction.objectStore("state"), transaction.objectStore("outbox"));
-    });
+  #watchSilence() {
+    const end = this.#silenceEnd();
+    if (end === null || (this.#timers.has("silence") && this.#silenceDue <= end)) return;
+    this.#armSilence(end - this.#platform.now());
   }
 
-  /** Lets go of the store; what was saved stays. */
-  close() {
-    this.#database?.close();
-    this.#database = null;
-    this.#release?.();
-    this.#release = null;
+  #armSilence(ms) {
+    this.#silenceDue = this.#platform.now() + ms;
+    this.#bytesWaiting = this.bufferedAmount;
+    this.#bytesLeft = this.#bytesGiven - this.#bytesWaiting;
+    this.#timers.arm("silence", ms, () => this.#checkSilence());
+  }
+
+  #checkSilence() {
+    const end = this.#silenceEnd();
+    if (end === null) return;
+    const now = this.#platform.now();
+    if (now - this.#silenceDue > FROZEN_MS) {
+      this.#armSilence(FROZEN_MS);
+    } else if (now < end) {
+      this.#armSilence(end - now);
+    } else if (this.#bytesWaiting && this.#bytesGiven - this.bufferedAmount > this.#bytesLeft) {
+      // The network took of what waited: the way is slow and lives. Where nothing waits, the kernel may take it in vain.
+      this.#armSilence(this.#silenceMs);
+    } else {
+      const message = `nothing heard for ${Math.round(now - Math.max(this.#heardAt, this.#owedSince ?? 0))} ms`;
+      this.#owner.failed(message, new DOMException(message, "TimeoutError"));
+      // A gateway that gives no receipts may only be slow to settle: ask less often while asking does not help.
+      this.#silenceMs = Math.min(this.#silenceMs * 2, Math.max(MAX_SILENCE_MS, this.#silenceMs));
+      this.#replace();
+    }
   }
 }
 
-function answered(request) {
-  return new Promise((resolve, reject) => {
-    request.onsuccess = () => resolve(request.result);
-    request.onerror = () => reject(request.error);
-  });
-}
+// --- events ----------------------------------------------------------------------------------------------------------
 
-// --- events -------------------------------------------------------------------------------------------------------
+/** Events, and how their handlers are called. */
+
+const EVENTS = ["open", "message", "close", "error", "state", "receipt", "resume", "rejected", "lost"];
 
 /** An event with its facts as properties. */
 class KakitomeEvent extends Event {
@@ -1116,164 +1574,758 @@ class KakitomeMessageEvent extends MessageEvent {
   }
 }
 
-// --- the shell ----------------------------------------------------------------------------------------------------
+/** What the handlers of the message events that are being dispatched have thrown, and the promises they gave. */
+const handled = new WeakMap();
 
-const EVENTS = ["open", "message", "close", "error", "state", "receipt", "resume", "rejected", "lost"];
+/** An EventTarget with `on...` properties that finds out how the handlers of a message fared. */
+class Emitter extends EventTarget {
+  #watched = new WeakMap();
 
-const DEFAULTS = {
-  acknowledge: "auto",
-  receipts: [],
-  resend: "never-forwarded",
-  windowMessages: DEFAULT_WINDOW_MESSAGES,
-  windowBytes: DEFAULT_WINDOW_BYTES,
-  messageBytes: 64 * 1024 * 1024,
-  queueMessages: 10_000,
-  queueBytes: 16 * 1024 * 1024,
-  store: null,
-  reconnectMinMs: 250,
-  reconnectMaxMs: 30_000,
-  attempts: Infinity,
-  connectTimeoutMs: 10_000,
-  silenceTimeoutMs: 20_000,
-  closeTimeoutMs: 10_000,
-  webSocket: null,
-  platform: null,
-};
+  addEventListener(type, listener, options) {
+    super.addEventListener(type, type === "message" ? this.#watch(listener) : listener, options);
+  }
 
-const CHOICES = {
-  acknowledge: ["auto", "manual"],
-  resend: ["never-forwarded", "none", "all"],
-};
+  removeEventListener(type, listener, options) {
+    super.removeEventListener(type, type === "message" ? (this.#watched.get(listener) ?? listener) : listener, options);
+  }
 
-/** The longest that silence is borne, when connections made anew do not end it. */
-const MAX_SILENCE_MS = 300_000;
+  /** The one listener that stands for this one, so that it is added once and can be removed. */
+  #watch(listener) {
+    if (typeof listener !== "function" && typeof listener !== "object") return listener;
+    if (listener === null) return listener;
+    let watching = this.#watched.get(listener);
+    if (!watching) {
+      watching = function (event) {
+        const outcome = handled.get(event);
+        try {
+          const given = typeof listener === "function" ? listener.call(this, event) : listener.handleEvent(event);
+          if (typeof given?.then === "function") outcome?.promises.push(given);
+        } catch (error) {
+          outcome?.errors.push(error);
+          throw error; // the platform reports it, as it does for any event
+        }
+      };
+      this.#watched.set(listener, watching);
+    }
+    return watching;
+  }
 
-/** A timer that fires so late was frozen with its page: what has come in meanwhile was not seen yet. */
-const FROZEN_MS = 1000;
+  /** Dispatches the event; `{errors, promises}` of its handlers. */
+  dispatchWatched(event) {
+    const outcome = { errors: [], promises: [] };
+    handled.set(event, outcome);
+    this.dispatchEvent(event);
+    return outcome;
+  }
+}
+
+for (const type of EVENTS) {
+  const handlers = new WeakMap();
+  Object.defineProperty(Emitter.prototype, `on${type}`, {
+    enumerable: true,
+    configurable: true,
+    get() {
+      return handlers.get(this) ?? null;
+    },
+    set(handler) {
+      if (!handlers.has(this)) this.addEventListener(type, (event) => handlers.get(this)?.call(this, event));
+      handlers.set(this, typeof handler === "function" ? handler : null);
+    },
+  });
+}
+
+// --- deliveries ------------------------------------------------------------------------------------------------------
+
+/** The gateway's messages on their way through the application's handlers. */
+
+/** What the sender is told where a handler has failed; the details are not its business. */
+const HANDLER_FAILED_CODE = 1011;
+const HANDLER_FAILED_REASON = "the receiver failed to handle the message";
 
 /**
- * A connection that was quiet for so long is made anew when somebody looks at the page again. Nothing tells a page that
- * its connection has died while it has nothing to send: the browser answers the gateway's pings, and asks none itself.
+ * Gives each message to the handlers, and finds out whether it was consumed.
+ *
+ * The owner has `isCurrent(session, generation)`, whether that session still takes an answer, `acknowledge()`, when there
+ * is something to tell, `dispatchWatched(event)`, `handlerFailed(error)`, `handled()`, when nothing is awaited any more,
+ * and `guard(action)`.
  */
-const STALE_MS = 60_000;
+class Deliveries {
+  #owner;
+  #isAuto;
+  #platform;
+  /** The handlers whose promises are not settled, and those of them that a close waits for. */
+  #underWay = new Set();
+  #awaited = new Set();
+
+  constructor(owner, acknowledge, platform) {
+    this.#owner = owner;
+    this.#isAuto = acknowledge === "auto";
+    this.#platform = platform;
+  }
+
+  get isAwaiting() {
+    return this.#awaited.size > 0;
+  }
+
+  /** From now on those that have begun are awaited; those that begin later are not. */
+  awaitThoseUnderWay() {
+    this.#awaited = new Set(this.#underWay);
+  }
+
+  /**
+   * Gives one message to the handlers, and acknowledges it when they have returned and their promises are fulfilled. A
+   * message whose handler has failed was not consumed: it is refused, so that its sender knows.
+   */
+  deliver(session, { seq, text, data }, binaryType, origin) {
+    const { generation } = session;
+    const whenCurrent = (action) => {
+      if (!this.#owner.isCurrent(session, generation)) return;
+      action();
+      this.#owner.acknowledge();
+    };
+    const consume = () => whenCurrent(() => session.consume(seq));
+    const reject = (code, reason) => whenCurrent(() => session.reject(seq, code, reason));
+    const fail = (cause) => {
+      if (this.#isAuto) reject(HANDLER_FAILED_CODE, HANDLER_FAILED_REASON);
+      this.#owner.handlerFailed(new HandlerFailed(seq, cause));
+    };
+    let content = data;
+    if (!text) content = binaryType === "blob" ? new Blob([data]) : data.slice().buffer;
+    const event = new KakitomeMessageEvent(content, origin, seq, consume, reject);
+    const { errors, promises } = this.#owner.dispatchWatched(event);
+    for (const error of errors) fail(error);
+    if (promises.length) this.#await(promises, consume, fail);
+    else if (this.#isAuto) consume(); // which is nothing for one that was refused
+  }
+
+  #await(promises, consume, fail) {
+    const handling = Promise.allSettled(promises).then((outcomes) =>
+      this.#owner.guard(() => {
+        for (const { status, reason } of outcomes) {
+          if (status === "fulfilled") continue;
+          fail(reason);
+          this.#platform.reportError?.(reason);
+        }
+        if (this.#isAuto) consume();
+        this.#underWay.delete(handling);
+        if (this.#awaited.delete(handling) && !this.isAwaiting) this.#owner.handled();
+      }),
+    );
+    this.#underWay.add(handling);
+  }
+}
+
+// --- intake ----------------------------------------------------------------------------------------------------------
+
+/** What the application hands over to be sent: checked, kept in order, refused when too much waits. */
 
 /**
- * So long after a connection of ours has ended, its OPEN may still be on its way, overtake the next one's and supersede
- * it: a 4001 that comes meanwhile may tell of nobody but ourselves.
+ * Between `send` and the session's outbox. A message waits here behind a Blob that is being read, and while the store is
+ * being opened.
+ *
+ * The owner has `session`, null until the store was opened, `closing`, which is `{code, reason}` once nothing more is
+ * taken, and `flush()`.
  */
-const GHOST_MS = 30_000;
+class Intake {
+  #owner;
+  #options;
+  #platform;
+  #staged = [];
+  /** Those who wait for room, oldest first: each has its turn, so that nobody is overtaken for ever. */
+  #waiters = [];
+  #isTurnTaken = false;
+  #turnEnds = false;
+
+  constructor(owner, options, platform) {
+    this.#owner = owner;
+    this.#options = options;
+    this.#platform = platform;
+    this.bytes = 0;
+  }
+
+  get isEmpty() {
+    return this.#staged.length === 0;
+  }
+
+  /** Takes one message; `sending` is told what becomes of it. */
+  take(data, sending) {
+    const { session, closing } = this.#owner;
+    if (closing) {
+      sending.reject(new Closed(closing.code, closing.reason));
+      return;
+    }
+    const blob = typeof Blob !== "undefined" && data instanceof Blob ? data : null;
+    const message = { text: false, data: null, ...(blob ? {} : encoded(data)), size: 0, sending, error: null };
+    message.size = blob ? blob.size : message.data.length;
+    const limit = session?.messageLimit ?? Infinity;
+    const waitingBytes = (session?.outbox.waitingBytes ?? 0) + this.bytes;
+    const waitingMessages = (session?.outbox.waitingMessages ?? 0) + this.#staged.length;
+    const { queueMessages, queueBytes } = this.#options;
+    if (message.size > limit) {
+      sending.reject(new TooBig(message.size, limit));
+    } else if (waitingMessages && (waitingMessages >= queueMessages || waitingBytes + message.size > queueBytes)) {
+      sending.reject(new QueueFull(`${waitingMessages} messages of ${waitingBytes} bytes wait to be sent already`));
+    } else if (blob || this.#staged.length || !session) {
+      this.#stage(message, blob);
+    } else {
+      this.#append(message);
+      this.#owner.flush();
+    }
+    this.#isTurnTaken = false;
+    this.updateReady();
+  }
+
+  #stage(message, blob) {
+    this.#staged.push(message);
+    this.bytes += message.size;
+    if (!blob) return;
+    blob
+      .arrayBuffer()
+      .then(
+        (buffer) => (message.data = new Uint8Array(buffer)),
+        (error) => (message.error = error),
+      )
+      .then(() => this.#owner.staged());
+  }
+
+  /** Hands on what need not wait here any more. */
+  unstage() {
+    const { session } = this.#owner;
+    while (this.#staged.length && (this.#staged[0].data || this.#staged[0].error)) {
+      const message = this.#staged.shift();
+      this.bytes -= message.size;
+      if (message.error) message.sending.reject(message.error);
+      else if (message.size > session.messageLimit) {
+        message.sending.reject(new TooBig(message.size, session.messageLimit));
+      } else this.#append(message);
+    }
+  }
+
+  #append({ text, data, sending }) {
+    sending.entry = this.#owner.session.append(text, data, sending);
+  }
+
+  /** Nothing more leaves: all that waits here is told why. */
+  rejectAll(error) {
+    for (const { sending } of this.#staged) sending.reject(error);
+    this.#staged = [];
+    this.bytes = 0;
+    for (const waiter of this.#waiters) waiter.reject(error);
+    this.#waiters = [];
+  }
+
+  /**
+   * Resolves when the window has room, in the order in which they came, and for one at a time: whoever was let in has
+   * sent, or has let a task pass, before the next one is.
+   */
+  get ready() {
+    const waiter = deferred();
+    this.#waiters.push(waiter);
+    this.updateReady();
+    return waiter.promise;
+  }
+
+  updateReady() {
+    const { session, closing } = this.#owner;
+    if (closing) {
+      for (const waiter of this.#waiters) waiter.reject(new Closed(closing.code, closing.reason));
+      this.#waiters = [];
+    } else if (this.#waiters.length && this.#isTurnTaken) {
+      this.#endTurnSoon();
+    } else if (this.#waiters.length && this.isEmpty && session?.outbox.hasRoom) {
+      this.#isTurnTaken = true;
+      this.#waiters.shift().resolve();
+      if (this.#waiters.length) this.#endTurnSoon();
+    }
+  }
+
+  #endTurnSoon() {
+    if (this.#turnEnds) return;
+    this.#turnEnds = true;
+    this.#platform.startMacrotask(() => {
+      this.#turnEnds = false;
+      this.#isTurnTaken = false;
+      this.updateReady();
+    });
+  }
+}
+
+/** A promise with its ends; that nobody looks at its rejection is no fault of the program's. */
+function deferred() {
+  const ends = {};
+  ends.promise = new Promise((resolve, reject) => Object.assign(ends, { resolve, reject }));
+  ends.promise.catch(() => {});
+  return ends;
+}
+
+/** What `send` was given, as bytes of our own: the caller may change its buffer. */
+function encoded(data) {
+  if (data instanceof ArrayBuffer) return { text: false, data: new Uint8Array(data.slice(0)) };
+  if (ArrayBuffer.isView(data)) {
+    return { text: false, data: new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice() };
+  }
+  return { text: true, data: encoder.encode(String(data)) };
+}
+
+// --- saving ----------------------------------------------------------------------------------------------------------
+
+/** A conversation's dealings with its store. */
+
+/** How long any store may take to be opened: longer than ours takes to give up by itself. */
+const STORE_PATIENCE_MS = 20_000;
+
+/** A store that says so oftener in a row that it has lost what was saved does not keep it. */
+const MAX_SAVES_ANEW = 3;
+
+/**
+ * Opens the store, saves one thing after the other, lets go of it.
+ *
+ * The owner hears of `opened(stored)`, `saved()`, when the next thing can be saved, and `failed(error)`, each in its
+ * `guard(action)`; nothing of it after `end`.
+ */
+class Saving {
+  #owner;
+  #store;
+  #timers;
+  #isOpened = false;
+  #isEnded = false;
+  #savesAnew = 0;
+
+  constructor(owner, store, timers) {
+    this.#owner = owner;
+    this.#store = store;
+    this.#timers = timers;
+    this.isBusy = false;
+  }
+
+  open() {
+    this.#timers.arm("store", STORE_PATIENCE_MS, () => {
+      this.#owner.failed(new StoreFailed(`the store was not opened within ${STORE_PATIENCE_MS} ms`));
+    });
+    this.#store.open().then(
+      (stored) => {
+        if (this.#isEnded) {
+          this.#store.close(); // nobody waits for it any more
+          return;
+        }
+        this.#isOpened = true;
+        this.#timers.disarm("store");
+        this.#tell(() => this.#owner.opened(stored));
+      },
+      (error) => this.#fail(error),
+    );
+  }
+
+  /** Saves what the session gives, and tells the session. */
+  save(session, changes) {
+    this.isBusy = true;
+    this.#store.save(changes).then(
+      () => {
+        this.#savesAnew = 0;
+        this.#goOn(() => session.markSaved(changes));
+      },
+      (error) => {
+        this.#savesAnew += 1;
+        if (error instanceof StoreEmptied && this.#savesAnew <= MAX_SAVES_ANEW) this.#goOn(() => session.saveAnew());
+        else this.#fail(error);
+      },
+    );
+  }
+
+  #goOn(action) {
+    this.isBusy = false;
+    this.#tell(() => {
+      action();
+      this.#owner.saved();
+    });
+  }
+
+  #fail(cause) {
+    const isKnown = cause instanceof StoreFailed;
+    const error = isKnown ? cause : new StoreFailed(`the store failed: ${cause?.message}`, { cause });
+    this.#tell(() => this.#owner.failed(error));
+  }
+
+  #tell(action) {
+    if (!this.#isEnded) this.#owner.guard(action);
+  }
+
+  /** Lets go of the store; unless it is to be kept, what it has is forgotten. */
+  end(keeps) {
+    this.#isEnded = true;
+    if (!this.#isOpened) return;
+    const close = () => this.#store.close();
+    if (keeps) close();
+    else this.#store.clear().then(close, close); // a resume of what is left there is told that the session is gone
+  }
+}
+
+// --- store -----------------------------------------------------------------------------------------------------------
+
+/** The outbox that survives a reload. */
+
+/** How long a page that is being reloaded may take to let go of its store. */
+const LOCK_PATIENCE_MS = 3000;
+
+/** How long IndexedDB may take to answer; it has been seen never to. */
+const ANSWER_PATIENCE_MS = 10_000;
+const THAW_MS = 500;
+
+/** How often a write is tried, with a pause before the next time that grows. */
+const TRIES = 3;
+const PAUSE_MS = 200;
+
+/** What trying again, on a new connection, does not mend. */
+const LASTING = new Set([
+  "ConstraintError",
+  "DataCloneError",
+  "DataError",
+  "NotFoundError",
+  "QuotaExceededError",
+  "VersionError",
+]);
+
+/**
+ * One conversation in IndexedDB: its state and its outbox, saved together. One tab at a time holds it, by a Web Lock.
+ *
+ * Browsers close the connection to a database when they see fit, and whoever wants to delete it must not be kept from
+ * it: so a connection that is gone is opened anew by the next write. Writes are durable against the end of the page and
+ * of the browser, not against a power cut ("relaxed").
+ */
+class IndexedDbStore {
+  #name;
+  #platform;
+  #database = null;
+  #wasOpened = false;
+  /** What was saved is gone: the next write must be whole. */
+  #isEmptied = false;
+  #isClosed = false;
+  #release = null;
+  #writing = Promise.resolve();
+
+  constructor(name, platform = {}) {
+    this.#name = `kakitome:${name}`;
+    this.#platform = {
+      indexedDB: globalThis.indexedDB,
+      locks: globalThis.navigator?.locks,
+      setTimeout: (action, ms) => globalThis.setTimeout(action, ms),
+      clearTimeout: (timer) => globalThis.clearTimeout(timer),
+      ...platform,
+    };
+  }
+
+  /** Takes the store; what it has: null, or the state with `messages`. Rejects with StoreInUse or StoreFailed. */
+  async open() {
+    const { indexedDB, locks } = this.#platform;
+    if (!indexedDB) throw new StoreFailed("there is no IndexedDB here");
+    if (!locks) {
+      throw new StoreFailed("there are no Web Locks here (they need https or localhost) to keep a second tab out");
+    }
+    await this.#lock(locks);
+    try {
+      await this.#connect();
+      return await this.#load();
+    } catch (cause) {
+      this.close();
+      throw failure("IndexedDB failed", cause);
+    }
+  }
+
+  #lock(locks) {
+    const { setTimeout, clearTimeout } = this.#platform;
+    const waiting = new AbortController();
+    const timer = setTimeout(() => waiting.abort(), LOCK_PATIENCE_MS);
+    return new Promise((resolve, reject) => {
+      const hold = () => {
+        clearTimeout(timer);
+        resolve();
+        return new Promise((release) => (this.#release = release));
+      };
+      locks.request(this.#name, { signal: waiting.signal }, hold).catch((cause) => {
+        reject(new StoreInUse(`another tab uses the store ${this.#name}`, { cause }));
+      });
+    });
+  }
+
+  /** Opens the database, and makes it where there is none. */
+  async #connect() {
+    const request = this.#platform.indexedDB.open(this.#name, 1);
+    request.onupgradeneeded = () => {
+      this.#isEmptied = this.#wasOpened;
+      request.result.createObjectStore("state");
+      request.result.createObjectStore("outbox", { keyPath: "seq" });
+    };
+    const opening = answered(request);
+    let database;
+    try {
+      database = await this.#within(opening, "open");
+    } catch (error) {
+      opening.then((late) => late.close(), () => {}); // it would be in the way of whoever wants to delete it
+      throw error;
+    }
+    if (this.#isClosed) {
+      database.close();
+      throw new StoreFailed("the store was closed");
+    }
+    this.#database = database;
+    this.#wasOpened = true;
+    database.onversionchange = () => this.#disconnect(database);
+    database.onclose = () => this.#disconnect(database);
+  }
+
+  #disconnect(database = this.#database) {
+    database?.close();
+    if (this.#database === database) this.#database = null;
+  }
+
+  /** What is promised, or StoreFailed where it takes too long. */
+  #within(promised, action) {
+    const { setTimeout, clearTimeout } = this.#platform;
+    return new Promise((resolve, reject) => {
+      const giveUp = () => reject(new StoreFailed(`IndexedDB did not ${action} within ${ANSWER_PATIENCE_MS} ms`));
+      // In a page that was frozen meanwhile the answer may be here, and not have been heard yet.
+      let timer = setTimeout(() => (timer = setTimeout(giveUp, THAW_MS)), ANSWER_PATIENCE_MS);
+      promised.then(resolve, reject).finally(() => clearTimeout(timer));
+    });
+  }
+
+  async #load() {
+    const transaction = this.#database.transaction(["state", "outbox"]);
+    const loading = Promise.all([
+      answered(transaction.objectStore("state").get("session")),
+      answered(transaction.objectStore("outbox").getAll()),
+    ]);
+    const [state, messages] = await this.#within(loading, "read");
+    return state ? { ...state, messages } : null;
+  }
+
+  /**
+   * Saves all of `{state, appended, replace}` or nothing; `replace` puts `appended` in place of the whole outbox. Rejects
+   * with StoreEmptied where only what was saved before and is gone would make it whole.
+   */
+  save({ state, appended, replace }) {
+    return this.#write(replace, (states, outbox) => {
+      if (replace) outbox.clear();
+      for (const { seq, text, data } of appended) outbox.put({ seq, text, data });
+      if (state.settled) outbox.delete(this.#settledKeys(state.settled));
+      states.put(state, "session");
+    });
+  }
+
+  #settledKeys(settled) {
+    return (this.#platform.IDBKeyRange ?? globalThis.IDBKeyRange).upperBound(settled);
+  }
+
+  /** Forgets the conversation. */
+  clear() {
+    return this.#write(true, (states, outbox) => {
+      states.clear();
+      outbox.clear();
+    });
+  }
+
+  /** One write after the other; `isWhole` if it needs nothing that was saved before. */
+  #write(isWhole, change) {
+    const written = this.#writing.then(() => this.#tryToWrite(isWhole, change));
+    this.#writing = written.catch(() => {});
+    return written;
+  }
+
+  async #tryToWrite(isWhole, change) {
+    for (let tries = 1; ; tries += 1) {
+      try {
+        if (!this.#database) await this.#connect();
+        if (this.#isEmptied && !isWhole) throw new StoreEmptied(`the database ${this.#name} was deleted`);
+        await this.#within(this.#transact(change), "save");
+        this.#isEmptied = false;
+        return;
+      } catch (cause) {
+        const isLasting = cause instanceof StoreEmptied || LASTING.has(cause?.name);
+        if (isLasting || this.#isClosed || tries === TRIES) throw failure("IndexedDB does not save", cause);
+        this.#disconnect();
+        await new Promise((resolve) => this.#platform.setTimeout(resolve, PAUSE_MS * tries));
+      }
+    }
+  }
+
+  #transact(change) {
+    return new Promise((resolve, reject) => {
+      const transaction = this.#database.transaction(["state", "outbox"], "readwrite", { durability: "relaxed" });
+      transaction.oncomplete = () => resolve();
+      transaction.onabort = () => reject(transaction.error ?? new DOMException("it gave up", "AbortError"));
+      change(transaction.objectStore("state"), transaction.objectStore("outbox"));
+    });
+  }
+
+  /** Lets go of the store; what was saved stays. */
+  close() {
+    this.#isClosed = true;
+    this.#disconnect();
+    this.#release?.();
+    this.#release = null;
+  }
+}
+
+function answered(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
+
+function failure(what, cause) {
+  return cause instanceof StoreFailed ? cause : new StoreFailed(`${what}: ${cause?.message}`, { cause });
+}
+
+// --- timers ----------------------------------------------------------------------------------------------------------
+
+/** Named timers, of which each has one time at most. */
+
+class Timers {
+  #platform;
+  #guard;
+  #running = new Map();
+
+  /** `guard` runs each timer's action. */
+  constructor(platform, guard) {
+    this.#platform = platform;
+    this.#guard = guard;
+  }
+
+  has(name) {
+    return this.#running.has(name);
+  }
+
+  arm(name, ms, action) {
+    this.disarm(name);
+    const fire = () => {
+      this.#running.delete(name);
+      this.#guard(action);
+    };
+    this.#running.set(name, this.#platform.setTimeout(fire, ms));
+  }
+
+  disarm(name) {
+    if (!this.#running.has(name)) return;
+    this.#platform.clearTimeout(this.#running.get(name));
+    this.#running.delete(name);
+  }
+
+  disarmAll() {
+    for (const name of [...this.#running.keys()]) this.disarm(name);
+  }
+}
+
+// --- kakitome --------------------------------------------------------------------------------------------------------
+
+/** What an application sees: a WebSocket that survives its connections. */
 
 /** Records that the gateway wrote together with OPENED have come by then. */
 const CONFIRM_MS = 100;
 
-const SOCKET_CLOSED = 3;
-
-/** Runs actions each in a task of its own, also in a background tab, where timers are throttled to one a minute. */
-const startMacrotask = (() => {
-  if (typeof globalThis.setImmediate === "function") return (action) => void globalThis.setImmediate(action);
-  let port = null;
-  const actions = [];
-  return (action) => {
-    if (!port) {
-      const channel = new MessageChannel();
-      channel.port1.onmessage = () => actions.shift()();
-      port = channel.port2;
-    }
-    actions.push(action);
-    port.postMessage(null);
-  };
-})();
-
-function surroundings() {
-  return {
-    WebSocket: globalThis.WebSocket,
-    setTimeout: (action, ms) => globalThis.setTimeout(action, ms),
-    clearTimeout: (timer) => globalThis.clearTimeout(timer),
-    startMacrotask,
-    now: () => performance.now(),
-    random: Math.random,
-    window: typeof window === "undefined" ? null : window,
-    document: typeof document === "undefined" ? null : document,
-    baseUrl: globalThis.location?.href,
-  };
-}
-
 /** A conversation with a backend, through as many connections as it takes; see kakitome.d.ts for each member. */
-export class Kakitome extends EventTarget {
-  static CONNECTING = 0;
-  static OPEN = 1;
-  static CLOSING = 2;
-  static CLOSED = 3;
-
+class Kakitome extends Emitter {
   #options;
   #platform;
-  #findUrl;
-  #url;
+  #timers;
+  #connections;
+  #intake;
+  #deliveries;
   #binaryType = "blob";
   #state = "connecting";
   #hasOpened = false;
   #closing = null;
 
   #session = null;
-  #store;
-  #isSaving = false;
+  #saving;
   #isDraining = false;
   #acksDue = false;
   #acksScheduled = false;
-  #staged = [];
-  #stagedBytes = 0;
-  #ready = null;
-
-  #socket = null;
-  #timers = new Map();
-  #attempt = 0;
-  #failures = 0;
-  #openedAt = 0;
-  #endedAt = -Infinity;
-  #heardAt = 0;
-  #awaitingSince = 0;
-  #silenceMs;
-  #offlineAt = null;
-  #stopListening = [];
+  /** How the last connection ended, as the cause of what is lost with its session. */
+  #lastEnd = { code: 1006, reason: "", cause: null };
   #statistics = { resumes: 0, replayed: 0, duplicates: 0 };
 
   constructor(url, options = {}) {
     super();
-    for (const [key, value] of Object.entries(options)) {
-      if (!Object.hasOwn(DEFAULTS, key)) {
-        throw new TypeError(`unknown option ${key}, known are ${Object.keys(DEFAULTS).join(", ")}`);
-      }
-      if (key in CHOICES && !CHOICES[key].includes(value)) {
-        throw new TypeError(`option ${key}: ${value}, expected one of ${CHOICES[key].join(", ")}`);
-      }
-    }
-    for (const rung of options.receipts ?? []) {
-      if (!RUNGS.slice(1).includes(rung)) throw new TypeError(`option receipts: ${rung}, expected ${RUNGS.slice(1)}`);
-    }
-    this.#options = { ...DEFAULTS, ...options };
+    this.#options = chosen(options);
     this.#platform = { ...surroundings(), ...options.platform };
     if (options.webSocket) this.#platform.WebSocket = options.webSocket;
     if (!this.#platform.WebSocket) throw new TypeError("there is no WebSocket here: give one as option webSocket");
-    this.#findUrl = typeof url === "function" ? url : null;
-    this.#url = this.#findUrl ? "" : resolved(url, this.#platform.baseUrl);
-    this.#silenceMs = this.#options.silenceTimeoutMs;
+    this.#timers = new Timers(this.#platform, (action) => this.#guard(action));
+    this.#connections = this.#makeConnections(url);
+    this.#intake = this.#makeIntake();
+    this.#deliveries = this.#makeDeliveries();
     const { store } = this.#options;
-    this.#store = typeof store === "string" ? new IndexedDbStore(store, options.platform ?? {}) : store;
-    this.#listenToPage();
-    if (!this.#store) {
-      this.#begin(null);
-      return;
-    }
-    this.#store.open().then(
-      (stored) => (this.#state === "closed" ? this.#store.close() : this.#guard(() => this.#begin(stored))),
-      (error) => this.#guard(() => this.#storeFailed(error)),
-    );
+    const kept = typeof store === "string" ? new IndexedDbStore(store, options.platform ?? {}) : store;
+    this.#saving = kept ? this.#makeSaving(kept) : null;
+    if (this.#saving) this.#saving.open();
+    else this.#begin(null);
+  }
+
+  #makeConnections(url) {
+    const line = this;
+    const owner = {
+      get session() {
+        return line.#session;
+      },
+      guard: (action) => this.#guard(action),
+      connecting: () => this.#setState(this.#hasOpened ? "reconnecting" : "connecting"),
+      attached: () => {
+        this.#flush();
+        this.#connections.transmit([this.#session.attach()], { isOpen: true });
+      },
+      misconnected: (error) => {
+        this.#dispatch("error", { error, message: error.message });
+        this.#abandon(1002, error.message, error);
+      },
+      received: (data) => this.#received(data),
+      failed: (message, cause) => this.#dispatchFailure(message, cause),
+      disconnected: (end) => this.#disconnected(end),
+    };
+    return new Connections(owner, url, this.#options, this.#platform, this.#timers);
+  }
+
+  #makeIntake() {
+    const line = this;
+    const owner = {
+      get session() {
+        return line.#session;
+      },
+      get closing() {
+        return line.readyState >= Kakitome.CLOSING ? line.#closing : null;
+      },
+      flush: () => this.#flush(),
+      staged: () => this.#guard(() => this.#unstage()),
+    };
+    return new Intake(owner, this.#options, this.#platform);
+  }
+
+  #makeDeliveries() {
+    const owner = {
+      isCurrent: (session, generation) => session.generation === generation && this.#state !== "closed",
+      acknowledge: () => this.#acknowledgeSoon(),
+      dispatchWatched: (event) => this.dispatchWatched(event),
+      handlerFailed: (error) => this.#dispatch("error", { error, message: error.message }),
+      handled: () => this.#closeWhenReady(),
+      guard: (action) => this.#guard(action),
+    };
+    return new Deliveries(owner, this.#options.acknowledge, this.#platform);
+  }
+
+  #makeSaving(store) {
+    const owner = {
+      opened: (stored) => this.#begin(stored),
+      saved: () => this.#flush(),
+      failed: (error) => this.#storeFailed(error),
+      guard: (action) => this.#guard(action),
+    };
+    return new Saving(owner, store, this.#timers);
   }
 
   // --- what the application sees ---
 
   get url() {
-    return this.#url;
+    return this.#connections.url;
   }
 
   get protocol() {
@@ -1303,7 +2355,7 @@ export class Kakitome extends EventTarget {
   }
 
   get bufferedAmount() {
-    return (this.#session?.outbox.unsentBytes ?? 0) + this.#stagedBytes + (this.#socket?.bufferedAmount ?? 0);
+    return (this.#session?.outbox.unsentBytes ?? 0) + this.#intake.bytes + this.#connections.bufferedAmount;
   }
 
   get settlesAt() {
@@ -1321,10 +2373,7 @@ export class Kakitome extends EventTarget {
   }
 
   get ready() {
-    this.#ready ??= deferred();
-    const { promise } = this.#ready;
-    this.#updateReady();
-    return promise;
+    return this.#intake.ready;
   }
 
   send(data) {
@@ -1334,135 +2383,46 @@ export class Kakitome extends EventTarget {
       seq: { get: () => sending.outcome?.seq ?? sending.entry?.seq ?? 0 },
       rung: { get: () => sending.outcome?.rung ?? (sending.entry && this.#session.rungOf(sending.entry.seq)) },
     });
-    this.#guard(() => this.#take(data, sending));
+    this.#guard(() => this.#intake.take(data, sending));
     return sent;
   }
 
   close(code = 1000, reason = "") {
-    if (code !== 1000 && !(Number.isInteger(code) && code >= 3000 && code <= 4999)) {
-      throw new DOMException(`code ${code}, expected 1000 or 3000 to 4999`, "InvalidAccessError");
-    }
-    if (encoder.encode(reason).length > MAX_CLOSE_REASON_BYTES) {
-      throw new DOMException(`reason exceeds ${MAX_CLOSE_REASON_BYTES} bytes`, "SyntaxError");
-    }
+    checkClosing(code, reason);
     if (this.readyState >= Kakitome.CLOSING) return;
-    this.#guard(() => this.#beginClosing(code, String(reason)));
+    this.#guard(() => this.#beginClosing(code, cut(String(reason), MAX_CLOSE_REASON_BYTES)));
   }
 
   // --- sending ---
 
-  #take(data, sending) {
-    if (this.readyState >= Kakitome.CLOSING) {
-      const { code, reason } = this.#closing;
-      sending.reject(new Closed(code, reason));
-      return;
-    }
-    const blob = typeof Blob !== "undefined" && data instanceof Blob ? data : null;
-    const message = { text: false, data: null, ...(blob ? {} : encoded(data)), size: 0, sending, error: null };
-    message.size = blob ? blob.size : message.data.length;
-    const limit = this.#session?.messageLimit ?? Infinity;
-    const waiting = (this.#session?.outbox.waitingBytes ?? 0) + this.#stagedBytes;
-    const waitingMessages = (this.#session?.outbox.waitingMessages ?? 0) + this.#staged.length;
-    if (message.size > limit) {
-      sending.reject(new TooBig(message.size, limit));
-    } else if (
-      waitingMessages &&
-      (waitingMessages >= this.#options.queueMessages || waiting + message.size > this.#options.queueBytes)
-    ) {
-      sending.reject(new QueueFull(`${waitingMessages} messages of ${waiting} bytes wait to be sent already`));
-    } else if (blob || this.#staged.length || !this.#session) {
-      this.#stage(message, blob);
-    } else {
-      this.#append(message);
-      this.#flush();
-    }
-  }
-
-  /** Keeps the order behind a Blob that is being read, and behind the store that is being opened. */
-  #stage(message, blob) {
-    this.#staged.push(message);
-    this.#stagedBytes += message.size;
-    if (!blob) return;
-    blob
-      .arrayBuffer()
-      .then(
-        (buffer) => (message.data = new Uint8Array(buffer)),
-        (error) => (message.error = error),
-      )
-      .then(() => this.#guard(() => this.#unstage()));
-  }
-
   #unstage() {
     if (!this.#session || this.#state === "closed") return;
-    while (this.#staged.length && (this.#staged[0].data || this.#staged[0].error)) {
-      const message = this.#staged.shift();
-      this.#stagedBytes -= message.size;
-      if (message.error) message.sending.reject(message.error);
-      else if (message.size > this.#session.messageLimit) {
-        message.sending.reject(new TooBig(message.size, this.#session.messageLimit));
-      } else this.#append(message);
-    }
-    this.#closeWhenStaged();
+    this.#intake.unstage();
+    this.#closeWhenReady();
     this.#flush();
-  }
-
-  #append({ text, data, sending }) {
-    sending.entry = this.#session.append(text, data, sending);
-  }
-
-  #updateReady() {
-    if (!this.#ready) return;
-    if (this.readyState >= Kakitome.CLOSING) {
-      const { code, reason } = this.#closing;
-      this.#ready.reject(new Closed(code, reason));
-    } else if (this.#session?.outbox.hasRoom && !this.#staged.length) {
-      this.#ready.resolve();
-      this.#ready = null;
-    }
   }
 
   /** Saves what there is to save, then sends what may be sent. */
   #flush() {
-    if (this.#isSaving || !this.#session) return;
+    if (this.#saving?.isBusy || !this.#session) return;
     for (;;) {
       const changes = this.#session.changes();
-      if (changes && this.#store) {
-        this.#save(changes);
+      if (changes && this.#saving) {
+        this.#saving.save(this.#session, changes);
         return;
       }
       if (changes) this.#session.markSaved(changes);
       const records = this.#session.take(this.#acksDue);
       if (!records.length) break;
-      this.#transmit(records);
+      this.#connections.transmit(records);
     }
     this.#acksDue = false;
-    this.#updateReady();
-  }
-
-  #save(changes) {
-    this.#isSaving = true;
-    this.#store.save(changes).then(
-      () =>
-        this.#guard(() => {
-          this.#isSaving = false;
-          if (this.#state === "closed") return;
-          this.#session.markSaved(changes);
-          this.#flush();
-        }),
-      (error) => this.#guard(() => this.#storeFailed(error)),
-    );
-  }
-
-  #transmit(records) {
-    for (const record of records) this.#socket?.send(record);
-    if (this.#session.hasClosed) this.#disarm("silence");
-    else this.#watchSilence();
+    this.#intake.updateReady();
   }
 
   // --- receiving ---
 
   #received(data) {
-    this.#heardAt = this.#platform.now();
     this.#session.receive(data);
     this.#drain();
     this.#flush();
@@ -1476,10 +2436,11 @@ export class Kakitome extends EventTarget {
       // The events that tell of the end still come, but nothing can be sent any more.
       this.#closing = this.#session.ending;
       this.#setState("closing");
-      this.#updateReady();
+      this.#intake.updateReady();
     }
     try {
-      for (let fact = this.#session.nextFact(); fact; fact = this.#session.nextFact()) this.#tell(fact);
+      // After the end nothing more is given: what is dropped is dropped from there on, so that there is no gap.
+      for (let fact; this.#state !== "closed" && (fact = this.#session.nextFact()); ) this.#tell(fact);
     } finally {
       this.#isDraining = false;
     }
@@ -1498,15 +2459,19 @@ export class Kakitome extends EventTarget {
         this.#dispatch("resume", { replayed: fact.replayed, duplicates: fact.duplicates });
         break;
       case "refused":
-        this.#dropSocket();
-        this.#connectionLost(fact.code, fact.reason);
+      case "superseded":
+        this.#connections.dismiss(fact.code, fact.reason);
+        break;
+      case "session lost":
+        this.#connections.dismiss(fact.code, fact.reason, { isLoss: true });
         break;
       case "message":
-        this.#progressed();
-        this.#deliver(fact);
+        this.#connections.progressed();
+        this.#deliveries.deliver(this.#session, fact, this.#binaryType, this.url && new URL(this.url).origin);
+        this.#statistics.duplicates = this.#session.inbox.duplicates;
         break;
       case "receipt":
-        this.#progressed();
+        this.#connections.progressed();
         // The receipts for the silence timer alone are no news for the application.
         if (this.#options.receipts.includes(fact.rung) || RUNGS.indexOf(fact.rung) >= this.#session.settlesAt) {
           this.#dispatch("receipt", { seq: fact.seq, rung: fact.rung });
@@ -1530,27 +2495,21 @@ export class Kakitome extends EventTarget {
         this.#dispatch("error", { error: fact.fault, message: fact.fault.message });
         break;
       case "ended":
-        this.#transmit(this.#session.take(true));
+        this.#connections.transmit(this.#session.take(true));
         this.#finish(fact.code, fact.reason, { wasClean: fact.byPeer, report: fact.report });
         break;
     }
   }
 
-  #deliver({ seq, text, data }) {
-    const session = this.#session;
-    const { generation } = session;
-    const whenCurrent = (action) => () => {
-      if (session.generation !== generation || this.#state === "closed") return;
-      action();
-      this.#acknowledgeSoon();
-    };
-    const consume = whenCurrent(() => session.consume(seq));
-    const reject = (code, reason) => whenCurrent(() => session.reject(seq, code, reason))();
-    let content = data;
-    if (!text) content = this.#binaryType === "blob" ? new Blob([data]) : data.slice().buffer;
-    this.dispatchEvent(new KakitomeMessageEvent(content, this.#url && new URL(this.#url).origin, seq, consume, reject));
-    this.#statistics.duplicates = session.inbox.duplicates;
-    if (this.#options.acknowledge === "auto") consume();
+  #opened() {
+    this.#hasOpened = true;
+    this.#acksDue = true; // what was consumed or refused after OPEN had left
+    this.#connections.opened();
+    this.#timers.arm("confirm", CONFIRM_MS, () => {
+      this.#session.confirm();
+      this.#drain();
+    });
+    this.#setState("open");
   }
 
   /** One ACK tells of all that is consumed within a task. */
@@ -1580,8 +2539,10 @@ export class Kakitome extends EventTarget {
   }
 
   #lose({ unknown, neverForwarded, report }) {
-    const ending = this.#session.ending;
-    const cause = ending ? new Closed(ending.code, ending.reason) : undefined;
+    const { ending } = this.#session;
+    const { code, reason, cause: why } = ending ?? this.#lastEnd;
+    const words = ending ? undefined : "the session was lost, its connection ended with";
+    const cause = new Closed(code, reason, { words, cause: why ?? undefined });
     const giveUp = (entries, Fate) => {
       for (const entry of entries) {
         this.#settle(entry, this.#session.rungOf(entry.seq), (sending) => sending.reject(new Fate(entry.seq, cause)));
@@ -1596,212 +2557,54 @@ export class Kakitome extends EventTarget {
     }
   }
 
-  // --- connecting ---
+  // --- connections ---
 
   #begin(stored) {
     const { receipts, windowMessages, windowBytes, messageBytes, resend, silenceTimeoutMs } = this.#options;
     // The gateway's word that it has a message is also the sign of life that the silence timer waits for.
-    const wanted = silenceTimeoutMs === null ? receipts : [...new Set([...receipts, "accepted"])];
-    if (stored) this.#endedAt = this.#platform.now(); // that of the page before this one
-    this.#session = new Session({ receipts: wanted, windowMessages, windowBytes, messageBytes, resend }, stored);
+    const watches = silenceTimeoutMs !== null;
+    const wanted = watches ? [...new Set([...receipts, "accepted"])] : receipts;
+    if (stored) this.#connections.inherit();
+    const settings = { receipts: wanted, windowMessages, windowBytes, messageBytes, resend, heartbeat: watches };
+    this.#session = new Session(settings, stored);
     this.#unstage();
-    this.#updateReady();
-    this.#connect();
+    this.#intake.updateReady();
+    this.#connections.connect();
   }
 
-  #connect() {
-    this.#disarm("retry");
-    this.#setState(this.#hasOpened ? "reconnecting" : "connecting");
-    const attempt = (this.#attempt += 1);
-    this.#arm("connect", this.#options.connectTimeoutMs, () => {
-      this.#dropSocket();
-      this.#connectionLost(1006, `no answer within ${this.#options.connectTimeoutMs} ms`);
-    });
-    const isCurrent = () => attempt === this.#attempt;
-    const fail = (error) => this.#guard(() => isCurrent() && this.#connectionLost(1006, String(error?.message)));
-    if (this.#findUrl) {
-      Promise.resolve()
-        .then(this.#findUrl)
-        .then((url) => isCurrent() && this.#open(resolved(url, this.#platform.baseUrl)))
-        .catch(fail);
-      return;
-    }
-    try {
-      this.#open(this.#url);
-    } catch (error) {
-      Promise.resolve(error).then(fail); // later, because nobody listens yet to what the constructor does
-    }
-  }
-
-  /** Throws what `new WebSocket` throws, as for a page of https that wants ws. */
-  #open(url) {
-    const socket = new this.#platform.WebSocket(url, [SUBPROTOCOL]);
-    this.#url = url;
-    this.#socket = socket;
-    socket.binaryType = "arraybuffer";
-    const whenCurrent = (action) => (event) => this.#guard(() => socket === this.#socket && action(event));
-    socket.onopen = whenCurrent(() => {
-      if (socket.protocol !== SUBPROTOCOL) {
-        const error = new ProtocolViolation(`${this.#url} does not speak ${SUBPROTOCOL}`);
-        this.#dispatch("error", { error, message: error.message });
-        this.#abandon(1002, cut(error.message, MAX_CLOSE_REASON_BYTES));
-        return;
-      }
-      this.#heardAt = this.#platform.now();
-      this.#flush();
-      socket.send(this.#session.attach());
-    });
-    socket.onmessage = whenCurrent(({ data }) => this.#received(data));
-    socket.onclose = whenCurrent(({ code, reason }) => {
-      this.#socket = null;
-      this.#connectionLost(code, reason);
-    });
-    socket.onerror = () => {}; // the close event says the same
-  }
-
-  #opened() {
-    this.#disarm("connect");
-    this.#hasOpened = true;
-    this.#openedAt = this.#platform.now();
-    this.#acksDue = true; // what was consumed or refused after OPEN had left
-    this.#arm("confirm", CONFIRM_MS, () => {
-      this.#session.confirm();
-      this.#drain();
-    });
-    this.#setState("open");
-  }
-
-  /** The connection is good for something: the next one, should it break, is tried soon. */
-  #progressed() {
-    this.#failures = 0;
-    this.#silenceMs = this.#options.silenceTimeoutMs;
-  }
-
-  #connectionLost(code, reason) {
+  #disconnected({ code, reason, cause, wasOpen, isGhost }) {
     const session = this.#session;
-    const wasOpen = session.isOpen;
-    const isGhost = code === SUPERSEDED && this.#platform.now() - this.#endedAt < GHOST_MS;
-    if (code !== SUPERSEDED) this.#endedAt = this.#platform.now();
-    this.#attempt += 1;
-    this.#disarm("connect");
-    this.#disarm("silence");
-    session.detach();
+    if (wasOpen) this.#lastEnd = { code, reason, cause };
     if (this.#state === "closed") return;
     // A page that was frozen between its handshake and its OPEN was too late for one that waits for no more than that.
-    const isPassing = isGhost || PASSING_CODES.has(code) || (!wasOpen && code === 1008);
+    const isPassing = isGhost || PASSING_CODES.has(code) || code === 4004 || (!wasOpen && code === 1008);
     if (session.hasClosed) {
       this.#finish(session.ending.code, session.ending.reason, { wasClean: code !== 1006 });
     } else if (code === SUPERSEDED && !isGhost) {
-      this.#abandon(code, reason);
+      this.#abandon(code, reason, cause);
     } else if (!isPassing) {
       session.end(code, reason, { byPeer: true });
       this.#drain();
-    } else if (this.#state === "closing" && session.isSettled && !this.#staged.length) {
+    } else if (this.#state === "closing" && this.#isNothingToTell) {
       this.#finish(this.#closing.code, this.#closing.reason, { wasClean: false });
     } else {
-      if (wasOpen && this.#platform.now() - this.#openedAt > this.#options.reconnectMaxMs) this.#progressed();
-      if (!wasOpen) this.#dispatchFailure(`no connection: ${code} ${reason}`.trimEnd());
-      this.#retry();
-    }
-  }
-
-  #retry() {
-    const { attempts, reconnectMinMs, reconnectMaxMs } = this.#options;
-    this.#failures += 1;
-    if (this.#failures > attempts) {
-      this.#abandon(1006, `no connection after ${attempts} attempts`);
-      return;
-    }
-    // Half of it is left to chance, so that the clients of a gateway that restarted do not all come at once.
-    const longest = Math.min(reconnectMaxMs, reconnectMinMs * 2 ** (this.#failures - 1));
-    const retryInMs = longest * (0.5 + this.#platform.random() / 2);
-    this.#arm("retry", retryInMs, () => this.#connect());
-    if (this.#hasOpened) this.#setState("parked", { retryInMs });
-  }
-
-  #listenToPage() {
-    const { window, document } = this.#platform;
-    const listen = (target, type, action) => {
-      if (!target) return;
-      const listener = () => this.#guard(action);
-      target.addEventListener(type, listener);
-      this.#stopListening.push(() => target.removeEventListener(type, listener));
-    };
-    listen(window, "offline", () => (this.#offlineAt = this.#platform.now()));
-    listen(window, "online", () => {
-      // What had a way through the old network may have none through the new one; a resume costs little.
-      if (this.#socket && this.#offlineAt !== null && this.#heardAt <= this.#offlineAt) this.#replace();
-      this.#offlineAt = null;
-      this.#hurry();
-    });
-    listen(window, "pageshow", () => this.#hurry());
-    listen(document, "resume", () => this.#hurry());
-    listen(document, "visibilitychange", () => document.visibilityState === "visible" && this.#hurry());
-  }
-
-  /** There is reason to hope: does not wait for the back-off. */
-  #hurry() {
-    if (this.#socket?.readyState === SOCKET_CLOSED) {
-      // A page that comes out of the back-forward cache was not told of its socket's end.
-      this.#dropSocket();
-      this.#connectionLost(1006, "");
-    }
-    if (this.#timers.has("retry")) {
-      this.#failures = 0;
-      this.#connect();
-    } else if (this.#session?.isOpen && this.#platform.now() - this.#heardAt > STALE_MS) {
-      this.#replace();
-    }
-  }
-
-  /** Goes on with a new connection; the gateway ends the old one when the new one has come. */
-  #replace() {
-    this.#dropSocket();
-    this.#disarm("silence");
-    this.#session.detach();
-    this.#connect();
-  }
-
-  #dropSocket() {
-    const socket = this.#socket;
-    if (!socket) return;
-    this.#socket = null;
-    this.#endedAt = this.#platform.now();
-    socket.onopen = socket.onmessage = socket.onclose = null; // onerror stays: `ws` throws where nobody listens
-    socket.close();
-  }
-
-  // --- silence ---
-
-  /** While the gateway owes an answer: a connection on which nothing comes for too long is made anew. */
-  #watchSilence() {
-    if (this.#silenceMs === null || this.#timers.has("silence") || !this.#session.outbox.hasUnanswered) return;
-    this.#awaitingSince = this.#platform.now();
-    this.#armSilence(this.#silenceMs);
-  }
-
-  #armSilence(ms) {
-    const due = this.#platform.now() + ms;
-    this.#arm("silence", ms, () => this.#checkSilence(due));
-  }
-
-  #checkSilence(due) {
-    if (!this.#session.isOpen || !this.#session.outbox.hasUnanswered) return;
-    const now = this.#platform.now();
-    const quietMs = now - Math.max(this.#heardAt, this.#awaitingSince);
-    if (now - due > FROZEN_MS) {
-      this.#armSilence(FROZEN_MS);
-    } else if (quietMs < this.#silenceMs) {
-      this.#armSilence(this.#silenceMs - quietMs);
-    } else {
-      this.#dispatchFailure(`nothing heard for ${Math.round(quietMs)} ms`);
-      // A gateway that gives no receipts may only be slow to settle: ask less often while asking does not help.
-      this.#silenceMs = Math.min(this.#silenceMs * 2, Math.max(MAX_SILENCE_MS, this.#silenceMs));
-      this.#replace();
+      const failure = cause ?? new Closed(code, reason, { words: "the connection ended with" });
+      if (!wasOpen) this.#dispatchFailure(`no connection: ${code} ${reason}`.trimEnd(), failure);
+      if (this.#state === "closed") return; // a handler of that event may have closed
+      const retryInMs = this.#connections.retry();
+      if (retryInMs === null) {
+        this.#abandon(1006, `no connection after ${this.#options.attempts} attempts`, failure);
+      } else if (this.#hasOpened) this.#setState("parked", { retryInMs });
     }
   }
 
   // --- ending ---
+
+  /** Nobody waits for our CLOSE, and nothing of ours for a connection. */
+  get #isNothingToTell() {
+    const { token, isSettled } = this.#session;
+    return token === null && isSettled && this.#intake.isEmpty && !this.#connections.isAwaitingAnswer;
+  }
 
   #beginClosing(code, reason) {
     const session = this.#session;
@@ -1810,14 +2613,15 @@ export class Kakitome extends EventTarget {
       return;
     }
     this.#closing = { code, reason };
-    this.#closeWhenStaged();
+    this.#deliveries.awaitThoseUnderWay();
+    this.#closeWhenReady();
     this.#setState("closing");
-    this.#updateReady();
-    if (!session.isOpen && session.isSettled && !this.#staged.length) {
+    this.#intake.updateReady();
+    if (!session.isOpen && this.#isNothingToTell) {
       this.#finish(code, reason, { wasClean: false });
       return;
     }
-    this.#arm("close", this.#options.closeTimeoutMs, () => {
+    this.#timers.arm("close", this.#options.closeTimeoutMs, () => {
       if (session.hasClosed) this.#finish(code, reason, { wasClean: false });
       else {
         session.end(code, reason);
@@ -1825,26 +2629,29 @@ export class Kakitome extends EventTarget {
       }
     });
     this.#acknowledgeSoon(); // with what the handler that closes has consumed
+    this.#connections.hurry(); // the backend is told at once, and not when the grace of a parked session is over
   }
 
-  #closeWhenStaged() {
-    if (this.#closing && !this.#staged.length) this.#session.close(this.#closing.code, this.#closing.reason);
+  /** CLOSE goes when all that was handed over is settled, and the handlers that had begun have ended. */
+  #closeWhenReady() {
+    if (!this.#closing || this.#state === "closed" || !this.#intake.isEmpty || this.#deliveries.isAwaiting) return;
+    this.#session.close(this.#closing.code, this.#closing.reason);
+    this.#acknowledgeSoon();
   }
 
   /** Stops trying. The session is not known to have ended: a store keeps it for the next time. */
-  #abandon(code, reason) {
-    if (this.#store) {
-      this.#finish(code, reason, { wasClean: false, keepsStore: true });
+  #abandon(code, reason, cause = null) {
+    const fitting = cut(reason, MAX_CLOSE_REASON_BYTES);
+    if (this.#saving) {
+      this.#finish(code, fitting, { wasClean: false, keepsStore: true });
       return;
     }
-    this.#session.end(code, reason);
+    this.#lastEnd = { code, reason, cause };
+    this.#session.end(code, fitting, { cause });
     this.#drain();
   }
 
-  #storeFailed(cause) {
-    if (this.#state === "closed") return;
-    const isKnown = cause instanceof StoreFailed;
-    const error = isKnown ? cause : new StoreFailed(`the store failed: ${cause?.message}`, { cause });
+  #storeFailed(error) {
     this.#dispatch("error", { error, message: error.message });
     this.#finish(1006, cut(error.message, MAX_CLOSE_REASON_BYTES), { wasClean: false, keepsStore: true, cause: error });
   }
@@ -1852,33 +2659,16 @@ export class Kakitome extends EventTarget {
   #finish(code, reason, { wasClean, report = null, keepsStore = false, cause = null }) {
     if (this.#state === "closed") return;
     this.#closing = { code, reason };
-    for (const name of [...this.#timers.keys()]) this.#disarm(name);
-    for (const stop of this.#stopListening) stop();
-    this.#attempt += 1;
-    this.#dropSocket();
+    this.#timers.disarmAll();
+    this.#connections.end();
     const closed = cause ?? new Closed(code, reason);
-    for (const { sending } of this.#staged) sending.reject(closed);
-    this.#staged = [];
-    this.#stagedBytes = 0;
     for (const entry of this.#session?.outbox.entries ?? []) {
       if (!entry.rejected) this.#settle(entry, null, (sending) => sending.reject(closed));
     }
-    this.#closeStore(keepsStore);
+    this.#saving?.end(keepsStore || !this.#session);
     this.#setState("closed");
-    this.#ready?.reject(closed);
+    this.#intake.rejectAll(closed);
     this.#dispatch("close", { code, reason, wasClean, report });
-  }
-
-  #closeStore(keeps) {
-    if (!this.#store || !this.#session) return;
-    const store = this.#store;
-    if (keeps) store.close();
-    else {
-      store.clear().then(
-        () => store.close(),
-        () => store.close(), // the gateway knows the session's end; a resume of what is left there says so
-      );
-    }
   }
 
   // --- within ---
@@ -1894,22 +2684,8 @@ export class Kakitome extends EventTarget {
     this.dispatchEvent(new KakitomeEvent(type, facts));
   }
 
-  #dispatchFailure(message) {
-    this.#dispatch("error", { error: new ConnectionFailed(message), message });
-  }
-
-  #arm(name, ms, action) {
-    this.#disarm(name);
-    const fire = () => {
-      this.#timers.delete(name);
-      this.#guard(action);
-    };
-    this.#timers.set(name, this.#platform.setTimeout(fire, ms));
-  }
-
-  #disarm(name) {
-    this.#platform.clearTimeout(this.#timers.get(name));
-    this.#timers.delete(name);
+  #dispatchFailure(message, cause) {
+    this.#dispatch("error", { error: new ConnectionFailed(message, cause), message });
   }
 
   /** The boundary of every entrance: a fault of ours ends this conversation and nothing else. */
@@ -1924,57 +2700,29 @@ export class Kakitome extends EventTarget {
   }
 }
 
-for (const type of EVENTS) {
-  const handlers = new WeakMap();
-  Object.defineProperty(Kakitome.prototype, `on${type}`, {
-    enumerable: true,
-    configurable: true,
-    get() {
-      return handlers.get(this) ?? null;
-    },
-    set(handler) {
-      if (!handlers.has(this)) this.addEventListener(type, (event) => handlers.get(this)?.call(this, event));
-      handlers.set(this, typeof handler === "function" ? handler : null);
-    },
-  });
+for (const [value, name] of ["CONNECTING", "OPEN", "CLOSING", "CLOSED"].entries()) {
+  for (const owner of [Kakitome, Kakitome.prototype]) Object.defineProperty(owner, name, { value, enumerable: true });
 }
 
-for (const name of ["CONNECTING", "OPEN", "CLOSING", "CLOSED"]) {
-  Object.defineProperty(Kakitome.prototype, name, { value: Kakitome[name], enumerable: true });
-}
-
-export default Kakitome;
-
-/** A promise with its ends; that nobody looks at its rejection is no fault of the program's. */
-function deferred() {
-  const ends = {};
-  ends.promise = new Promise((resolve, reject) => Object.assign(ends, { resolve, reject }));
-  ends.promise.catch(() => {});
-  return ends;
-}
-
-/** The absolute ws: or wss: URL. Throws SyntaxError, as WebSocket does. */
-function resolved(url, base) {
-  let absolute;
-  try {
-    absolute = new URL(url, base);
-  } catch {
-    throw new DOMException(`${url} is no URL`, "SyntaxError");
-  }
-  absolute.protocol = { "http:": "ws:", "https:": "wss:" }[absolute.protocol] ?? absolute.protocol;
-  return absolute.href;
-}
-
-/** What `send` was given, as bytes of our own: the caller may change its buffer. */
-function encoded(data) {
-  if (data instanceof ArrayBuffer) return { text: false, data: new Uint8Array(data.slice(0)) };
-  if (ArrayBuffer.isView(data)) {
-    return { text: false, data: new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice() };
-  }
-  return { text: true, data: encoder.encode(String(data)) };
-}
-
-/** One of our messages as events show it. */
-function told({ seq, text, data }) {
-  return { seq, data: text ? decoder.decode(data) : data.slice().buffer };
-}
+export {
+  Kakitome,
+  Kakitome as default,
+  Closed,
+  ConnectionFailed,
+  HandlerFailed,
+  KakitomeError,
+  Lost,
+  NeverForwarded,
+  ProtocolViolation,
+  QueueFull,
+  Rejected,
+  StoreEmptied,
+  StoreFailed,
+  StoreInUse,
+  TooBig,
+  IndexedDbStore,
+  Session,
+  encodeRecord,
+  parseRecord,
+  RecordType,
+};

@@ -31,6 +31,11 @@ def need(name: str, install: str) -> str:
     return found
 
 
+def need_npm(path: str) -> Path:
+    """A file of what `make npm` installs, by its path in node_modules; skips the test like `need`."""
+    return need_path(str(CACHE / "npm" / "node_modules" / path), "make npm")
+
+
 def need_path(path: str, install: str) -> Path:
     """The file or folder; skips the test like `need`."""
     if not Path(path).exists():

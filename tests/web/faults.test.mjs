@@ -5,8 +5,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Closed, Kakitome, Lost, NeverForwarded, Rejected } from "../../gateway/web/kakitome.js";
-import { MemoryStore, turn, World } from "./world.mjs";
+import { Closed, Kakitome, Lost, NeverForwarded, Rejected } from "./subject.mjs";
+import { MemoryStore } from "./memory_store.mjs";
+import { turn, World } from "./world.mjs";
 
 const SEED = process.env.KAKITOME_FUZZ_SEED;
 const RUNS = Number(process.env.KAKITOME_FUZZ_RUNS ?? 25);

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
-import { encodeRecord, parseRecord, RecordType, Session } from "../../gateway/web/kakitome.js";
+import { encodeRecord, parseRecord, RecordType, Session } from "./subject.mjs";
 
 // The highest sequence number is not exact as a JavaScript number; as text it is.
 const source = readFileSync(new URL("../../docs/vectors/records.json", import.meta.url), "utf8");

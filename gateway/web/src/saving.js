@@ -1,0 +1,92 @@
+/** A conversation's dealings with its store. */
+
+import { StoreEmptied, StoreFailed } from "./errors.js";
+
+/** How long any store may take to be opened: longer than ours takes to give up by itself. */
+const STORE_PATIENCE_MS = 20_000;
+
+/** A store that says so oftener in a row that it has lost what was saved does not keep it. */
+const MAX_SAVES_ANEW = 3;
+
+/**
+ * Opens the store, saves one thing after the other, lets go of it.
+ *
+ * The owner hears of `opened(stored)`, `saved()`, when the next thing can be saved, and `failed(error)`, each in its
+ * `guard(action)`; nothing of it after `end`.
+ */
+export class Saving {
+  #owner;
+  #store;
+  #timers;
+  #isOpened = false;
+  #isEnded = false;
+  #savesAnew = 0;
+
+  constructor(owner, store, timers) {
+    this.#owner = owner;
+    this.#store = store;
+    this.#timers = timers;
+    this.isBusy = false;
+  }
+
+  open() {
+    this.#timers.arm("store", STORE_PATIENCE_MS, () => {
+      this.#owner.failed(new StoreFailed(`the store was not opened within ${STORE_PATIENCE_MS} ms`));
+    });
+    this.#store.open().then(
+      (stored) => {
+        if (this.#isEnded) {
+          this.#store.close(); // nobody waits for it any more
+          return;
+        }
+        this.#isOpened = true;
+        this.#timers.disarm("store");
+        this.#tell(() => this.#owner.opened(stored));
+      },
+      (error) => this.#fail(error),
+    );
+  }
+
+  /** Saves what the session gives, and tells the session. */
+  save(session, changes) {
+    this.isBusy = true;
+    this.#store.save(changes).then(
+      () => {
+        this.#savesAnew = 0;
+        this.#goOn(() => session.markSaved(changes));
+      },
+      (error) => {
+        this.#savesAnew += 1;
+        if (error instanceof StoreEmptied && this.#savesAnew <= MAX_SAVES_ANEW) this.#goOn(() => session.saveAnew());
+        else this.#fail(error);
+      },
+    );
+  }
+
+  #goOn(action) {
+    this.isBusy = false;
+    this.#tell(() => {
+      action();
+      this.#owner.saved();
+    });
+  }
+
+  #fail(cause) {
+    const isKnown = cause instanceof StoreFailed;
+    const error = isKnown ? cause : new StoreFailed(`the store failed: ${cause?.message}`, { cause });
+    this.#tell(() => this.#owner.failed(error));
+  }
+
+  #tell(action) {
+    if (!this.#isEnded) this.#owner.guard(action);
+  }
+
+  /** Lets go of the store; unless it is to be kept, what it has is forgotten. */
+  end(keeps) {
+    this.#isEnded = true;
+    if (!this.#isOpened) return;
+    const close = () => this.#store.close();
+    if (keeps) close();
+    else this.#store.clear().then(close, close); // a resume of what is left there is told that the session is gone
+  }
+}
