@@ -26,6 +26,9 @@ from gateway.protocol.handshake import Accepted, ClientHandshake, WebSocketUrl
 
 READ_BYTES: Final = 16 * 1024
 
+NOT_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST"})
+"""OpenSSL's reasons, by its version, for an answer that is plain text."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -126,15 +129,16 @@ async def _connect(target: Target) -> ByteStream:
         raise Untrusted(f"the certificate of {url.host_header} cannot be trusted: {error.verify_message}") from error
     except (OSError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
         await anyio.aclose_forcefully(tcp)
-        raise ConnectionFailed(f"no TLS with {url.host_header}: {_tls_text(error)}") from error
+        problem = _tls_text(error)
+        if isinstance(error, ssl.SSLError) and error.reason in NOT_TLS:
+            problem += f"; what listens there does not speak TLS: try {url.other_scheme}"
+        raise ConnectionFailed(f"no TLS with {url.host_header}: {problem}") from error
     except BaseException:
         await anyio.aclose_forcefully(tcp)
         raise
 
 
 def _tls_text(error: BaseException) -> str:
-    if isinstance(error, ssl.SSLError) and error.reason:
-        return error.reason.lower().replace("_", " ")
     if isinstance(error, anyio.EndOfStream | anyio.BrokenResourceError):
         return "the server closed the connection"
     return system_text(error)

@@ -4,6 +4,7 @@ Invariant: a text tells a person what happened; what a program decides by stands
 """
 
 import os
+import ssl
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import ClassVar
@@ -138,10 +139,23 @@ def system_text(error: BaseException) -> str:
     return "; ".join(texts) or type(error).__name__
 
 
+def tls_text(error: ssl.SSLError) -> str:
+    """What went wrong in TLS, without OpenSSL's file names and numbers."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate cannot be trusted: {error.verify_message}"
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+        return "the server closed the connection"
+    text: str = getattr(error, "reason", None) or error.strerror or str(error)
+    return text.partition(" (_ssl.c")[0].replace("_", " ").lower()
+
+
 def _texts(error: BaseException) -> Iterator[str]:
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
             yield from _texts(inner)
+    elif isinstance(error, ssl.SSLError):
+        # An OSError by its class only: its number is OpenSSL's, 6 for a peer that hung up, and 6 is ENXIO to strerror.
+        yield tls_text(error)
     elif isinstance(error, OSError) and error.errno is None and error.__cause__ is not None:
         yield from _texts(error.__cause__)  # anyio sums up several attempts
     elif isinstance(error, OSError) and error.errno is not None and error.errno > 0:

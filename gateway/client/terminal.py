@@ -29,7 +29,7 @@ from gateway.client.events import (
     SessionState,
     StateChanged,
 )
-from gateway.client.faults import ConnectionClosed, SessionEnded
+from gateway.client.faults import ConnectionClosed, SessionEnded, system_text
 from gateway.client.session import Session, open_session
 from gateway.client.upkeep import Settings
 from gateway.errors import Blame, KakitomeError
@@ -97,8 +97,7 @@ def trusting(ca: Path | None, *, insecure: bool) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca)
     except OSError as error:
-        reason = error.reason.lower().replace("_", " ") if isinstance(error, ssl.SSLError) else error.strerror
-        raise InputFault(f"{ca}: no certificates to be read: {reason}") from None
+        raise InputFault(f"{ca}: no certificates to be read: {system_text(error)}") from None
     if insecure:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -70,6 +70,11 @@ VERSION: Final = "13"
 MAX_REJECTION_BODY_BYTES: Final = 4096
 """Enough of an error page to tell what happened."""
 
+_TLS_ALERT: Final = 0x15
+"""How a server answers that expected TLS and got a request: a record of type alert (RFC 8446 section 5.1)."""
+
+_SPEAKS_TLS: Final = re.compile(rb"https|\btls\b|\bssl\b", re.IGNORECASE)
+
 MAX_INTERIM_RESPONSES: Final = 8
 """100 Continue and 103 Early Hints may precede the answer; a server that sends no end of them is not waited for."""
 
@@ -207,7 +212,7 @@ class HandshakeRejected(HandshakeFailed):
 
     reason = "handshake_rejected"
 
-    def __init__(self, *, status: int, phrase: str, headers: Headers, body: bytes) -> None:
+    def __init__(self, *, status: int, phrase: str, headers: Headers, body: bytes, hint: str = "") -> None:
         self.status = status
         self.phrase = phrase
         """The server's own words for the status; may be empty."""
@@ -219,7 +224,7 @@ class HandshakeRejected(HandshakeFailed):
             text += f", a redirect to {shown(self.location)}, which is not followed"
         elif body and self._is_text:
             text += f": {shown(body.decode('utf-8', 'replace').strip().partition(chr(10))[0])}"
-        super().__init__(text)
+        super().__init__(f"{text}; {hint}" if hint else text)
 
     @property
     def location(self) -> str | None:
@@ -275,6 +280,11 @@ class WebSocketUrl:
         default = self.port == (443 if self.secure else 80)
         return str(Authority(host=self.host, port=None if default else self.port))
 
+    @property
+    def other_scheme(self) -> str:
+        """The same with TLS, or without it: what to try where the port turns out to speak the other."""
+        return f"{'ws' if self.secure else 'wss'}://{Authority(host=self.host, port=self.port)}{self.target}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
@@ -308,6 +318,7 @@ class ClientHandshake:
         self._key = base64.b64encode(secrets.token_bytes(16)).decode("ascii")
         self._http = h11.Connection(h11.CLIENT)
         self._interim_responses = 0
+        self._heard = False
         self._rejection: h11.Response | None = None
         self._body = bytearray()
         self._accepted: Accepted | None = None
@@ -354,6 +365,9 @@ class ClientHandshake:
         if self._accepted is not None:
             raise RuntimeError("the handshake is complete: what follows are frames")
         if data:  # to h11 no data means the end
+            if not self._heard and data[0] == _TLS_ALERT:
+                raise HandshakeFailed(f"the server speaks TLS there, not plain HTTP: try {self.url.other_scheme}")
+            self._heard = True
             self._http.receive_data(bytes(data))
         return self._advance()
 
@@ -398,7 +412,14 @@ class ClientHandshake:
             phrase=self._rejection.reason.decode("latin-1"),
             headers=_text_headers(self._rejection.headers),
             body=bytes(self._body[:MAX_REJECTION_BODY_BYTES]),
+            hint=self._hint(),
         )
+
+    def _hint(self) -> str:
+        """What a server that speaks TLS says to a plain request: nginx, Apache, Go and we, each in their words."""
+        assert self._rejection is not None
+        is_plain_at_tls = self._rejection.status_code == HTTPStatus.BAD_REQUEST and not self.url.secure
+        return f"try {self.url.other_scheme}" if is_plain_at_tls and _SPEAKS_TLS.search(self._body) else ""
 
     def _check(self, response: h11.InformationalResponse) -> Accepted:
         """RFC 6455 section 4.1, the six conditions after "Once the client's opening handshake has been sent"."""

@@ -248,6 +248,7 @@ def _describe(error: ssl.SSLError) -> str:
     """What went wrong without OpenSSL's file names and numbers."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate not accepted: {error.verify_message}"
-    if isinstance(error, ssl.SSLEOFError):
+    if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return "the peer hung up in the middle of TLS"
-    return (error.reason or str(error)).replace("_", " ").lower()
+    text = (error.reason or str(error)).replace("_", " ").lower()
+    return f"{text}: the peer does not speak TLS" if error.reason == "WRONG_VERSION_NUMBER" else text

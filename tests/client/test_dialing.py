@@ -142,10 +142,36 @@ async def test_a_server_that_speaks_something_else_is_not_tried_again() -> None:
 @on_both_runtimes
 async def test_tls_with_a_server_that_has_none_is_told_in_words() -> None:
     async def work(address: str) -> None:
-        with pytest.raises(ConnectionFailed, match=r"no TLS with 127.0.0.1:\d+: (wrong version number|record layer)"):
+        with pytest.raises(
+            ConnectionFailed, match=r"no TLS with 127.0.0.1:\d+: (wrong version number|record layer)"
+        ) as caught:
             await dial_once(f"wss://{address}")
+        assert str(caught.value).endswith(f"; what listens there does not speak TLS: try ws://{address}")
 
     await answering(say_hello, work)
+
+
+@on_both_runtimes
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\x15\x03\x01\x00\x02\x02\x46",
+        b"HTTP/1.1 400 Bad Request\r\nContent-Length: 45\r\n\r\nThe plain HTTP request was sent to HTTPS port",
+        b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n",
+    ],
+    ids=["an alert", "nginx", "Go"],
+)
+async def test_a_plain_request_to_a_port_that_speaks_tls_is_told_what_to_try(answer: bytes) -> None:
+    async def refuse(stream: SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(answer)
+
+    async def work(address: str) -> None:
+        with pytest.raises(HandshakeFailed, match=f"try wss://{address}$"):
+            await dial_once(f"ws://{address}")
+
+    await answering(refuse, work)
 
 
 async def test_a_server_that_never_answers_is_given_up(autojump_clock: MockClock) -> None:

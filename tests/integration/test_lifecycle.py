@@ -1,5 +1,6 @@
 """Start, reload, drain and exit of the process, as an operator or an orchestrator sees them."""
 
+import errno
 import itertools
 import json
 import os
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 
 from tests.support.backends import tcp_echo
 from tests.support.gateway import GatewayProcess, route
-from tests.support.process import ServiceProcess
+from tests.support.process import START_SECONDS, ServiceProcess
 from tests.support.raw_client import RawClient
 from tests.support.tools import REPOSITORY, need
 
@@ -137,6 +138,38 @@ def test_a_second_signal_exits_at_once(echo: int) -> None:
         assert gateway.service.wait(5) != 0
 
 
+def pid_namespace() -> list[str]:
+    """Runs what follows as process 1 of a namespace; skips the test where that is forbidden, as in a chroot."""
+    argv = [need("unshare", "apt-get install util-linux"), "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if os.geteuid() != 0:
+        argv[1:1] = ["--user", "--map-root-user"]
+    tried = subprocess.run([*argv, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"a PID namespace is not allowed here ({tried.stderr.strip()}): be root, and outside of a chroot")
+    return argv
+
+
+@contextmanager
+def reader_of(fifo: Path, service: ServiceProcess) -> Iterator[None]:
+    """Waits until the service has opened the FIFO, and keeps it from its end; fails when the service is gone."""
+    descriptor: int | None = None
+    deadline = time.monotonic() + START_SECONDS
+    while descriptor is None:
+        try:
+            # Without O_NONBLOCK this would wait for a reader for ever, though none will come.
+            descriptor = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            assert service.process.poll() is None, service.report()
+            assert time.monotonic() < deadline, service.report()
+            time.sleep(0.01)  # there is nothing to wait on: that somebody reads is only told to who opens
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def test_sigterm_reaches_it_as_pid_1(echo: int, tmp_path: Path) -> None:
     """In a container the gateway is process 1, for which the kernel has no default signal actions."""
     config = tmp_path / "kakitome.yaml"
@@ -148,11 +181,7 @@ routes: [{{name: echo, backend: {{endpoints: ["tcp://127.0.0.1:{echo}"]}}}}]
 timeouts: {{drain: 1s}}
 """
     )
-    unshare = need("unshare", "apt-get install util-linux")
-    namespace = [unshare, "--pid", "--fork", "--kill-child", "--mount-proc"]
-    if os.geteuid() != 0:
-        namespace[1:1] = ["--user", "--map-root-user"]
-    argv = [*namespace, sys.executable, "-m", "gateway", "serve", "--config", str(config)]
+    argv = [*pid_namespace(), sys.executable, "-m", "gateway", "serve", "--config", str(config)]
     with ServiceProcess(argv, started=r'"event": ?"ready"', environment={"PYTHONPATH": str(REPOSITORY)}) as service:
         ready = json.loads(next(line for line in service.lines if '"ready"' in line))
         assert ready["pid"] == 1
@@ -164,13 +193,9 @@ timeouts: {{drain: 1s}}
 def test_sigterm_ends_it_as_pid_1_while_it_still_starts(tmp_path: Path) -> None:
     config = tmp_path / "kakitome.yaml"
     os.mkfifo(config)
-    unshare = need("unshare", "apt-get install util-linux")
-    namespace = [unshare, "--pid", "--fork", "--kill-child", "--mount-proc"]
-    if os.geteuid() != 0:
-        namespace[1:1] = ["--user", "--map-root-user"]
-    argv = [*namespace, sys.executable, "-m", "gateway", "serve", "--config", str(config)]
-    with ServiceProcess(argv, environment={"PYTHONPATH": str(REPOSITORY)}) as service, config.open("w"):
-        # A FIFO opens once somebody reads it: the gateway is now waiting for its configuration.
+    argv = [*pid_namespace(), sys.executable, "-m", "gateway", "serve", "--config", str(config)]
+    with ServiceProcess(argv, environment={"PYTHONPATH": str(REPOSITORY)}) as service, reader_of(config, service):
+        # The gateway is now waiting for its configuration.
         (child,) = Path(f"/proc/{service.pid}/task/{service.pid}/children").read_text().split()
         os.kill(int(child), signal.SIGTERM)
         assert service.wait() == 128 + signal.SIGTERM

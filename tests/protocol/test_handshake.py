@@ -340,11 +340,19 @@ def test_a_101_that_breaks_a_rule_fails_the_connection(lines: tuple[str, ...], p
 
 
 @pytest.mark.parametrize(
-    "data", [b"SSH-2.0-OpenSSH\r\n\r\n", b"\x15\x03\x01\x00\x02\x02\x46", b"HTTP/1.1 101\r\nX Y: a\r\n\r\n"]
+    "data", [b"SSH-2.0-OpenSSH\r\n\r\n", b"\x16\x03\x01\x00\x02\x02\x46", b"HTTP/1.1 101\r\nX Y: a\r\n\r\n"]
 )
 def test_a_server_that_does_not_speak_http(data: bytes) -> None:
     with pytest.raises(HandshakeFailed, match="as HTTP"):
         ClientHandshake("ws://a").feed(data)
+
+
+def test_a_server_that_answers_with_tls_is_told_as_such_however_its_answer_is_cut() -> None:
+    alert = b"\x15\x03\x01\x00\x02\x02\x46"
+    for cut in range(1, len(alert)):
+        handshake = ClientHandshake("ws://a/chat?x=1")
+        with pytest.raises(HandshakeFailed, match=r"speaks TLS there, not plain HTTP: try wss://a:80/chat\?x=1$"):
+            handshake.feed(alert[:cut])
 
 
 def test_a_head_without_end_fails_the_connection() -> None:
