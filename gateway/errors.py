@@ -33,6 +33,15 @@ MAX_CLOSE_REASON_BYTES: Final = 123
 """A control frame carries at most 125 bytes, two of which are the code (RFC 6455 section 5.5)."""
 
 
+def fitting_reason(text: str, max_bytes: int = MAX_CLOSE_REASON_BYTES) -> str:
+    """The text as a reason can be sent: well-formed, as browsers make it, and cut between characters to `max_bytes`.
+
+    Halves of a surrogate pair that belong together become their character, others U+FFFD.
+    """
+    well_formed = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return well_formed.encode()[:max_bytes].decode(errors="ignore")
+
+
 class ConnectionFault(KakitomeError):
     """Ends an established connection with `close_code`; the text becomes the close reason for the peer to blame."""
 
@@ -41,7 +50,7 @@ class ConnectionFault(KakitomeError):
     @property
     def close_reason(self) -> str:
         """The text cut to the 123 bytes that a Close frame has room for, never inside a character."""
-        return str(self).encode()[:MAX_CLOSE_REASON_BYTES].decode(errors="ignore")
+        return fitting_reason(str(self))
 
 
 class ProtocolViolation(ConnectionFault):

@@ -33,6 +33,7 @@ from gateway.client.faults import (
     NotRecords,
     Rejected,
     SessionEnded,
+    TooBig,
     Untrusted,
     WindowFull,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "StoredSession",
     "TextMessage",
     "Timeouts",
+    "TooBig",
     "Untrusted",
     "WindowFull",
     "connect",

@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 
 import anyio
 
+from gateway.client.background import Background
 from gateway.client.dialing import Dialed, Target, dial
 from gateway.client.exchange import NOTHING_SAID, Exchange
 from gateway.client.faults import ConnectionClosed
@@ -56,7 +57,9 @@ class Timeouts:
     keepalive: float | None = 20.0
     """Of silence, before the server is pinged; it is given up when it is silent for as long again. None: never."""
     close: float = 5.0
-    """For the server to answer our Close and to end the connection."""
+    """For the server to answer our Close and to end the connection, from its last sign of life on."""
+    close_total: float = 60.0
+    """For that in all, however it shows that it lives."""
     settle: float = 10.0
     """For a session's last messages to be settled when it is closed."""
 
@@ -67,13 +70,27 @@ DEFAULT_TIMEOUTS: Final = Timeouts()
 class _Messages:
     """What a connection carries: whole messages that wait to be taken, and how far sending is."""
 
-    __slots__ = ("_in_hand", "_parts", "exchange", "flushed", "handed_over", "queue", "queued_bytes")
+    __slots__ = (
+        "_in_hand",
+        "_parts",
+        "dropped",
+        "exchange",
+        "flushed",
+        "handed_over",
+        "is_taken",
+        "queue",
+        "queued_bytes",
+    )
 
     def __init__(self, exchange: Exchange) -> None:
         self.exchange = exchange
         self.queue: deque[tuple[Data, int]] = deque()
         """Each with what it counts of `queued_bytes`."""
         self.queued_bytes = 0
+        self.is_taken = True
+        """Somebody takes what comes, so reading can wait for that."""
+        self.dropped = 0
+        """Messages that came and were not kept, because nobody took them any more."""
         self.handed_over = 0
         """Messages that were given to the exchange."""
         self.flushed = 0
@@ -87,8 +104,11 @@ class _Messages:
             if flags & LAST:
                 data = b"".join(self._parts)
                 self._parts.clear()
-                # Nobody may be receiving any more, and the server's Close must still be heard behind what it sent.
-                if self.exchange.can_send or not self._is_full:
+                # Nobody may be receiving any more, and the server's Close must still be heard behind what it sent. Once
+                # something is missing what follows is worth nothing.
+                if self.dropped or (self._is_full and not self._waits):
+                    self.dropped += 1
+                else:
                     cost = len(data) + MESSAGE_COST_BYTES
                     self.queue.append((data.decode() if opcode == _TEXT else data, cost))
                     self.queued_bytes += cost
@@ -109,9 +129,13 @@ class _Messages:
         return self.queued_bytes > QUEUE_BYTES
 
     @property
+    def _waits(self) -> bool:
+        return self.exchange.can_send or self.is_taken
+
+    @property
     def is_congested(self) -> bool:
         """The application is behind."""
-        return self._is_full and self.exchange.can_send
+        return self._is_full and self._waits
 
 
 class Connection:
@@ -128,12 +152,13 @@ class Connection:
             deflate=dialed.deflate,
             keepalive_seconds=timeouts.keepalive,
             close_seconds=timeouts.close,
+            close_total_seconds=timeouts.close_total,
         )
         self._messages = _Messages(self._exchange)
         self._link = Link(dialed.stream, self._exchange)
         self._early = dialed.early
         self._own_close: CloseFrame | None = None
-        self._carrying = anyio.CancelScope(shield=True)
+        self._carrying: Background | None = None
         self._finished = anyio.Event()
 
     # --- how it ended -----------------------------------------------------------------------------------------------
@@ -159,8 +184,8 @@ class Connection:
         return None if ending is None else ending.reason
 
     def _closed(self) -> ConnectionClosed:
-        ending = self._exchange.ending or self._own_close
-        return ConnectionClosed(NOTHING_SAID, "") if ending is None else ConnectionClosed(ending.code, ending.reason)
+        ending = self._exchange.ending or self._own_close or CloseFrame(code=NOTHING_SAID)
+        return ConnectionClosed(ending.code, ending.reason, dropped=self._messages.dropped)
 
     # --- receiving --------------------------------------------------------------------------------------------------
 
@@ -183,12 +208,13 @@ class Connection:
     async def __anext__(self) -> Data:
         """The next message; the iteration ends with a Close of 1000, 1001 or without a code.
 
-        Raises ConnectionClosed for any other end.
+        Raises ConnectionClosed for any other end, and where messages are missing at the end because they came when
+        `close` had been called and nobody took them.
         """
         try:
             return await self.receive()
         except ConnectionClosed as closed:
-            if closed.code in CLEAN_CODES:
+            if closed.code in CLEAN_CODES and not closed.dropped:
                 raise StopAsyncIteration from None
             raise
 
@@ -228,31 +254,52 @@ class Connection:
     async def close(self, code: int | None = NORMAL, reason: str = "") -> None:
         """Closes behind all that was sent, and waits for the server's answer, as long as `Timeouts.close`.
 
-        Messages that came before it can still be received. Raises ValueError for a code that must not be sent.
+        Messages that came before it can still be received, as many as fit `QUEUE_BYTES`: see `finish_sending`. A reason
+        is cut to 123 bytes. Raises ValueError for a code that must not be sent, and nothing has happened then.
         """
+        self._send_close(code, reason)
+        self._messages.is_taken = False
+        self._link.moved.wake()
+        await self._finished.wait()
+
+    def finish_sending(self, code: int | None = NORMAL, reason: str = "") -> None:
+        """Sends Close behind all that was sent, and returns at once; what the server still says is received as before.
+
+        For services that answer at the end of what they get. Raises ValueError as `close`.
+        """
+        self._send_close(code, reason)
+
+    def _send_close(self, code: int | None, reason: str) -> None:
         self._exchange.close(code, reason, now=anyio.current_time())
         if self._own_close is None:
             self._own_close = CloseFrame(code=NO_CODE if code is None else code, reason=reason)
         self._link.moved.wake()
         self._link.changed.wake()
         self._link.reschedule()
-        await self._finished.wait()
 
-    async def run(self) -> None:
-        """Carries the connection to its end; `connect` does it in a task beside the application's.
+    def start(self) -> None:
+        """Begins to carry the connection, in a task of its own."""
+        self._carrying = Background(self._carry, "kakitome connection")
 
-        A cancellation does not reach it, so that the application can still say goodbye: `drop` ends it.
-        """
+    async def _carry(self) -> None:
         try:
-            with self._carrying:
-                await self._link.run(self._messages, early=self._early)
+            await self._link.run(self._messages, early=self._early)
         finally:
             self._finished.set()
             self._link.moved.wake()
 
-    def drop(self) -> None:
-        """Drops what there is of the connection, without a word."""
-        self._carrying.cancel()
+    async def drop(self) -> None:
+        """Drops what there is of the connection, without a word. Raises what carrying it raised: a bug of ours.
+
+        A cancellation does not keep it from closing the socket.
+        """
+        carrying = self._carrying
+        if carrying is not None:
+            carrying.cancel()
+            with anyio.CancelScope(shield=True):
+                await carrying.wait()
+            if carrying.failure is not None:
+                raise carrying.failure
 
 
 @asynccontextmanager
@@ -271,7 +318,8 @@ async def connect(
 
     `headers` are added to the request. `ssl_context` is for wss; by default the system's authorities are trusted.
     `message_bytes` limits a message that comes in, None does not. Leaving the block closes with 1000, an exception in
-    it with 1011; it comes out as it is, in no group.
+    it with 1011; a cancellation, an exit or an interrupt with 1001. Whatever is raised comes out as it is, in no group,
+    and the block may be left in another task than it was entered in.
 
     Raises ConnectionFailed, HandshakeRejected (the server answered, but not with an upgrade), HandshakeFailed, and
     ValueError for a URL, header or subprotocol that cannot be.
@@ -286,23 +334,19 @@ async def connect(
     )
     dialed = await dial(target, timeout_seconds=timeouts.connect)
     connection = Connection(dialed, message_bytes=message_bytes, timeouts=timeouts)
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(connection.run)
-        try:
-            yield connection
-            await connection.close(NORMAL)
-        except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(GOODBYE_SECONDS, shield=True):
-                await connection.close(GOING_AWAY)
-            raise
-        except Exception as error:  # noqa: BLE001  # raised again below, where no task group wraps it
-            failure = error
-            await connection.close(INTERNAL_ERROR)
-        finally:
-            connection.drop()
-    if failure is not None:
-        raise failure
+    connection.start()
+    try:
+        yield connection
+        await connection.close(NORMAL)
+    except Exception:
+        await connection.close(INTERNAL_ERROR)
+        raise
+    except BaseException:
+        with anyio.move_on_after(GOODBYE_SECONDS, shield=True):
+            await connection.close(GOING_AWAY)
+        raise
+    finally:
+        await connection.drop()
 
 
 def encoded(message: Data) -> tuple[bool, bytes]:

@@ -10,6 +10,9 @@ General theory of operation. Where the gateway has the session no more, a new on
 settled according to the report are settled, those that were never forwarded are carried over under new numbers (unless
 `carry_over` is false), and the rest is lost: the application is told, because only it can know what sending them again
 would do. What came in the old session and waits to be taken is still handed out, and never acknowledged.
+
+A CLOSE with a code of `LOST_CODES` is no end that somebody meant: the session is lost. What its report says to be
+settled is settled, and the rest waits for the next connection: OPENED on it says whether the session is back.
 """
 
 from collections import deque
@@ -18,10 +21,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.client.events import Acknowledged, Event, MessageRejected, MessagesLost, Opened
-from gateway.client.faults import Fate, Lost, Rejected
+from gateway.client.faults import Fate, Lost, Rejected, SessionEnded, TooBig
 from gateway.client.receipts import Receipt
 from gateway.client.store import Changes, StoredSession
-from gateway.errors import MAX_CLOSE_REASON_BYTES, ConnectionFault, MessageTooBig, ProtocolViolation
+from gateway.errors import ConnectionFault, MessageTooBig, ProtocolViolation, fitting_reason
 from gateway.protocol.inbox import Inbox, OversizeMessage, WholeMessage
 from gateway.protocol.outbox import MessageNotKept, Outbox, OutgoingMessage
 from gateway.protocol.records import (
@@ -37,6 +40,9 @@ from gateway.protocol.records import (
     SessionReport,
     encode_record,
 )
+
+LOST_CODES: Final = frozenset({1011, 1012, 1013, 1014})
+"""Codes of a CLOSE that nobody meant: the session is gone together with what it needs, and a new one is to begin."""
 
 MIN_CODE: Final = 1000
 MAX_CODE: Final = 4999
@@ -78,12 +84,17 @@ class Conversation:
         """How the session ended for good, None while it goes on."""
         self.report: SessionReport | None = None
         """The newest loss report: of this session if it has ended, else of the one before it."""
+        self.cause: BaseException | None = None
+        """Why there is no connection, as the caller knows it: the cause of what gets lost."""
         self.resumes = 0
         """How many times the session was taken up again by this process."""
         self.inbox = Inbox(consumed=stored.consumed, window_messages=window_messages, window_bytes=window_bytes)
         self.outbox = Outbox(
             settled=stored.settled, sent=stored.sent, messages=stored.outbox, kept_bytes=0, encode=encode_record
         )
+        if stored.token is None:
+            # The token is saved before the first byte leaves: nobody has seen any of these.
+            self.outbox.begun = self.outbox.carried = stored.settled
         self._wanted = tuple(sorted(set(receipts)))
         self._carry_over = carry_over
         self._receipts = {message.seq: Receipt(message.seq) for message in stored.outbox}
@@ -99,6 +110,8 @@ class Conversation:
         self._saved_consumed = self._acked = stored.consumed
         self._saved_sent = stored.sent
         self._saved_settled = stored.settled
+        self._lost: CloseBody | None = None
+        """The CLOSE that said that the session is lost, until OPENED says what became of it."""
         self._is_concluded = False
         """The session is over and all messages are accounted for: nothing of it need be kept."""
         self._store_is_done = False
@@ -165,10 +178,22 @@ class Conversation:
         return self.inbox.queued_bytes + sum(former.queued_bytes for former in self._former) > queued_bytes
 
     @property
+    def is_lost(self) -> bool:
+        """The gateway has said that the session is lost, and no connection yet what became of it."""
+        return self._lost is not None
+
+    @property
+    def goodbye(self) -> tuple[int, str]:
+        """The code and the reason to close a connection with that `is_over`."""
+        said = self.end or self._lost
+        assert said is not None, "the connection is over"
+        return said.code, said.reason
+
+    @property
     def is_over(self) -> bool:
         """This connection has carried all that it will carry of ours: it can be closed."""
         if self.end is None:
-            return False
+            return self._lost is not None and not self._attached
         if not self.end.by_gateway:
             return self._close_sent or (self._at_once and not self._is_open)
         # What came before the end can still be consumed, and acknowledged until the connection closes.
@@ -210,7 +235,9 @@ class Conversation:
         elif position:
             raise ProtocolViolation(f"OPENED of a new session at message {position}, expected 0")
         else:
-            self._begin_session(opened.report)
+            lost = None if self._lost is None else self._lost.report
+            self._begin_session(opened.report or lost)
+        self._lost = None
         self.token = opened.session
         self.opened = opened
         self.outbox.window_messages = opened.window_messages
@@ -220,8 +247,37 @@ class Conversation:
         self.outbox.resume(position)
         self._is_open = True
         self._settle(before, opened.settles_at)
+        if opened.message_bytes is not None:
+            self._withdraw(opened.message_bytes)
+        self.cause = None
         replayed = sum(1 for message in self.outbox.unsettled() if message.seq <= begun)
         self._events.append(Opened(resumed=opened.resumed, replayed=replayed))
+
+    def _withdraw(self, message_bytes: int) -> None:
+        """Takes back what this gateway would not take and no gateway has seen a byte of: it would end the session.
+
+        Those are messages that were handed over before the limit was known, or under another one. What follows them
+        moves up in the numbers, so all that is stored is stored anew.
+        """
+        outbox = self.outbox
+        too_big = {
+            message.seq: message.size
+            for message in outbox.unsettled()
+            if message.seq > outbox.begun and message.size > message_bytes
+        }
+        if not too_big:
+            return
+        receipts = {seq: self._receipts.pop(seq) for seq in tuple(self._receipts) if seq > outbox.begun}
+        for old, new in outbox.withdraw(too_big).items():
+            receipt = self._receipts[new] = receipts.pop(old)
+            receipt.seq = new
+        for seq, receipt in receipts.items():
+            failure = TooBig(seq, size=too_big[seq], limit=message_bytes)
+            receipt.fail(failure)
+            self._events.append(MessageRejected(seq=seq, code=failure.code, reason=failure.reject_reason))
+        self._begins_anew = True
+        self._saved_token = None
+        self._saved_consumed = self._saved_sent = self._saved_settled = 0
 
     def _begin_session(self, report: SessionReport | None) -> None:
         """The gateway has begun a new session; if there was another before, it is gone."""
@@ -249,6 +305,9 @@ class Conversation:
             self._reject(seq, RejectBody.from_json(body))
         elif record_type == RecordType.CLOSE:
             close = CloseBody.from_json(body)
+            if self.end is None and close.code in LOST_CODES:
+                self._lose(close)
+                return
             if self.end is None:
                 self.end = SessionEnd(code=close.code, reason=close.reason, by_gateway=True)
             self._close_sent = True  # should the two have crossed: the gateway takes nothing any more
@@ -256,6 +315,15 @@ class Conversation:
             self._is_concluded = True
         else:
             raise ProtocolViolation(f"{RecordType(record_type).name} in an open session")
+
+    def _lose(self, close: CloseBody) -> None:
+        """The gateway says that the session is lost: it may be back on another connection, or begin anew there."""
+        if close.report is not None:
+            before = self.outbox.settled
+            self.outbox.settle(min(close.report.upstream.settled, self.outbox.carried))
+            self._settle(before, self.settles_at)
+        self.interrupt()
+        self._lost = close
 
     def _acknowledge(self, rung: Rung, seq: int) -> None:
         outbox = self.outbox
@@ -310,7 +378,7 @@ class Conversation:
         if not carry_over:
             lost += [(message, Fate.NEVER_FORWARDED) for message in never_forwarded]
         for message, fate in lost:
-            self._receipts.pop(message.seq).fail(Lost(message.seq, fate, report))
+            self._receipts.pop(message.seq).fail(self._lost_message(message.seq, fate, report))
         if lost:
             self._events.append(
                 MessagesLost(
@@ -320,6 +388,14 @@ class Conversation:
                 )
             )
         return carried
+
+    def _lost_message(self, seq: int, fate: Fate, report: SessionReport | None) -> Lost:
+        lost = Lost(seq, fate, report)
+        end = self.end
+        # An end that was said is the cause; else whatever broke the connection.
+        is_said = end is not None and (end.by_gateway or self.cause is None)
+        lost.__cause__ = SessionEnded(end.code, end.reason) if end is not None and is_said else self.cause
+        return lost
 
     def fail(self, fault: ConnectionFault) -> None:
         """Ends the session at once because of `fault`; without effect once it has ended."""
@@ -353,25 +429,24 @@ class Conversation:
     def reject(self, inbox: Inbox, seq: int, code: int, reason: str) -> None:
         """Refuses one message of the gateway's, which counts as consumed then.
 
-        Raises ValueError for a message that has not come, a code outside 1000 to 4999, or a reason of more than 1024
-        bytes.
+        Raises ValueError for a message that has not come or a code outside 1000 to 4999. A reason is cut to 1024 bytes.
         """
-        _check_end(code, reason, max_reason_bytes=MAX_REJECT_REASON_BYTES)
+        check_code(code)
         inbox.discard(seq)
         if inbox is self.inbox:
-            body = RejectBody(code=code, reason=reason).to_json()
+            body = RejectBody(code=code, reason=fitting_reason(reason, MAX_REJECT_REASON_BYTES)).to_json()
             self._rejects[seq] = encode_record(RecordType.REJECT, 0, seq, body)
 
     def close(self, code: int, reason: str, *, at_once: bool = False) -> None:
         """Ends the session for good; without effect once it has ended.
 
         CLOSE goes behind all that was sent, or `at_once`. What is not settled then may still be, until `abandon`.
-        Raises ValueError for a code outside 1000 to 4999 or a reason of more than 123 bytes.
+        Raises ValueError for a code outside 1000 to 4999. A reason is cut to 123 bytes.
         """
-        _check_end(code, reason, max_reason_bytes=MAX_CLOSE_REASON_BYTES)
+        check_code(code)
         self._takes_messages = False
         if self.end is None:
-            self.end = SessionEnd(code=code, reason=reason, by_gateway=False)
+            self.end = SessionEnd(code=code, reason=fitting_reason(reason), by_gateway=False)
             self._at_once = at_once
 
     def abandon(self, code: int, reason: str) -> None:
@@ -384,14 +459,14 @@ class Conversation:
             self._store_is_done = True
         self.interrupt()
         if not self._is_concluded:
-            self._conclude(None, carry_over=False)
+            self._conclude(None if self._lost is None else self._lost.report, carry_over=False)
             self._is_concluded = True
 
     def release(self) -> None:
         """Another process will take the session up: what is not settled is lost to this one, and to nobody else."""
         self.interrupt()
         for receipt in self._receipts.values():
-            receipt.fail(Lost(receipt.seq, Fate.UNKNOWN, None))
+            receipt.fail(self._lost_message(receipt.seq, Fate.UNKNOWN, None))
         self._receipts.clear()
 
     # --- to the store -----------------------------------------------------------------------------------------------
@@ -474,8 +549,7 @@ def _is_unknown(message: OutgoingMessage, upstream: LossReport | None, begun: in
     return message.seq <= newest or (message.seq == newest + 1 and message.size > FRAGMENT_BYTES)
 
 
-def _check_end(code: int, reason: str, *, max_reason_bytes: int) -> None:
+def check_code(code: int) -> None:
+    """Raises ValueError for a code that neither CLOSE nor REJECT may carry."""
     if not MIN_CODE <= code <= MAX_CODE:
         raise ValueError(f"code {code}, expected {MIN_CODE} to {MAX_CODE}")
-    if len(reason.encode()) > max_reason_bytes:
-        raise ValueError(f"reason of {len(reason.encode())} bytes, expected at most {max_reason_bytes}")

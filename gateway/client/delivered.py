@@ -30,7 +30,7 @@ class _Delivered:
     def reject(self, code: int, reason: str = "") -> None:
         """Refuses the message: its sender is told why, and not that it was consumed.
 
-        Raises ValueError for a code outside 1000 to 4999 or a reason of more than 1024 bytes.
+        Raises ValueError for a code outside 1000 to 4999. A reason is cut to 1024 bytes.
         """
         self._recipient.reject(self._inbox, self.seq, code, reason)
 

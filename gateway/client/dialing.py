@@ -106,10 +106,10 @@ async def dial(target: Target, *, timeout_seconds: float) -> Dialed:
             except BaseException:
                 await anyio.aclose_forcefully(stream)
                 raise
-    except TimeoutError:
+    except TimeoutError as timeout:
         raise ConnectionTimeout(
             f"{url.host_header} did not answer within {timeout_seconds:g} s, TLS and handshake included"
-        ) from None
+        ) from timeout
 
 
 async def _connect(target: Target) -> ByteStream:
@@ -166,5 +166,5 @@ async def _shake_hands(target: Target, stream: ByteStream) -> Dialed:
     try:
         deflate = check_answer(accepted.extensions)
     except ValueError as error:
-        raise HandshakeFailed(f"the server's answer on compression is none to the offer: {error}") from None
+        raise HandshakeFailed(f"the server's answer on compression is none to the offer: {error}") from error
     return Dialed(stream=stream, accepted=accepted, deflate=deflate, early=handshake.leftover)

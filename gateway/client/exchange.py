@@ -28,20 +28,28 @@ _CLOSE: Final = int(Opcode.CLOSE)
 
 PING_BYTES: Final = 8
 
+STALL_SECONDS: Final = 1.0
+"""A deadline that is noticed so much late tells of us: the process was stopped, or its event loop was held up."""
+
 
 class Exchange:
     """One connection, from its handshake on.
 
     `message_bytes` limits what comes in, None is no limit. After `keepalive_seconds` of silence the server is pinged,
     and it is dead when it stays silent for as long again; None asks for nothing. It also is when it has not closed
-    its side `close_seconds` after a Close.
+    its side `close_seconds` after a Close and its last sign of life, or `close_total_seconds` after the Close.
+    A sign of life is whatever comes, and what it acknowledges of what was sent before.
+
+    Deadlines that are noticed more than `STALL_SECONDS` late begin anew: who stood still was we, and what the server
+    has said meanwhile waits to be read.
     """
 
     __slots__ = (
-        "_asked",
+        "_alive_at",
+        "_asked_at",
         "_close_seconds",
+        "_close_total_seconds",
         "_closing_since",
-        "_heard_at",
         "_keepalive_seconds",
         "_out",
         "_pings",
@@ -60,12 +68,14 @@ class Exchange:
         deflate: DeflateParameters | None = None,
         keepalive_seconds: float | None = 20.0,
         close_seconds: float = 5.0,
+        close_total_seconds: float = 60.0,
     ) -> None:
         self._ws = WebSocketConnection(client=True, message_bytes=message_bytes, deflate=deflate)
         self._keepalive_seconds = keepalive_seconds
         self._close_seconds = close_seconds
-        self._heard_at = now
-        self._asked = False
+        self._close_total_seconds = close_total_seconds
+        self._alive_at = now
+        self._asked_at: float | None = None
         self._closing_since: float | None = None
         self._out: list[bytes] = []
         self._pong: bytes | None = None
@@ -100,8 +110,8 @@ class Exchange:
 
         A fault of the server's is: its text goes out as the Close's reason.
         """
-        self._heard_at = now
-        self._asked = False
+        self._alive_at = now
+        self._asked_at = None
         ws = self._ws
         pieces = self._take(ws.receive_data(data))
         while ws.has_pending:
@@ -184,28 +194,41 @@ class Exchange:
     def deadline(self) -> float:
         """When to call `check`; infinity for never."""
         if self._closing_since is not None:
-            return self._closing_since + self._close_seconds
+            alive_at = max(self._closing_since, self._alive_at)
+            return min(alive_at + self._close_seconds, self._closing_since + self._close_total_seconds)
         if self._keepalive_seconds is None:
             return math.inf
-        return self._heard_at + self._keepalive_seconds * (2 if self._asked else 1)
+        return (self._alive_at if self._asked_at is None else self._asked_at) + self._keepalive_seconds
 
-    def check(self, *, now: float, paused: bool = False) -> bool:
+    def check(self, *, now: float, paused: bool = False, progressed: bool = False) -> bool:
         """Asks for a sign of life if it is time to; whether the connection is dead and must be dropped.
 
-        `paused`: nothing was read because we did not want to, so silence means nothing.
+        `paused`: nothing was read because we did not want to, so silence means nothing. `progressed`: the server has
+        acknowledged, since the last look, some of what it had not then.
         """
-        if now < self.deadline:
+        late = now - self.deadline
+        if late < 0:
             return False
+        was_stalled = late > STALL_SECONDS
         if self._closing_since is not None:
-            self.receive_eof()
-            return True
-        if paused:
-            self._heard_at = now
-            self._asked = False
+            if paused or was_stalled:
+                self._closing_since = now
+            elif progressed and now < self._closing_since + self._close_total_seconds:
+                self._alive_at = now
+            else:
+                self.receive_eof()
+                return True
             return False
-        if self._asked:
+        if paused:
+            self._alive_at = now
+            self._asked_at = None
+        elif self._asked_at is None:
+            self.ping()
+            self._asked_at = now
+        elif progressed or was_stalled:
+            # The ping stands behind what was acknowledged, so its time begins now.
+            self._asked_at = now
+        else:
             self.ending = CloseFrame(code=NOTHING_SAID, reason="the server did not answer a ping")
             return True
-        self.ping()
-        self._asked = True
         return False

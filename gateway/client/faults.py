@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import ClassVar
 
-from gateway.errors import Blame, KakitomeError
+from gateway.errors import Blame, KakitomeError, MessageTooBig
 from gateway.protocol.handshake import HandshakeFailed, HandshakeRejected
 from gateway.protocol.records import SessionReport
 
@@ -24,6 +24,7 @@ __all__ = [
     "NotRecords",
     "Rejected",
     "SessionEnded",
+    "TooBig",
     "Untrusted",
     "WindowFull",
 ]
@@ -59,8 +60,13 @@ class ConnectionClosed(KakitomeError):
 
     reason: ClassVar[str] = "connection_closed"
 
-    def __init__(self, code: int, close_reason: str) -> None:
-        super().__init__(ending_text("the connection", code, close_reason))
+    def __init__(self, code: int, close_reason: str, *, dropped: int = 0) -> None:
+        text = ending_text("the connection", code, close_reason)
+        if dropped:
+            text += f"; {dropped} messages that came meanwhile were dropped, because nobody took them"
+        super().__init__(text)
+        self.dropped = dropped
+        """How many messages of the server's are missing behind the last one that was received."""
         self.code = code
         """The Close frame's code; 1005 if it had none, 1006 if the connection ended without one."""
         self.close_reason = close_reason
@@ -99,6 +105,20 @@ class Rejected(KakitomeError):
         return Rejected(self.seq, self.code, self.reject_reason)
 
 
+class TooBig(Rejected, MessageTooBig):
+    """The message was handed over before the gateway's limit was known, and exceeds it: not a byte was sent."""
+
+    reason: ClassVar[str] = "too_big"
+
+    def __init__(self, seq: int, *, size: int, limit: int) -> None:
+        super().__init__(seq, self.close_code, f"message of {size} bytes exceeds the gateway's limit of {limit} bytes")
+        self._size, self._limit = size, limit
+
+    def again(self) -> "TooBig":
+        """The same, to be raised once more."""
+        return TooBig(self.seq, size=self._size, limit=self._limit)
+
+
 class Fate(StrEnum):
     """What is known of a message that was not settled."""
 
@@ -109,7 +129,7 @@ class Fate(StrEnum):
 
 
 class Lost(KakitomeError):
-    """The session ended, and there is no evidence that this message arrived."""
+    """The session ended, and there is no evidence that this message arrived; its `__cause__` is what ended it."""
 
     reason: ClassVar[str] = "lost"
 
@@ -122,8 +142,10 @@ class Lost(KakitomeError):
         """What the gateway knew of both directions, None if it did not tell."""
 
     def again(self) -> "Lost":
-        """The same, to be raised once more."""
-        return Lost(self.seq, self.fate, self.report)
+        """The same, to be raised once more; what caused it stays its cause."""
+        lost = Lost(self.seq, self.fate, self.report)
+        lost.__cause__ = self.__cause__
+        return lost
 
 
 def ending_text(what: str, code: int, reason: str) -> str:

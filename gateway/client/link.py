@@ -11,6 +11,7 @@ import anyio
 from anyio.abc import ByteStream
 
 from gateway.client.exchange import Exchange
+from gateway.client.progress import Progress
 from gateway.protocol.pieces import Piece
 from gateway.wakeup import Signal
 
@@ -34,12 +35,23 @@ class Traffic(Protocol):
 class Link:
     """One connection under way; takes over `stream`, which is closed when `run` returns."""
 
-    __slots__ = ("_exchange", "_paused", "_rescheduled", "_stream", "changed", "moved")
+    __slots__ = (
+        "_exchange",
+        "_is_writing",
+        "_paused",
+        "_progress",
+        "_rescheduled",
+        "_stream",
+        "changed",
+        "moved",
+    )
 
     def __init__(self, stream: ByteStream, exchange: Exchange) -> None:
         self._stream = stream
         self._exchange = exchange
         self._paused = False
+        self._is_writing = False
+        self._progress = Progress(stream)
         self._rescheduled = Signal()
         self.changed = Signal()
         """To be woken when there may be something to send."""
@@ -94,7 +106,9 @@ class Link:
                 traffic.prepare()
                 data = exchange.data_to_send()
                 if data:
+                    self._is_writing = True
                     await self._stream.send(data)
+                    self._is_writing = False
                     self.moved.wake()
                     if exchange.is_closing:
                         self._rescheduled.wake()
@@ -105,10 +119,15 @@ class Link:
 
     async def _watch(self, carrying: anyio.CancelScope) -> None:
         exchange = self._exchange
+        progressed = False
         while True:
             with anyio.CancelScope(deadline=exchange.deadline):
                 await self._rescheduled.wait()
-            if exchange.check(now=anyio.current_time(), paused=self._paused):
-                carrying.cancel()
-                return
-            self.changed.wake()
+            progressed |= self._progress.look(pending=self._is_writing)
+            now = anyio.current_time()
+            if now >= exchange.deadline:
+                if exchange.check(now=now, paused=self._paused, progressed=progressed):
+                    carrying.cancel()
+                    return
+                progressed = False
+                self.changed.wake()

@@ -6,10 +6,13 @@
             print(message)                  # acknowledged when the loop comes back
 
 Invariant: a message is acknowledged after the application is done with it and never before: when its loop body has
-ended, or when the block is left in good order.
+ended, or when the block is left in good order behind a `break`. A message whose loop body raised or was cancelled is
+not, and comes again to whoever takes the session up. What is caught outside the loop and inside the block looks like a
+`break`, though: catch it in the loop's body, or acknowledge by hand (`Session.manual_ack`).
 """
 
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -25,6 +28,7 @@ from gateway.client.connection import (
     Data,
     encoded,
 )
+from gateway.client.conversation import check_code
 from gateway.client.delivered import Message, deliver
 from gateway.client.dialing import Target
 from gateway.client.events import Event, SessionState
@@ -49,6 +53,8 @@ class Session:
         self._upkeep = upkeep
         self._conversation = upkeep.conversation
         self._current: tuple[Inbox, int] | None = None
+        self._turn = anyio.Lock(fast_acquire=True)
+        """Held by whoever sends next: a large message would wait for ever beside small ones, which always find room."""
 
     @property
     def state(self) -> SessionState:
@@ -174,17 +180,22 @@ class Session:
     async def post(self, data: Data) -> Receipt:
         """Sends as soon as the gateway's window has room, and does not wait for more; also while not connected.
 
-        Raises SessionEnded, MessageTooBig. A cancellation sends nothing.
+        Who came first is served first. Raises SessionEnded, MessageTooBig; one that turns out to be too big once the
+        gateway has told its limit is rejected as `TooBig`. A cancellation sends nothing.
         """
         text, payload = encoded(data)
-        while not (self.has_ended or self._conversation.has_room(len(payload))):
-            await self._upkeep.moved.wait()
-        return self._append(text, payload)
+        async with self._turn:
+            while not (self.has_ended or self._conversation.has_room(len(payload))):
+                await self._upkeep.moved.wait()
+            return self._append(text, payload)
 
     def send_nowait(self, data: Data) -> Receipt:
-        """Sends if the gateway's window has room. Raises WindowFull, SessionEnded, MessageTooBig."""
+        """Sends if the gateway's window has room and nobody waits for it.
+
+        Raises WindowFull, SessionEnded, MessageTooBig; see `post`.
+        """
         text, payload = encoded(data)
-        if not self.has_ended and not self._conversation.has_room(len(payload)):
+        if not self.has_ended and (self._turn.locked() or not self._conversation.has_room(len(payload))):
             raise WindowFull("the window is full of messages that are not settled")
         return self._append(text, payload)
 
@@ -206,18 +217,24 @@ class Session:
         """Ends the session for good, after its messages are settled, for which it waits `Timeouts.settle`.
 
         What is not settled by then is lost, as the receipts say. What came and was not taken is not acknowledged.
-        Raises ValueError for a code outside 1000 to 4999 or a reason of more than 123 bytes.
+        Raises ValueError for a code outside 1000 to 4999, and nothing has happened then. A reason is cut to 123 bytes.
         """
         conversation, upkeep = self._conversation, self._upkeep
+        check_code(code)
         self._stop_taking()
         with anyio.move_on_after(upkeep.settings.timeouts.settle):
             # Even when all is settled, an end that nobody hears leaves the backend waiting until its grace is over.
             while conversation.end is None and not (conversation.is_settled and conversation.is_open):
                 await upkeep.moved.wait()
-        await self.end(code, reason)
+        conversation.close(code, reason)
+        await upkeep.finish()
 
     async def end(self, code: int, reason: str = "", *, at_once: bool = False) -> None:
-        """Ends the session for good, without waiting for its messages; `at_once`: ahead of those not sent yet."""
+        """Ends the session for good, without waiting for its messages; `at_once`: ahead of those not sent yet.
+
+        Code and reason are as for `close`.
+        """
+        check_code(code)
         self._stop_taking()
         self._conversation.close(code, reason, at_once=at_once)
         await self._upkeep.finish()
@@ -228,8 +245,20 @@ class Session:
         self._upkeep.is_released = True
         await self._upkeep.finish()
 
+    async def abandon(self, code: int, *, keeps_session: bool) -> None:
+        """Leaves because something was raised: the message in hand is not acknowledged.
+
+        The session ends at once with `code`, or is left to whoever opens it next if `keeps_session`.
+        """
+        self._current = None
+        await (self.release() if keeps_session else self.end(code, at_once=True))
+
     def _stop_taking(self) -> None:
-        self.finish_current()
+        if sys.exception() is None:
+            self.finish_current()
+        else:
+            # We are called while an exception is handled, which the loop body may have raised.
+            self._current = None
         self._upkeep.is_leaving = True
         self._upkeep.hurry()
 
@@ -248,9 +277,11 @@ async def open_session(
     """A session that is open when the block begins and over when it has ended, whatever becomes of its connections.
 
     Leaving the block in good order waits for what is under way to be settled and closes the session, see
-    `Session.close`; an exception in it closes it at once with 1011, and comes out as it is, in no group. With a `store`
-    the session is neither begun nor ended by the block: it is taken up where the store has it, and left there for the
-    next one, unless it was closed. `on_event` is called with what happens, on the event loop's thread.
+    `Session.close`; an exception in it closes it at once with 1011, a cancellation, an exit or an interrupt with 1001.
+    Whatever is raised comes out as it is, in no group, and the message that was in hand is not acknowledged. The block
+    may be left in another task than it was entered in. With a `store` the session is neither begun nor ended by the
+    block: it is taken up where the store has it, and left there for the next one, unless it was closed. `on_event` is
+    called with what happens, on the event loop's thread.
 
     Raises ConnectionFailed, HandshakeFailed (and HandshakeRejected, its kind for an answer that is no upgrade),
     ConnectionClosed or SessionEnded when the session does not come about; ValueError for a URL or header that cannot
@@ -259,23 +290,23 @@ async def open_session(
     target = Target.of(url, subprotocols=(SUBPROTOCOL,), headers=headers, origin=origin, ssl_context=ssl_context)
     upkeep = Upkeep(target, settings, store, on_event)
     session = Session(upkeep)
-    failure: Exception | None = None
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(upkeep.run)
-        try:
-            if settings.wait_open:
-                await session.wait_open()
-            yield session
-            await (session.close() if store is None else session.release())
-        except anyio.get_cancelled_exc_class():
-            with anyio.move_on_after(GOODBYE_SECONDS, shield=True):
-                await (session.end(GOING_AWAY, at_once=True) if store is None else session.release())
-            raise
-        except Exception as error:  # noqa: BLE001  # raised again below, where no task group wraps it
-            failure = error
-            await (session.end(INTERNAL_ERROR, at_once=True) if store is None else session.release())
-        finally:
-            upkeep.drop()
+    failure: BaseException | None = None
+    upkeep.start()
+    try:
+        if settings.wait_open:
+            await session.wait_open()
+        yield session
+        session.finish_current()
+        await (session.close() if store is None else session.release())
+    except Exception as error:  # noqa: BLE001  # raised again below, or what caused it
+        failure = error
+        await session.abandon(INTERNAL_ERROR, keeps_session=store is not None)
+    except BaseException as error:  # noqa: BLE001  # as above
+        failure = error
+        with anyio.move_on_after(GOODBYE_SECONDS, shield=True):
+            await session.abandon(GOING_AWAY, keeps_session=store is not None)
+    finally:
+        await upkeep.stop()
     is_told = failure is None or isinstance(failure, SessionEnded)  # which only says that there is a cause
     if is_told and upkeep.failure is not None and (upkeep.store_failed or not upkeep.was_open):
         raise upkeep.failure

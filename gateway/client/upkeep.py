@@ -12,11 +12,12 @@ from typing import Final
 
 import anyio
 
+from gateway.client.background import Background
 from gateway.client.connection import DEFAULT_MESSAGE_BYTES, DEFAULT_TIMEOUTS, GOING_AWAY, NORMAL, Timeouts
 from gateway.client.conversation import Conversation
 from gateway.client.dialing import Dialed, Target, dial
 from gateway.client.events import Event, Opened, SessionState, StateChanged
-from gateway.client.exchange import NOTHING_SAID, Exchange
+from gateway.client.exchange import NOTHING_SAID, STALL_SECONDS, Exchange
 from gateway.client.faults import (
     ConnectionClosed,
     ConnectionFailed,
@@ -106,7 +107,9 @@ class Upkeep:
         self._back_off = BackOff(initial=settings.first_delay, maximum=settings.longest_delay)
         self._link: Link | None = None
         self._hurry = Signal()
-        self._trying = anyio.CancelScope(shield=True)
+        self._running: Background | None = None
+        self._is_unanswered = False
+        """OPEN went out on the newest connection, and no answer has come."""
 
     # --- the application's side -------------------------------------------------------------------------------------
 
@@ -153,37 +156,53 @@ class Upkeep:
 
     def drop(self) -> None:
         """Ends the connection, or the attempt at one, without a word; there will be no other."""
-        self._trying.cancel()
+        if self._running is not None:
+            self._running.cancel()
+
+    def start(self) -> None:
+        """Begins to connect, in a task of its own."""
+        self._running = Background(self._run, "kakitome session")
+
+    async def stop(self) -> None:
+        """Drops what there is, and waits for the last word. Raises what keeping the session going raised.
+
+        A cancellation does not keep it from closing the socket.
+        """
+        running = self._running
+        assert running is not None, "started"
+        running.cancel()
+        with anyio.CancelScope(shield=True):
+            await running.wait()
+        if running.failure is not None:
+            raise running.failure
 
     # --- connections ------------------------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Connects until the session has ended.
-
-        A cancellation does not reach it, so that the application can still say goodbye: `drop` ends it.
-        """
-        lost_at = -math.inf
+    async def _run(self) -> None:
+        """Connects until the session has ended."""
+        unanswered_at = -math.inf
         try:
-            with self._trying:
-                while True:
-                    self._enter(SessionState.CONNECTING)
-                    cause = await self._connect()
-                    if self.is_released or self.conversation.end is not None:
-                        break
-                    now = anyio.current_time()
-                    is_ghost = is_taken_over(cause) and now - lost_at < GHOST_SECONDS
-                    if not is_taken_over(cause):
-                        lost_at = now
-                    if not (is_passing(cause) or is_ghost) or (self.settings.wait_open and not self.was_open):
-                        self.failure = cause
-                        break
-                    await self._pause(cause)
+            while True:
+                self._enter(SessionState.CONNECTING)
+                cause = await self._connect()
+                self.conversation.cause = cause
+                if self.is_released or self.conversation.end is not None:
+                    break
+                now = anyio.current_time()
+                is_ghost = is_taken_over(cause) and now - unanswered_at < GHOST_SECONDS
+                if self._is_unanswered:
+                    unanswered_at = now
+                if not (is_passing(cause) or is_ghost) or (self.settings.wait_open and not self.was_open):
+                    self.failure = cause
+                    break
+                await self._pause(cause)
         finally:
             self._conclude()
 
     async def _connect(self) -> Exception:
         """Dials and carries one connection; why it is not there any more."""
         timeout = self.settings.timeouts.connect
+        self._is_unanswered = False
         try:
             dialed = await dial(self._target, timeout_seconds=timeout)
         except (ConnectionFailed, HandshakeFailed) as failure:
@@ -191,18 +210,26 @@ class Upkeep:
         if dialed.accepted.subprotocol != SUBPROTOCOL:
             await anyio.aclose_forcefully(dialed.stream)
             return NotRecords(f"the server does not speak {SUBPROTOCOL} at {self._target.url.target}")
-        before, began = self._progress, anyio.current_time()
+        began = anyio.current_time()
+        token, settled, accepted = self._position
         carriage = _Carriage(self, dialed)
         self.save()
         self.conversation.attach()
+        self._is_unanswered = True
         self._link = carriage.link
         try:
             await carriage.run()
         finally:
             self._link = None
             self.conversation.interrupt()
-        if self._progress != before or anyio.current_time() - began > self.settings.longest_delay:
+        now_token, now_settled, now_accepted = self._position
+        if now_token != token:
+            settled = accepted = 0
+        has_served = now_settled > settled or now_accepted > accepted
+        if has_served or anyio.current_time() - began > self.settings.longest_delay:
             self._back_off.succeeded()
+        if self.conversation.is_lost:
+            return ConnectionClosed(*self.conversation.goodbye)
         if carriage.is_late:
             return ConnectionTimeout(f"the gateway did not open the session within {timeout:g} s")
         ending = carriage.exchange.ending
@@ -210,8 +237,9 @@ class Upkeep:
         return ConnectionClosed(ending.code, ending.reason)
 
     @property
-    def _progress(self) -> tuple[int, int]:
-        return self.conversation.outbox.settled, self.conversation.inbox.accepted
+    def _position(self) -> tuple[str | None, int, int]:
+        conversation = self.conversation
+        return conversation.token, conversation.outbox.settled, conversation.inbox.accepted
 
     async def _pause(self, cause: Exception) -> None:
         delay = self._back_off.next_delay(at_least=retry_after_seconds(cause))
@@ -223,6 +251,8 @@ class Upkeep:
     def _conclude(self) -> None:
         """The last word: nothing more is sent, heard or tried."""
         self.save()
+        if self.failure is not None:
+            self.conversation.cause = self.failure
         if self.is_released and self.conversation.end is None:
             self.conversation.release()
         else:
@@ -258,6 +288,7 @@ class Upkeep:
         for event in self.conversation.take_events():
             if isinstance(event, Opened):
                 self.was_open = True
+                self._is_unanswered = False
                 self._enter(SessionState.OPEN)
             self._tell(event)
         self.moved.wake()
@@ -296,6 +327,7 @@ class _Carriage:
             deflate=dialed.deflate,
             keepalive_seconds=settings.timeouts.keepalive,
             close_seconds=settings.timeouts.close,
+            close_total_seconds=settings.timeouts.close_total,
         )
         self.link = Link(dialed.stream, self.exchange)
         self.is_late = False
@@ -309,7 +341,12 @@ class _Carriage:
             tasks.cancel_scope.cancel()
 
     async def _expect_opened(self, carrying: anyio.CancelScope) -> None:
-        await anyio.sleep(self._upkeep.settings.timeouts.connect)
+        timeout = self._upkeep.settings.timeouts.connect
+        deadline = anyio.current_time() + timeout
+        await anyio.sleep_until(deadline)
+        if anyio.current_time() - deadline > STALL_SECONDS:
+            # It was we who stood still, and the answer may be there.
+            await anyio.sleep(timeout)
         if not self._conversation.is_open:
             self.is_late = True
             carrying.cancel()
@@ -331,9 +368,8 @@ class _Carriage:
             return  # the writer asks again when these are out
         now = anyio.current_time()
         if conversation.is_over:
-            assert conversation.end is not None
-            code = conversation.end.code
-            exchange.close(code if is_legal_close_code(code) else NORMAL, conversation.end.reason, now=now)
+            code, reason = conversation.goodbye
+            exchange.close(code if is_legal_close_code(code) else NORMAL, reason, now=now)
         elif upkeep.is_released:
             exchange.close(GOING_AWAY, now=now)
         elif conversation.end is None:

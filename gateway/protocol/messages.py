@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import ClassVar, Final, Self
 
-from gateway.errors import MAX_CLOSE_REASON_BYTES, ConnectionFault, InvalidUtf8, KakitomeError, ProtocolViolation
+from gateway.errors import ConnectionFault, InvalidUtf8, KakitomeError, ProtocolViolation, fitting_reason
 from gateway.protocol.deflate import MIN_DEFLATE_WINDOW_BITS, DeflateParameters, Deflater, Inflater
 from gateway.protocol.frame_rules import MAX_LENGTH, size_fault, utf8_end_fault
 from gateway.protocol.frames import FrameDecoder, Utf8Validator, encode_pieces
@@ -116,10 +116,7 @@ class CloseFrame:
         if not is_legal_close_code(self.code):
             raise ValueError(f"{self.code} is not a close code that may be sent")
         # JSON from a backend may bring half a surrogate pair, which has no UTF-8.
-        reason = self.reason.encode(errors="replace")
-        if len(reason) > MAX_CLOSE_REASON_BYTES:
-            reason = reason[:MAX_CLOSE_REASON_BYTES].decode(errors="ignore").encode()
-        return self.code.to_bytes(2, "big") + reason
+        return self.code.to_bytes(2, "big") + fitting_reason(self.reason).encode()
 
 
 class WebSocketConnection:

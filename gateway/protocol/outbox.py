@@ -6,7 +6,7 @@ kept: its bytes are dropped as they leave, so that a message of any size passes 
 breaks then cannot be healed.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -256,6 +256,24 @@ class Outbox:
             for seq in range(self.settled + 1, self.sent + 1)
             if (entry := self._entries.get(seq)) is not None and not (entry.settled or entry.dropped)
         ]
+
+    def withdraw(self, seqs: Collection[int]) -> dict[int, int]:
+        """Takes back whole messages of which no byte has left, and all after them move up; their new numbers.
+
+        The result has each that stays of those without a byte gone, by its old number. All unsettled is unsaved then.
+        """
+        moved: dict[int, int] = {}
+        for old in range(self.begun + 1, self.sent + 1):
+            entry = self._entries.pop(old)
+            if old in seqs:
+                self._forget(entry)
+                continue
+            entry.seq = moved[old] = self.begun + len(moved) + 1
+            self._entries[entry.seq] = entry
+        self.sent = self.begun + len(moved)
+        self._next = min(self._next, self.begun + 1)
+        self._saved = self.settled
+        return moved
 
     # --- the store's side -------------------------------------------------------------------------------------------
 

@@ -1,19 +1,24 @@
 """Plain connections, to the `websockets` library's server and to servers that misbehave."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import gc
+import socket
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import anyio
 import pytest
 import trio
+from anyio.abc import SocketAttribute
 from trio.testing import MockClock
 from websockets.asyncio.server import ServerConnection
 
-from gateway.client.connection import QUEUE_BYTES, Timeouts, connect
+from gateway.client.connection import QUEUE_BYTES, Connection, Timeouts, connect
 from gateway.client.faults import ConnectionClosed, HandshakeRejected
 from gateway.protocol.messages import CloseFrame
 from gateway.protocol.pieces import FIRST, LAST, Opcode
 from tests.client.gateway_double import listening
-from tests.client.runtimes import on_both_runtimes
+from tests.client.runtimes import RUNTIMES, on_both_runtimes
 from tests.client.websockets_server import running
 
 WHOLE = FIRST | LAST
@@ -320,3 +325,189 @@ async def test_a_server_that_does_not_answer_our_close_is_not_waited_for_long(au
             await connection.close(1000)
             assert trio.current_time() - begin == pytest.approx(5.0)
             assert connection.close_code == 1006
+
+
+# --- leaving --------------------------------------------------------------------------------------------------------
+
+
+class Unusual(BaseException):
+    """Stands for what is no Exception."""
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, Unusual])
+@on_both_runtimes
+async def test_an_exit_or_an_interrupt_comes_out_as_it_is_and_closes_with_1001(kind: type[BaseException]) -> None:
+    with running() as url:
+        with pytest.raises(kind) as caught:
+            async with connect(url) as connection:
+                raise kind(3)
+        assert caught.value.args == (3,)
+        assert connection.close_code == 1001
+
+
+@on_both_runtimes
+async def test_the_block_can_be_left_in_another_task_than_it_was_entered_in() -> None:
+    with running() as url:
+        opening = connect(url)
+        connections: list[Connection] = []
+
+        async def enter() -> None:
+            connections.append(await opening.__aenter__())
+
+        async def leave() -> None:
+            await opening.__aexit__(None, None, None)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(enter)
+        await connections[0].send("still there")
+        assert await connections[0].receive() == "still there"
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(leave)
+        assert connections[0].close_code == 1000
+
+
+async def received(url: str) -> AsyncGenerator[object, None]:
+    async with connect(url) as connection:
+        for _ in range(3):
+            await connection.send("again")
+            yield await connection.receive()
+
+
+def test_a_generator_that_is_dropped_after_a_break_cancels_nobody() -> None:
+    """asyncio closes it in a task of its own, once it is collected."""
+    codes: list[int | None] = []
+    closed = threading.Event()
+
+    async def note(server: ServerConnection) -> None:
+        async for message in server:
+            await server.send(message)
+        codes.append(server.close_code)
+        closed.set()
+
+    async def main() -> None:
+        async for message in received(url):
+            assert message == "again"
+            break
+        gc.collect()
+        assert await asyncio.to_thread(closed.wait, 20)
+
+    with running(note) as url:
+        asyncio.run(main())
+    assert codes == [1001]
+
+
+def test_a_connection_that_nobody_leaves_does_not_keep_the_event_loop() -> None:
+    entered: list[object] = []
+
+    async def main() -> None:
+        entered.append(opening := connect(url))
+        await opening.__aenter__()
+        await anyio.wait_all_tasks_blocked()
+
+    with running() as url:
+        for runtime in RUNTIMES:
+            anyio.run(main, backend=runtime)
+    assert len(entered) == 2
+
+
+# --- after our Close ------------------------------------------------------------------------------------------------
+
+
+@on_both_runtimes
+async def test_behind_a_message_that_was_dropped_none_is_kept_and_no_end_is_clean() -> None:
+    """A slow reader, after `close`: nothing with holes, and nothing that looks complete."""
+    message = b"x" * 100_000
+    async with listening() as double, anyio.create_task_group() as tasks:
+        go_on = anyio.Event()
+
+        async def flood() -> None:
+            peer = await double.accept(None)
+            for number in range(40):
+                if number == 30:
+                    await go_on.wait()
+                await peer.send_pieces([(Opcode.BINARY, number.to_bytes(1, "big") + message, WHOLE)])
+            assert await peer.receive_end() == CloseFrame(code=1000)
+
+        tasks.start_soon(flood)
+        async with connect(double.url) as connection:
+            taken = [await connection.receive()]
+            async with anyio.create_task_group() as closing:
+                closing.start_soon(connection.close)
+                while not connection._messages.dropped:
+                    await connection._link.moved.wait()
+                # There is room again, but not for what stands behind a hole.
+                taken += [await connection.receive() for _ in range(5)]
+                go_on.set()
+
+            async def take_all() -> None:
+                async for data in connection:
+                    taken.append(data)
+
+            with pytest.raises(ConnectionClosed, match="messages that came meanwhile were dropped") as caught:
+                await take_all()
+            assert caught.value.code == 1000
+            assert [data[0] for data in taken] == list(range(len(taken)))
+            assert caught.value.dropped == 40 - len(taken)
+
+
+@on_both_runtimes
+async def test_what_a_service_answers_at_the_end_comes_however_slowly_it_is_taken() -> None:
+    message = b"x" * 100_000
+    async with listening() as double, anyio.create_task_group() as tasks:
+
+        async def answer_at_the_end() -> None:
+            peer = await double.accept(None)
+            while peer.ws.close_received is None:
+                assert await peer.pull()
+            data = peer.ws.send([(Opcode.BINARY, message, WHOLE)])
+            for _ in range(40):
+                await peer.stream.send(data)
+            await peer.close(1000)
+            await peer.cut()
+
+        tasks.start_soon(answer_at_the_end)
+        async with connect(double.url) as connection:
+            connection.finish_sending()
+            assert not connection.is_open
+            taken = 0
+            async for data in connection:
+                assert data == message
+                taken += 1
+                await anyio.wait_all_tasks_blocked()
+            assert taken == 40
+
+
+async def test_a_tail_that_a_slow_line_takes_time_for_is_not_cut_by_the_limit_of_the_close(
+    autojump_clock: MockClock,
+) -> None:
+    """The server reads on, slower than `Timeouts.close` for all of it."""
+    async with listening() as double, trio.open_nursery() as nursery:
+        came = 0
+
+        async def read_slowly() -> None:
+            nonlocal came
+            peer = await double.accept(None)
+            # A small buffer, so that what is read is acknowledged soon.
+            peer.stream.extra(SocketAttribute.raw_socket).setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            while peer.ws.close_received is None:
+                data = await peer.stream.receive(65536)
+                came += sum(len(payload) for opcode, payload, _ in peer.ws.receive_data(data) if opcode < Opcode.CLOSE)
+                await trio.sleep(2.0)
+            await peer.receive_end()
+
+        nursery.start_soon(read_slowly)
+        async with connect(double.url, timeouts=Timeouts(close=5.0, close_total=600.0)) as connection:
+            nursery.start_soon(connection.send, bytes(2 << 20))
+            await trio.testing.wait_all_tasks_blocked()
+            await connection.close()
+            assert connection.close_code == 1000
+    assert came == 2 << 20
+
+
+@pytest.mark.parametrize(("reason", "told"), [("é" * 62, "é" * 61), ("half \ud83d", "half \ufffd")])
+@on_both_runtimes
+async def test_a_reason_is_made_well_formed_and_cut_between_characters(reason: str, told: str) -> None:
+    with running() as url:
+        async with connect(url) as connection:
+            await connection.close(4000, reason)
+            assert (connection.close_code, connection.close_reason) in ((4000, told), (4000, ""))

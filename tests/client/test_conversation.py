@@ -7,20 +7,24 @@ import pytest
 
 from gateway.client.conversation import Conversation
 from gateway.client.events import Acknowledged, MessageRejected
-from gateway.client.faults import Fate, Lost, Rejected
+from gateway.client.faults import ConnectionClosed, Fate, Lost, Rejected, SessionEnded
 from gateway.client.receipts import Receipt
 from gateway.client.store import Changes, StoredSession
+from gateway.errors import MessageTooBig
 from gateway.protocol.inbox import Inbox
 from gateway.protocol.outbox import OutgoingMessage
 from gateway.protocol.records import (
     FRAGMENT_BYTES,
+    CloseBody,
     OpenFromClient,
     Record,
     RecordType,
+    RejectBody,
     Rung,
     encode_record,
     parse_record,
 )
+from tests.client.gateway_model import ModelStore
 
 
 def conversation(*, receipts: Sequence[Rung] = (), stored: StoredSession | None = None) -> Conversation:
@@ -54,6 +58,18 @@ def sent(conversation: Conversation, *texts: str) -> list[Receipt]:
 def types_sent(conversation: Conversation) -> list[int]:
     save(conversation)
     return [parse_record(record)[0] for record in conversation.records_to_send(1 << 20)]
+
+
+def upstream(
+    settled: int, *, unknown: list[int] | None = None, never_forwarded: list[int] | None = None
+) -> dict[str, object]:
+    """A loss report that says so of our messages."""
+    up = {"settled": settled, "unknown": unknown, "never_forwarded": never_forwarded}
+    return {"upstream": up, "downstream": {"settled": 0}}
+
+
+def seq_of(record: bytes) -> int:
+    return parse_record(record)[2]
 
 
 def close_record(code: int, **body: object) -> Record:
@@ -245,10 +261,167 @@ def test_messages_that_come_behind_our_close_are_dropped() -> None:
     assert not session.is_congested(0)
 
 
-@pytest.mark.parametrize(("code", "reason"), [(999, ""), (5000, ""), (4000, "x" * 124)])
-def test_an_end_that_the_gateway_would_not_take_is_refused(code: int, reason: str) -> None:
+@pytest.mark.parametrize("code", [999, 5000])
+def test_an_end_that_the_gateway_would_not_take_is_refused(code: int) -> None:
     with pytest.raises(ValueError, match="expected"):
-        conversation().close(code, reason)
+        conversation().close(code, "")
+
+
+@pytest.mark.parametrize(("reason", "told"), [("x" * 124, "x" * 123), ("é" * 62, "é" * 61), ("a\ud800", "a\ufffd")])
+def test_a_reason_is_made_well_formed_and_cut_between_characters(reason: str, told: str) -> None:
+    session = opened(conversation())
+    session.receive([data(1)])
+    session.reject(session.inbox, 1, 4009, reason * 9)
+    session.close(1000, reason)
+    save(session)
+    [reject, _, close] = [parse_record(record) for record in session.records_to_send(1 << 20)]
+    assert CloseBody.from_json(close[3]).reason == told
+    assert len(RejectBody.from_json(reject[3]).reason.encode()) <= 1024
+
+
+# --- a session that is lost -----------------------------------------------------------------------------------------
+
+
+def lost(session: Conversation, *, code: int = 1012, report: object = None) -> Conversation:
+    """The session after a CLOSE that says so, and before the next connection."""
+    session.receive([close_record(code, report=report)])
+    assert session.end is None
+    assert session.is_lost
+    assert session.is_over
+    assert session.goodbye == (code, "because")
+    session.interrupt()
+    return session
+
+
+@pytest.mark.parametrize("code", [1011, 1012, 1013, 1014])
+def test_a_session_that_is_lost_comes_back_with_its_token_and_may_go_on(code: int) -> None:
+    session = opened(conversation())
+    receipts = sent(session, "a", "b", "c")
+    lost(session, code=code, report=upstream(1, unknown=[2, 3]))
+    assert [receipt.is_settled for receipt in receipts] == [True, False, False]
+    assert receipts[1].failure is None
+    session.attach()
+    assert not session.is_over
+    [record] = session.records_to_send(1 << 20)
+    assert OpenFromClient.from_json(parse_record(record)[3]).session == "token"
+    opened(session, 2, resumed=True)
+    assert not session.is_lost
+    assert [seq_of(record) for record in session.records_to_send(1 << 20)] == [3]
+    assert [receipt.has_ended for receipt in receipts] == [True, True, False]
+
+
+@pytest.mark.parametrize("told_again", [True, False])
+def test_a_lost_session_begins_anew_and_its_report_tells_what_goes_along(told_again: bool) -> None:
+    session = opened(conversation())
+    receipts = sent(session, "settled", "unknown", "never forwarded")
+    report = upstream(1, unknown=[2, 2], never_forwarded=[3, 3])
+    session.cause = ConnectionClosed(1012, "because")
+    lost(session, report=report)
+    opened(session, token="t2", report=report if told_again else None)
+    assert receipts[0].is_settled
+    assert isinstance(receipts[1].failure, Lost)
+    assert receipts[1].failure.fate is Fate.UNKNOWN
+    assert isinstance(receipts[1].failure.__cause__, ConnectionClosed)
+    assert isinstance(receipts[1].failure.again().__cause__, ConnectionClosed)
+    assert [seq_of(record) for record in session.records_to_send(1 << 20)] == [1]
+    assert (receipts[2].has_ended, receipts[2].seq) == (False, 1)
+
+
+def test_a_lost_session_that_is_given_up_has_the_report_of_its_close() -> None:
+    session = opened(conversation())
+    receipts = sent(session, "unknown", "never forwarded")
+    lost(session, report=upstream(0, unknown=[1, 1], never_forwarded=[2, 2]))
+    session.abandon(1006, "")
+    assert [type(receipt.failure) for receipt in receipts] == [Lost, Lost]
+    assert [receipt.failure.fate for receipt in receipts if isinstance(receipt.failure, Lost)] == [
+        Fate.UNKNOWN,
+        Fate.NEVER_FORWARDED,
+    ]
+
+
+def test_a_loss_in_answer_to_our_own_end_is_the_end() -> None:
+    session = opened(conversation())
+    session.close(1000, "")
+    types_sent(session)
+    session.receive([close_record(1012)])
+    assert session.end is not None
+    assert not session.is_lost
+
+
+def test_what_a_gateways_close_loses_has_it_as_its_cause() -> None:
+    session = opened(conversation())
+    [receipt] = sent(session, "a")
+    session.receive([close_record(4000)])
+    assert isinstance(receipt.failure, Lost)
+    assert isinstance(receipt.failure.__cause__, SessionEnded)
+    assert receipt.failure.__cause__.code == 4000
+
+
+# --- messages that turn out to be too big ---------------------------------------------------------------------------
+
+
+def test_what_is_too_big_for_the_gateway_is_withdrawn_before_a_byte_has_left() -> None:
+    session = conversation()
+    receipts = [session.send(text=True, payload=b"x" * size) for size in (5, 11, 10, 12, 1)]
+    save(session)
+    opened(session, message_bytes=10)
+    assert [receipt.failure is None for receipt in receipts] == [True, False, True, False, True]
+    assert isinstance(receipts[1].failure, Rejected)
+    assert isinstance(receipts[1].failure, MessageTooBig)
+    assert str(receipts[1].failure) == (
+        "message 2 was rejected with 1009 message of 11 bytes exceeds the gateway's limit of 10 bytes"
+    )
+    assert [event.seq for event in session.take_events() if isinstance(event, MessageRejected)] == [2, 4]
+    assert [parse_record(record)[2:] for record in session.records_to_send(1 << 20)] == [
+        (1, b"x" * 5),
+        (2, b"x" * 10),
+        (3, b"x"),
+    ]
+    assert [receipts[at].seq for at in (0, 2, 4)] == [1, 2, 3]
+    session.receive([(RecordType.ACK, Rung.CONSUMED, 3, b"")])
+    assert session.is_settled
+
+
+@pytest.mark.parametrize("has_token", [False, True])
+def test_a_store_is_told_which_numbers_remain_when_messages_are_withdrawn(has_token: bool) -> None:
+    store = ModelStore()
+    session = conversation()
+
+    def persist() -> None:
+        changes = session.changes()
+        store.save(changes)
+        session.mark_saved(changes)
+
+    def open_anew(**body: object) -> None:
+        session.attach()
+        session.records_to_send(1 << 20)
+        answer = {"session": "t1", "settles_at": "consumed", **body}
+        session.receive([(RecordType.OPENED, 0, 0, json.dumps(answer).encode())])
+        persist()
+
+    if has_token:
+        open_anew(resumed=False)
+        session.interrupt()
+    for payload in (b"x" * 11, b"small"):
+        session.send(text=True, payload=payload)
+    persist()
+    if not has_token:  # an earlier process left them
+        session = conversation(stored=store.load())
+    open_anew(resumed=has_token, message_bytes=10)
+    stored = store.load()
+    assert stored is not None
+    assert (stored.token, stored.sent, stored.settled) == ("t1", 1, 0)
+    assert [(message.seq, message.chunks) for message in stored.outbox] == [(1, (b"small",))]
+    assert [parse_record(record)[2:] for record in session.records_to_send(1 << 20)] == [(1, b"small")]
+
+
+def test_what_has_left_in_part_cannot_be_withdrawn() -> None:
+    session = opened(conversation())
+    [receipt, _] = sent(session, "x" * 11, "y")
+    session.interrupt()
+    opened(session, resumed=True, message_bytes=10)
+    assert not receipt.has_ended
+    assert [seq_of(record) for record in session.records_to_send(1 << 20)] == [1, 2]
 
 
 def test_an_abandoned_session_stays_in_the_store_and_an_ended_one_does_not() -> None:
@@ -283,7 +456,7 @@ def test_a_large_message_that_came_to_the_gateway_in_part_may_have_been_sent_on(
         session = opened(conversation())
         receipts = sent(session, "a", "x" * size)
         report = {"upstream": {"settled": 0, "unknown": [1, 1]}, "downstream": {"settled": 0}}
-        session.receive([close_record(1014, report=report)])
+        session.receive([close_record(4014, report=report)])
         assert isinstance(receipts[1].failure, Lost)
         assert receipts[1].failure.fate is fate
 

@@ -239,3 +239,45 @@ def test_a_close_has_a_time_limit_whoever_began(by_us: bool) -> None:
     assert not client.check(now=11.9)
     assert client.check(now=12.0)
     assert client.ending == CloseFrame(code=1006 if by_us else 1000)
+
+
+def test_a_close_is_waited_for_while_the_server_goes_on_and_no_longer_than_its_total() -> None:
+    client, server = exchange(close_seconds=5.0)
+    client.close(1000, now=0.0)
+    for now in range(4, 60, 4):
+        assert not client.check(now=now)
+        client.receive_data(server.send([(TEXT, b"x", WHOLE)]), now=now)
+    assert client.deadline == 60.0
+    assert client.check(now=60.0)
+
+
+def test_what_the_server_acknowledges_is_a_sign_of_life() -> None:
+    client, _ = exchange(keepalive_seconds=20.0, close_seconds=5.0)
+    client.check(now=20.0)
+    assert not client.check(now=40.0, progressed=True)
+    assert client.deadline == 60.0
+    client.close(1000, now=50.0)
+    assert not client.check(now=55.0, progressed=True)
+    assert client.deadline == 60.0
+    assert client.check(now=60.0)
+
+
+def test_after_a_stall_of_ours_the_server_has_all_its_time() -> None:
+    """The process was stopped for minutes; what the server said meanwhile may not have been read yet."""
+    client, server = exchange(keepalive_seconds=20.0)
+    assert not client.check(now=100.0)
+    assert [opcode for opcode, _ in controls(server, client.data_to_send())] == [PING]
+    assert client.deadline == 120.0
+    assert not client.check(now=119.0)
+    assert client.check(now=120.0)
+
+
+def test_a_stall_after_a_ping_or_a_close_is_no_silence_of_the_servers_either() -> None:
+    client, _ = exchange(keepalive_seconds=20.0, close_seconds=5.0)
+    client.check(now=20.0)
+    assert not client.check(now=500.0)
+    assert client.deadline == 520.0
+    client.close(1000, now=500.0)
+    assert not client.check(now=900.0)
+    assert client.deadline == 905.0
+    assert client.check(now=905.0)

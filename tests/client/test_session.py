@@ -1,5 +1,8 @@
 """What an application sees of a session, with a stand-in for the gateway that does as the test says."""
 
+import sys
+from contextlib import suppress
+
 import anyio
 import pytest
 import trio
@@ -20,12 +23,13 @@ from gateway.client.faults import (
     WindowFull,
 )
 from gateway.client.receipts import Receipt
-from gateway.client.session import open_session
+from gateway.client.session import Session, open_session
 from gateway.client.upkeep import Settings
 from gateway.errors import MessageTooBig
 from gateway.protocol.messages import CloseFrame
 from gateway.protocol.records import FRAGMENT_BYTES, MORE_FLAG, CloseBody, RecordType, Rung
 from tests.client.gateway_double import GatewayDouble, listening
+from tests.client.gateway_model import ModelStore
 from tests.client.runtimes import on_both_runtimes
 from tests.client.sessions import PROMPT, opened, report
 
@@ -479,6 +483,249 @@ async def test_a_gateway_that_does_not_read_is_not_waited_for_long(autojump_cloc
         assert trio.current_time() - begin == pytest.approx(5.0)
         with pytest.raises(Lost, match="unknown"):
             await receipt.settled()
+
+
+class Unusual(BaseException):
+    """Stands for what is no Exception."""
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, Unusual])
+@on_both_runtimes
+async def test_an_exit_or_an_interrupt_comes_out_as_it_is_and_ends_the_session_with_1001(
+    kind: type[BaseException],
+) -> None:
+    async with listening() as double, anyio.create_task_group() as tasks:
+        closes: list[object] = []
+
+        async def answer() -> None:
+            peer = await double.accept()
+            await peer.open()
+            closes.append(CloseBody.from_json((await peer.receive())[3]).code)
+            closes.append(await peer.receive_end())
+
+        tasks.start_soon(answer)
+        with pytest.raises(kind) as caught:
+            async with open_session(double.url):
+                raise kind(3)
+        assert caught.value.args == (3,)
+    assert closes == [1001, CloseFrame(code=1001)]
+
+
+@on_both_runtimes
+async def test_what_the_callback_for_events_is_left_with_comes_out_as_it_is() -> None:
+    def leave(event: Event) -> None:
+        sys.exit(3)
+
+    async with listening() as double, anyio.create_task_group() as tasks:
+
+        async def answer() -> None:
+            await (await double.accept()).open()
+
+        async def send() -> None:
+            async with open_session(double.url, on_event=leave) as session:
+                await session.send("x")
+
+        tasks.start_soon(answer)
+        with pytest.raises(SystemExit):
+            await send()
+
+
+@on_both_runtimes
+async def test_a_session_can_be_left_in_another_task_than_it_was_entered_in() -> None:
+    async with listening() as double, anyio.create_task_group() as tasks:
+        sessions: list[Session] = []
+        opening = open_session(double.url)
+
+        async def answer() -> None:
+            peer = await double.accept()
+            await peer.open()
+            assert (await peer.receive())[0] == RecordType.CLOSE
+            await peer.receive_end()
+
+        async def enter() -> None:
+            sessions.append(await opening.__aenter__())
+
+        async def leave() -> None:
+            await opening.__aexit__(None, None, None)
+
+        tasks.start_soon(answer)
+        async with anyio.create_task_group() as entering:
+            entering.start_soon(enter)
+        assert sessions[0].state is SessionState.OPEN
+        async with anyio.create_task_group() as leaving:
+            leaving.start_soon(leave)
+    assert sessions[0].close_code == 1000
+
+
+# --- a message that the application is not done with ------------------------------------------------------------------
+
+
+class Trouble(Exception):
+    """What a loop body raises."""
+
+
+async def _leave_over_a_message(double: GatewayDouble, store: ModelStore, leave: str) -> None:
+    """Takes message 1 and leaves as told."""
+    async with open_session(double.url, store=store) as session:
+        try:
+            async for _ in session:
+                match leave:
+                    case "raise":
+                        raise Trouble
+                    case "exit":
+                        sys.exit(3)
+                    case "cancel":
+                        await anyio.sleep_forever()
+                    case "close in finally":
+                        raise Trouble
+                    case "break":
+                        break
+        finally:
+            if leave == "close in finally":
+                await session.close(1000)
+
+
+@pytest.mark.parametrize("leave", ["raise", "exit", "cancel", "break"])
+@on_both_runtimes
+async def test_only_a_message_whose_loop_body_has_ended_is_acknowledged(leave: str) -> None:
+    """Whoever takes the session up from the store gets the other one."""
+    store = ModelStore()
+    async with listening() as double, anyio.create_task_group() as tasks:
+        positions: list[int] = []
+
+        async def serve(first: bool) -> None:
+            peer = await double.accept()
+            position, _ = await peer.open(resumed=not first)
+            positions.append(position)
+            if position == 0:
+                await peer.data(1, "to be done")
+            await peer.receive_end()
+            positions.extend(peer.acks)
+
+        tasks.start_soon(serve, True)
+        with anyio.CancelScope() as scope:
+
+            async def cancel() -> None:
+                await anyio.wait_all_tasks_blocked()
+                scope.cancel()
+
+            if leave == "cancel":
+                tasks.start_soon(cancel)
+            with suppress(Trouble, SystemExit):
+                await _leave_over_a_message(double, store, leave)
+        await anyio.wait_all_tasks_blocked()
+        assert positions == ([0, 1] if leave == "break" else [0])
+        tasks.start_soon(serve, False)
+        async with open_session(double.url, store=store) as session:
+            if leave != "break":
+                assert await anext(session) == "to be done"
+    assert positions == ([0, 1, 1] if leave == "break" else [0, 0, 1])
+
+
+@on_both_runtimes
+async def test_closing_while_an_exception_is_under_way_acknowledges_nothing() -> None:
+    async with listening() as double, anyio.create_task_group() as tasks:
+        acks: list[list[int]] = []
+
+        async def serve() -> None:
+            peer = await double.accept()
+            await peer.open()
+            await peer.data(1, "to be done")
+            await peer.receive_end()
+            acks.append(peer.acks)
+
+        tasks.start_soon(serve)
+        with pytest.raises(Trouble):
+            await _leave_over_a_message(double, ModelStore(), "close in finally")
+    assert acks == [[]]
+
+
+@on_both_runtimes
+async def test_a_code_that_cannot_be_changes_nothing() -> None:
+    async with opened() as (session, peer, _):
+        for end in (session.close, session.end):
+            with pytest.raises(ValueError, match="code 7, expected 1000 to 4999"):
+                await end(7)
+        assert not session.has_ended
+        await peer.data(1, "still here")
+        assert await anext(session) == "still here"
+
+
+@on_both_runtimes
+async def test_a_large_message_is_not_overtaken_by_small_ones_for_ever() -> None:
+    """Twelve tasks that keep a window of 4 MiB nearly full with 60 kB each, beside one with 3.9 MB."""
+    async with opened(window_bytes=4 << 20) as (session, peer, _), anyio.create_task_group() as tasks:
+        large: list[Receipt] = []
+
+        async def keep_sending() -> None:
+            while not large:
+                await session.send(bytes(60_000))
+
+        async def acknowledge() -> None:
+            while True:
+                seq, _ = await peer.receive_message()
+                await peer.ack(seq)
+
+        for _ in range(12):
+            tasks.start_soon(keep_sending)
+        tasks.start_soon(acknowledge)
+        await session.send(b"first")
+        with anyio.fail_after(20):
+            large.append(await session.post(bytes(3_900_000)))
+            await large[0].settled()
+        await session.drain()
+        tasks.cancel_scope.cancel()
+
+
+@on_both_runtimes
+async def test_one_that_waits_for_room_is_not_overtaken() -> None:
+    async with opened(window_bytes=100) as (session, peer, _), anyio.create_task_group() as tasks:
+        session.send_nowait(bytes(60))
+        posted: list[int] = []
+
+        async def post(size: int) -> None:
+            posted.append(await_size(await session.post(bytes(size)), size))
+
+        tasks.start_soon(post, 90)
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(WindowFull):
+            session.send_nowait(bytes(10))
+        tasks.start_soon(post, 10)
+        await anyio.wait_all_tasks_blocked()
+        assert posted == []
+        await peer.receive_message()
+        await peer.ack(1)
+        await peer.receive_message()
+        assert posted == [90, 10]
+        await peer.receive_message()
+        await peer.ack(3)
+        await session.drain()
+
+
+def await_size(receipt: Receipt, size: int) -> int:
+    assert receipt.seq > 1
+    return size
+
+
+@on_both_runtimes
+async def test_a_message_posted_before_the_limit_was_known_ends_nothing_but_itself() -> None:
+    settings = Settings(wait_open=False, first_delay=0.0)
+    async with listening() as double, anyio.create_task_group() as tasks:
+
+        async def serve() -> None:
+            peer = await double.accept()
+            await peer.open(message_bytes=10)
+            assert [await peer.receive_message() for _ in range(2)] == [(1, "before"), (2, "after")]
+            await peer.ack(2)
+            assert (await peer.receive())[0] == RecordType.CLOSE
+            await peer.receive_end()
+
+        async with open_session(double.url, settings=settings) as session:
+            receipts = [session.send_nowait(text) for text in ("before", "x" * 11, "after")]
+            tasks.start_soon(serve)
+            with pytest.raises(MessageTooBig, match="message of 11 bytes exceeds the gateway's limit of 10 bytes"):
+                await receipts[1].settled()
+            assert [await receipts[at].settled() for at in (0, 2)] == [Rung.CONSUMED] * 2
 
 
 # --- events -------------------------------------------------------------------------------------------------------

@@ -355,12 +355,13 @@ def _read_until(descriptor: int, pattern: bytes) -> bytes:
 
 
 async def answer_as_told(session: Session) -> None:
-    """Echoes; rejects `reject`, and fails at `fail`."""
+    """Echoes; rejects `reject`, and ends without an acknowledgement at `fail`."""
     async for message in session:
         if message == "reject":
             message.reject(4009, "not this one")
         elif message == "fail":
-            raise RuntimeError("as told")
+            session.manual_ack = True  # not even this message
+            session.close(4000, "as told")
         elif message == "end":
             session.close(1000, "done")
         else:
@@ -402,7 +403,7 @@ def test_an_end_over_unsettled_messages_is_told_and_fails_the_command(gateway: G
     assert told[-3:] == [
         "1 unknown",
         "0 settled, 1 unknown, 0 never forwarded",
-        "kakitome: the session was closed with 1011",
+        "kakitome: the session was closed with 4000 as told",
     ]
 
 

@@ -139,6 +139,9 @@ async def test_being_taken_over_soon_after_a_break_may_be_the_work_of_a_ghost_of
     async with opened(token="t1") as (session, peer, double):
         await peer.cut()
         peer = await double.accept()
+        await peer.receive_open()
+        await peer.cut()
+        peer = await double.accept()
         await peer.open(0, token="t1", resumed=True)
         await peer.close(4001, "another connection took over")
         peer = await double.accept()
@@ -147,6 +150,59 @@ async def test_being_taken_over_soon_after_a_break_may_be_the_work_of_a_ghost_of
         assert await peer.receive_message() == (1, "here still")
         assert session.resumes == 2
         await peer.end_session(1000)
+
+
+@on_both_runtimes
+async def test_a_session_that_somebody_else_has_taken_over_is_not_taken_back() -> None:
+    """Every OPEN of ours was answered: whoever has superseded us is somebody else."""
+    async with opened(token="t1") as (session, peer, double):
+        receipt = session.send_nowait("a")
+        await peer.receive_message()
+        await peer.cut()
+        peer = await double.accept()
+        await peer.open(0, token="t1", resumed=True)
+        await peer.close(4001, "taken over")
+        await peer.receive_end()
+        with pytest.raises(Lost) as caught:
+            await receipt.settled()
+        assert isinstance(caught.value.__cause__, ConnectionClosed)
+        assert caught.value.__cause__.code == 4001
+    assert session.close_code == 4001
+    assert len(double.peers) == 2
+
+
+@pytest.mark.parametrize("code", [1011, 1012, 1013, 1014])
+@on_both_runtimes
+async def test_a_session_that_is_lost_begins_anew_by_itself_and_tells_what_is_lost(code: int) -> None:
+    events: list[Event] = []
+    async with opened(on_event=events.append, token="t1") as (session, peer, double):
+        receipts = [session.send_nowait(text) for text in "abc"]
+        for _ in range(3):
+            await peer.receive_message()
+        await peer.data(1, "not taken yet")
+        await peer.end_session(code, "restart", report=report(1, [2, 2], [3, 3]))
+        assert await peer.receive_end() == CloseFrame(code=code, reason="restart")
+        peer = await double.accept()
+        _, body = await peer.open(token="t2")
+        assert body.session == "t1"
+        assert await receipts[0].settled() is Rung.CONSUMED
+        with pytest.raises(Lost, match="unknown whether it arrived") as caught:
+            await receipts[1].settled()
+        assert isinstance(caught.value.__cause__, ConnectionClosed)
+        assert caught.value.__cause__.code == code
+        assert await peer.receive_message() == (1, "c")
+        await peer.ack(1)
+        assert await receipts[2].settled() is Rung.CONSUMED
+        assert await anext(session) == "not taken yet"
+        assert not session.has_ended
+        await peer.end_session(1000)
+        await peer.receive_end()
+    [told] = [event for event in events if isinstance(event, MessagesLost)]
+    assert [message.chunks for message in told.unknown] == [(b"b",)]
+    assert [event for event in events if isinstance(event, Opened)] == [
+        Opened(resumed=False, replayed=0),
+        Opened(resumed=False, replayed=0),
+    ]
 
 
 @pytest.mark.parametrize("code", [4001, 1008, 1000])

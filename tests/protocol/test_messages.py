@@ -200,7 +200,7 @@ def test_a_reason_is_cut_to_what_fits_at_the_end_of_a_character() -> None:
     assert far.close_received == CloseFrame(code=1000, reason="書" * 41)
     far = client()
     far.receive_data(server().close(1000, "half a pair: \ud83d"))
-    assert far.close_received == CloseFrame(code=1000, reason="half a pair: ?")
+    assert far.close_received == CloseFrame(code=1000, reason="half a pair: \ufffd")
 
 
 # --- receiving --------------------------------------------------------------------------------------------------------
