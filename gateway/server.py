@@ -113,6 +113,7 @@ class Server:
         self.draining = False
         self.registry = SessionRegistry(
             parked_sessions=config.sessions.parked,
+            parked_per_holder=config.sessions.parked_per_holder,
             parked_bytes=config.sessions.parked_bytes,
             ended_sessions=config.sessions.ended,
         )
@@ -283,6 +284,7 @@ class Server:
         limit, share = _budgets(config)
         self.account.set_limits(limit_bytes=limit, holder_bytes=share)
         self.registry.parked_sessions = config.sessions.parked
+        self.registry.parked_per_holder = config.sessions.parked_per_holder
         self.registry.parked_bytes = config.sessions.parked_bytes
         self._upkeep.replace(table.connectors())
         self._count_reload(ReloadOutcome.APPLIED)

@@ -207,7 +207,8 @@ class Limits(Section):
     message_bytes: Size | None = 2**20
     """The largest message, in both directions, after decompression; larger ones end the connection with 1009."""
     connections: Count | None = 10_000
-    """Connections at the same time; more are answered with HTTP 503."""
+    """Connections at the same time; more are answered with HTTP 503. Parked sessions keep their backend's connection
+    and count with them: where a new session would exceed the limit, one that is parked is ended for it."""
     connections_per_address: Count | None = 100
     """Connections at the same time of one client address (IPv6: of one /64)."""
     messages_per_second: Rate | None = None
@@ -293,7 +294,11 @@ class Sessions(Section):
     """Memory for sessions whose client is away, and for what is told of those that ended."""
 
     parked: Count = 10_000
-    """Sessions that wait for their client at the same time; beyond it the one that waits longest is ended."""
+    """Sessions that wait for their client at the same time; beyond it one is ended, of the subject or address that has
+    most of them the one that waits longest."""
+    parked_per_holder: Count | None = 1000
+    """The same of one subject, or of one client address (IPv6: of one /64); beyond it its own longest waiting one is
+    ended. A thousand are ten drops of all `connections_per_address`; raise it where more users share an address."""
     parked_bytes: Size | None = None
     """What all of them may hold together; `null`: what `memory` leaves them. Older than `memory`, and rarely of use."""
     ended: Annotated[int, Field(ge=0)] = 1000

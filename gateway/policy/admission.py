@@ -145,14 +145,17 @@ def _decrement(counts: Counter[K], key: K) -> None:
 
 
 class MessageRate:
-    """A token bucket for one connection's messages: a second's worth at once, and `messages_per_second` on average."""
+    """A token bucket for one connection's messages: `burst` at once, `messages_per_second` on average.
+
+    Without `burst` a second's worth.
+    """
 
     __slots__ = ("_burst", "_per_second", "_tokens", "_updated")
 
-    def __init__(self, messages_per_second: float, *, now: float) -> None:
+    def __init__(self, messages_per_second: float, *, now: float, burst: float | None = None) -> None:
         self._per_second = messages_per_second
         # A rate below one a second must still let single messages pass.
-        self._burst = max(1.0, messages_per_second)
+        self._burst = max(1.0, messages_per_second if burst is None else burst)
         self._tokens = self._burst
         self._updated = now
 

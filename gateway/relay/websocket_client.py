@@ -6,6 +6,7 @@ sent is not queued twice: of the pongs that a full buffer cannot take only the n
 
 import socket
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -31,6 +32,9 @@ _PONG: Final = int(Opcode.PONG)
 log = structlog.get_logger("client")
 
 
+def _nothing() -> None: ...
+
+
 class WebSocketClient(ClientLink):
     """A client's socket under RFC 6455: control frames, keepalive, and the closing handshake."""
 
@@ -43,6 +47,7 @@ class WebSocketClient(ClientLink):
         "_pong",
         "close_sent",
         "endpoint",
+        "on_closed",
         "relay",
         "timer",
         "ws",
@@ -54,6 +59,8 @@ class WebSocketClient(ClientLink):
         self.relay = relay
         self.ws = ws
         self.close_sent = False
+        self.on_closed: Callable[[], None] = _nothing
+        """Called when the socket is closed, perhaps again: what was taken for this connection can be given back."""
         self.timer: Entry | None = None
         """The pump's, used once the relay has been left."""
         self._fence = Fence()
@@ -141,6 +148,7 @@ class WebSocketClient(ClientLink):
     def close(self) -> None:
         self.endpoint.close()
         self.relay.pump.forget(self)
+        self.on_closed()
 
     def send_close(self, code: int | None, reason: str) -> None:
         self.close_sent = True

@@ -104,6 +104,7 @@ async def _receive_plain(arrival: Arrival, house: House, undo: ExitStack) -> Non
     session = _session(arrival, house, backend, identity=identity, token=None, subprotocol=subprotocol)
     relay = session.relay
     client = PlainClient(arrival.established.channel.release(), relay, ws)
+    client.on_closed = arrival.ticket.release
     relay.start(client, _backend_link(arrival, session, backend, start=0), early=arrival.leftover, now=relay.opened_at)
 
 
@@ -174,6 +175,8 @@ async def _look_up(
         if live.binding != binding:
             return ResumeOutcome.REFUSED, None, None
         if live.relay.phase is Phase.OPEN:
+            if not live.may_be_resumed(house.pump.clock()):
+                raise Overloaded("this session is resumed too often; try again later")
             return ResumeOutcome.RESUMED, live, None
         # It is ending: over for its client, and not yet among the ended ones.
         return ResumeOutcome.EXPIRED, None, live.as_ended()
@@ -305,6 +308,9 @@ def _session(
     """
     service = arrival.service
     delivery, metrics = service.config.delivery, service.metrics
+    limit = service.config.limits.connections
+    if limit is not None and sum(metrics.sessions.values()) >= limit:
+        house.registry.make_room(service.config.name, house.pump.clock())
     session = Session(
         house=house,
         service=service,
@@ -321,7 +327,6 @@ def _session(
         client_facts=backend.facts,
         opening=backend.opening,
         dialed=backend.dialed,
-        ticket=arrival.ticket,
     )
     up_ledger, up_outbox = _upstream(arrival, backend, resumed=resumed)
     fenced = Rung.REACHED if delivery.fence else Rung.WRITTEN

@@ -1,10 +1,10 @@
 """All sessions of this process: the live ones, the parked ones in order, and how the last ones ended.
 
-Invariant: parked sessions are bounded in number and in memory; the one that has been parked longest goes first, and
-its end is reported like any other.
+Invariant: parked sessions are bounded in number, in all and of each holder, and in memory; of the holder that has most
+the one that has been parked longest goes first, and its end is reported like any other.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.protocol.records import SessionReport
 from gateway.sessions.identity import Binding
+from gateway.sessions.parking import Parking
 from gateway.sessions.turns import Turns
 
 if TYPE_CHECKING:
@@ -32,8 +33,16 @@ class EndedSession:
 class SessionRegistry:
     """Finds sessions by token and by ID; an `admin.sessions.SessionDirectory`."""
 
-    def __init__(self, *, parked_sessions: int, parked_bytes: int | None, ended_sessions: int) -> None:
+    def __init__(
+        self,
+        *,
+        parked_sessions: int,
+        parked_per_holder: int | None = None,
+        parked_bytes: int | None,
+        ended_sessions: int,
+    ) -> None:
         self.parked_sessions = parked_sessions
+        self.parked_per_holder = parked_per_holder
         self.parked_bytes = parked_bytes
         self.turns: Final = Turns()
         """Of those who look for one session: the second finds what the first has taken up."""
@@ -41,7 +50,9 @@ class SessionRegistry:
         """Called when the last session has ended."""
         self._live: Final[dict[str, Session]] = {}
         self._tokens: Final[dict[str, Session]] = {}
-        self._parked: Final[OrderedDict[str, Session]] = OrderedDict()
+        self._parked: Final[Parking[Session]] = Parking()
+        self._parked_on: Final[dict[str, Parking[Session]]] = {}
+        """The same by route."""
         self._ended: Final[deque[EndedSession]] = deque(maxlen=ended_sessions)
         self._ended_tokens: Final[dict[str, EndedSession]] = {}
 
@@ -69,7 +80,7 @@ class SessionRegistry:
     def end(self, session: "Session", ended: EndedSession, *, is_elsewhere: bool = False) -> None:
         """A session is over; one that goes on at another gateway is not to be remembered by its token."""
         self._live.pop(session.id, None)
-        self._parked.pop(session.id, None)
+        self.unpark(session)
         if session.token is not None:
             self._tokens.pop(session.token, None)
         if len(self._ended) == self._ended.maxlen and self._ended:
@@ -86,39 +97,54 @@ class SessionRegistry:
     # --- parking --------------------------------------------------------------------------------------------------
 
     def park(self, session: "Session", now: float) -> None:
-        """A session's client is away. May end others that have been away for longer."""
-        self._parked[session.id] = session
+        """A session's client is away. May end others: of the same holder's, or of the holder that has most."""
+        holder = session.tab.holder.key
+        self._parked.add(session.id, holder, session)
+        self._parked_on.setdefault(session.participants.route, Parking()).add(session.id, holder, session)
+        quota = self.parked_per_holder
+        while quota is not None and self._parked.count(holder) > quota:
+            self._evict(self._parked.longest(holder), now)
         while len(self._parked) > self.parked_sessions:
-            self._evict(now)
+            self._evict(self._parked.first_to_go(), now)
 
     def unpark(self, session: "Session") -> None:
-        """Its client is back."""
-        self._parked.pop(session.id, None)
+        """Its client is back, or it is over."""
+        route = session.participants.route
+        if self._parked.remove(session.id) is not None:
+            on_route = self._parked_on[route]
+            on_route.remove(session.id)
+            if not on_route:
+                del self._parked_on[route]
+
+    def make_room(self, route: str, now: float) -> None:
+        """A session is to begin on that route, and there is no room for another one: a parked one makes way."""
+        on_route = self._parked_on.get(route)
+        if on_route is not None:
+            self._evict(on_route.first_to_go(), now)
 
     def enforce_memory(self, now: float) -> None:
         """Ends parked sessions until the rest is within `parked_bytes`; to be called now and then."""
         if self.parked_bytes is None:
             return
-        held = sum(session.held_bytes for session in self._parked.values())
+        held = sum(session.held_bytes for session in self._parked)
         while held > self.parked_bytes and self._parked:
-            held -= self._evict(now)
+            held -= self._evict(self._parked.first_to_go(), now)
 
     def free(self, size: int, now: float) -> int:
         """Ends the parked sessions that hold most until `size` bytes are freed or none is left; how many it ended."""
-        fattest = sorted(self._parked.values(), key=lambda session: session.held_bytes, reverse=True)
         ended = 0
-        for session in fattest:
+        for session in sorted(self._parked, key=lambda session: session.held_bytes, reverse=True):
             if size <= 0:
                 break
-            if self._parked.pop(session.id, None) is not None:
-                size -= session.held_bytes
-                session.relay.evict(now)
-                ended += 1
+            size -= self._evict(session, now)
+            ended += 1
         return ended
 
-    def _evict(self, now: float) -> int:
-        _, session = self._parked.popitem(last=False)
+    def _evict(self, session: "Session | None", now: float) -> int:
+        """Ends a parked session before its time; the bytes that it held."""
+        assert session is not None
         held = session.held_bytes
+        self.unpark(session)
         session.relay.evict(now)
         return held
 

@@ -23,7 +23,7 @@ from gateway.errors import (
     ProtocolViolation,
 )
 from gateway.memory.account import Account
-from gateway.policy.admission import Ticket, holder_of
+from gateway.policy.admission import MessageRate, Ticket, holder_of
 from gateway.protocol.messages import WebSocketConnection, is_legal_close_code
 from gateway.protocol.records import (
     OpenedByGateway,
@@ -58,6 +58,11 @@ PASSING_REFUSALS: Final = frozenset({1012, 1013})
 
 SESSION_BYTES: Final = 16 * 1024
 """What a session takes when it holds nothing."""
+
+RESUMES_AT_ONCE: Final = 20
+RESUMES_PER_SECOND: Final = 5.0
+"""Of one session: each sends again what is unsettled, up to a window, for the few bytes that ask for it. A client in a
+network that comes and goes needs less, and one that is told to wait comes again."""
 
 NO_SUMMARY: Final[Mapping[str, object]] = MappingProxyType({})
 
@@ -96,7 +101,7 @@ class Session:
         "_dialed",
         "_house",
         "_opening",
-        "_ticket",
+        "_resume_rate",
         "binding",
         "epoch",
         "id",
@@ -121,9 +126,8 @@ class Session:
         client_facts: ClientFacts,
         opening: OpenToBackend | None,
         dialed: Dialed,
-        ticket: Ticket,
     ) -> None:
-        """Takes over the ticket and the dialled connection's place; `opening` is what a records backend was told."""
+        """Takes over the dialled connection's place; `opening` is what a records backend was told."""
         self.id = session_id
         self.token = token
         self.binding = binding
@@ -138,11 +142,15 @@ class Session:
         self._client_facts = client_facts
         self._opening = opening
         self._dialed = dialed
-        self._ticket: Ticket | None = ticket
+        self._resume_rate = MessageRate(RESUMES_PER_SECOND, burst=RESUMES_AT_ONCE, now=house.pump.clock())
         self.tab = house.account.open(holder_of(participants.address), SESSION_BYTES)
         """What it holds is charged here."""
         service.metrics.connections += 1
         service.metrics.sessions[SessionState.ATTACHED] += 1
+
+    def may_be_resumed(self, now: float) -> bool:
+        """Whether it was not resumed too often already; counts as a resume."""
+        return self._resume_rate.take(1, now)
 
     # --- the client comes back ------------------------------------------------------------------------------------
 
@@ -154,9 +162,11 @@ class Session:
         *,
         resumed: bool,
         report: EndedSession | None = None,
-        ticket: Ticket | None = None,
+        ticket: Ticket,
     ) -> None:
         """Gives the session the connection behind `channel`, and answers its OPEN. Not to be interrupted.
+
+        The ticket is that connection's, and is held until its socket is closed, however it comes to that.
 
         A connection that claims to have consumed what was never sent is closed with 1002, and the session stays as it
         was.
@@ -167,22 +177,18 @@ class Session:
         assert isinstance(parked, ParkedClient | RecordsClient)
         numbering = parked.numbering
         client = RecordsClient(channel.release(), relay, ws, numbering, greeting.reader)
+        client.on_closed = ticket.release
         up, down = relay.up.ledger, relay.down.ledger
         assert up is not None
         assert down is not None
         # What it consumed of a session that is gone says nothing about the one that it gets in its place.
         consumed = greeting.consumed if resumed or greeting.body.session is None else 0
         if consumed > down.last_sent:
-            if ticket is not None:
-                ticket.release()
             problem = f"OPEN has consumed message {consumed}, but the last one sent is {down.last_sent}"
             client.leave(ProtocolViolation.close_code, problem, now)
             return
         if resumed:
             self.resumes += 1
-        if ticket is not None and ticket is not self._ticket:
-            self._release_ticket()
-            self._ticket = ticket
         if self.is_parked:
             self.is_parked = False
             self._house.registry.unpark(self)
@@ -223,7 +229,6 @@ class Session:
         assert isinstance(client, RecordsClient)
         relay.client = ParkedClient(relay, client.numbering)
         self.is_parked = True
-        self._release_ticket()
         self.service.metrics.connections -= 1
         self._count(SessionState.ATTACHED, -1)
         self._count(SessionState.PARKED, +1)
@@ -241,7 +246,6 @@ class Session:
 
     def relay_ended(self, relay: Relay, ending: Ending) -> None:
         now = relay.pump.clock()
-        self._release_ticket()
         self._dialed.close()
         self.tab.close()
         metrics = self.service.metrics
@@ -269,11 +273,6 @@ class Session:
     def as_ended(self, summary: Mapping[str, object] = NO_SUMMARY) -> EndedSession:
         """What is to be remembered of it, or told of it while it is ending."""
         return EndedSession(token=self.token, binding=self.binding, report=self.relay.report(), summary=summary)
-
-    def _release_ticket(self) -> None:
-        if self._ticket is not None:
-            self._ticket.release()
-            self._ticket = None
 
     def _count(self, state: SessionState, change: int) -> None:
         self.service.metrics.sessions[state] += change

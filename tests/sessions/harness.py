@@ -122,9 +122,10 @@ class Client:
         records: bool = True,
         origin: str | None = None,
         tls: ssl.SSLContext | None = None,
+        source: str = "127.0.0.1",
     ) -> "Client":
         address = server.addresses[0]
-        stream = await trio.open_tcp_stream("127.0.0.1", address.port)  # type: ignore[union-attr]
+        stream = await trio.open_tcp_stream("127.0.0.1", address.port, local_address=source)  # type: ignore[union-attr]
         if tls is not None:
             # As far as a `Client` needs one, this is one, too.
             stream = cast("trio.SocketStream", trio.SSLStream(stream, tls, server_hostname="localhost"))

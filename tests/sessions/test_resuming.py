@@ -2,11 +2,14 @@
 
 import json
 
+import pytest
 import trio
 
 from gateway.backend import MemoryStore, Session
+from gateway.policy.admission import MessageRate
 from gateway.protocol.records import RecordType, Rung
-from tests.sessions.harness import Client, backend, config_of, running
+from gateway.sessions import session as session_module
+from tests.sessions.harness import Client, backend, config_of, running, until
 
 
 def records_route(port: int, **delivery: object) -> dict[str, object]:
@@ -165,3 +168,44 @@ async def test_a_rejected_message_is_told_and_the_session_goes_on() -> None:
         assert json.loads(reject[3]) == {"code": 4000, "reason": "no"}
         await client.data(2, "good")
         assert (await client.next(RecordType.DATA))[3] == b"good"
+
+
+async def test_a_connection_that_was_taken_over_counts_until_its_socket_is_closed() -> None:
+    """Else one session's OPENs were as many connections as somebody likes, each with what is still to be sent on it."""
+    async with backend() as port, running(config_of(records_route(port))) as server:
+        clients = [await Client.connect(server)]
+        token = (await clients[0].open())["session"]
+        for _ in range(3):
+            clients.append(await Client.connect(server))
+            await clients[-1].open(token)
+        assert server._admission.connections("test") == 4, "none of them has answered its Close"
+        for client in clients[:3]:
+            await client.cut()
+        await until(lambda: server._admission.connections("test") == 1)
+        await clients[3].cut()
+        await until(lambda: server._admission.connections("test") == 0)
+
+
+async def test_a_session_that_is_resumed_without_end_is_told_to_wait_and_lives_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_module, "RESUMES_PER_SECOND", 1e-6)  # none while this test runs
+    async with backend() as port, running(config_of(records_route(port))) as server:
+        client = await Client.connect(server)
+        token = (await client.open())["session"]
+        code = None
+        for _ in range(40):
+            await client.cut()
+            client = await Client.connect(server)
+            await client.send(RecordType.OPEN, 0, 0, json.dumps({"session": token}).encode())
+            await client._receive()
+            if (code := client.close_code) is not None:
+                break
+        assert code == 1013
+        assert not any(record[0] == RecordType.CLOSE for record in client.records)
+        assert len(server.registry) == 1
+        (session,) = server.registry
+        assert session.resumes == 20
+        session._resume_rate = MessageRate(1e-6, now=trio.current_time())
+        again = await Client.connect(server)
+        assert (await again.open(token))["resumed"] is True
