@@ -55,7 +55,7 @@ class RecordsBackend:
     messages: int
     """How many each client is to be sent."""
     sources: dict[int, "Source"] = field(default_factory=dict)
-    """What each client is being sent from."""
+    """What each client is being sent from, or is about to be: of all its sessions the one that greeted last."""
 
     async def handle(self, session: Session) -> None:
         """Takes a client's messages down and sends it its own, from where an earlier run of this handler was."""
@@ -67,28 +67,43 @@ class RecordsBackend:
                 (session.id,),
             ).fetchone()
             if row is not None:
-                tasks.start_soon(self._send, session, *row)
+                client, base = row
+                tasks.start_soon(self._send, session, client, base, await self._replace_source(client))
             async for message in session:
                 data = message.encode() if isinstance(message, str) else bytes(message)
                 numbered = self.traffic.read(data)
                 if numbered is not None and numbered.direction is not Direction.UPSTREAM:
                     numbered = None
-                if numbered is not None and numbered.number == GREETING and numbered.client in self.sources:
-                    await self.sources[numbered.client].stop()
+                source = None
+                if numbered is not None and numbered.number == GREETING:
+                    source = await self._replace_source(numbered.client)
                 async with message.transaction() as transaction:
                     if numbered is not None and numbered.number == GREETING:
                         base = _greet(transaction.effects, session.id, numbered.client)
                     else:
                         _write_down(transaction.effects, session.id, numbered and numbered[1:])
-                if numbered is not None and numbered.number == GREETING:
-                    tasks.start_soon(self._send, session, numbered.client, base)
+                if numbered is not None and source is not None:
+                    tasks.start_soon(self._send, session, numbered.client, base, source)
             tasks.cancel_scope.cancel()
 
-    async def _send(self, session: Session, client: int, base: int) -> None:
-        source = self.sources[client] = Source()
+    async def _replace_source(self, client: int) -> "Source":
+        """The one that its client is sent from now on, once nothing is sent from the one before any more.
+
+        It takes its place at once: of two sessions that greet at the same time one would else not know of the other,
+        and both would be sent the same numbers.
+        """
+        before, source = self.sources.get(client), Source()
+        self.sources[client] = source
+        if before is not None:
+            await before.stop()
+        return source
+
+    async def _send(self, session: Session, client: int, base: int, source: "Source") -> None:
+        source.is_running = True
         try:
             with source.scope:
-                while (number := base + session.sent_messages + 1) <= self.messages:
+                # Asked each time: sending waits only where there is no room, and only waiting ends a cancelled scope.
+                while not source.is_replaced and (number := base + session.sent_messages + 1) <= self.messages:
                     message = self.traffic.message(Direction.DOWNSTREAM, client, number)
                     await session.send(message if number % 2 else message.decode())
         finally:
@@ -101,11 +116,15 @@ class Source:
     def __init__(self) -> None:
         self.scope = anyio.CancelScope()
         self.stopped = anyio.Event()
+        self.is_running = False
+        self.is_replaced = False
 
     async def stop(self) -> None:
-        """Nothing is sent from here any more, so what follows can be numbered."""
+        """Nothing is sent from here any more, now or later, so what follows can be numbered."""
+        self.is_replaced = True
         self.scope.cancel()
-        await self.stopped.wait()
+        if self.is_running:
+            await self.stopped.wait()
 
 
 def _greet(effects: sqlite3.Connection, session: str, client: int) -> int:

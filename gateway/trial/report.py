@@ -42,6 +42,7 @@ def document(report: Report) -> dict[str, Any]:
         "connections": report.connections,
         "resumes": report.resumes,
         "most_unknown": report.most_unknown,
+        "evidence": None if report.evidence is None else str(report.evidence),
         "accounts": [
             {"direction": account.direction, "told_by": account.witness, **asdict(account.report)}
             for account in report.accounts
@@ -116,6 +117,8 @@ def print_table(report: Report, console: Console) -> None:
         wrong = any(_is_wrong(account, field, report) for account in report.accounts)
         table.add_row(title, *(row[index] for row in rows), style="red" if wrong else None)
     console.print(table)
+    if report.evidence is not None:
+        console.print(f"Messages came twice; what the backend and the gateway wrote of it is in {report.evidence}")
     console.print(verdict(report), style=None if report.promise_kept else "red", highlight=False)
 
 

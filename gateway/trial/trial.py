@@ -9,9 +9,11 @@ import math
 import secrets
 import shlex
 import socket
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -139,6 +141,9 @@ class Report:
     most_unknown: int
     """The most messages that one sender was told unknown at once: at most the window."""
     accounts: Sequence[Account]
+    evidence: Path | None = None
+    """Where the backend's database, the gateway's log of sessions and the clients' counts were kept, because a message
+    came to a plain client twice: of that nothing is promised, and yet it is not to be."""
 
     @property
     def promise_kept(self) -> bool:
@@ -344,12 +349,28 @@ class _Trial:
         total = self._settings.messages * min(1.0, self._pace.limit)
         return any(now == then and min(now) < total for now, then in zip(self._positions(), before, strict=True))
 
+    def _keep_evidence(self) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix="kakitome-trial-doubled-"))
+        with (
+            closing(sqlite3.connect(self._database)) as source,
+            closing(sqlite3.connect(folder / "backend.sqlite")) as to,
+        ):
+            source.backup(to)
+        events = [] if self._gateway is None else self._gateway.events
+        (folder / "sessions.json").write_text("".join(json.dumps(event) + "\n" for event in events))
+        plain = [one for one in self._participants if isinstance(one, PlainParticipant)]
+        connections = [{"sent": one.numbers, "received": one.received} for one in plain]
+        (folder / "clients.json").write_text(json.dumps(connections))
+        return folder
+
     # --- the end --------------------------------------------------------------------------------------------------
 
     def _report(self, *, finished: bool, seconds: float) -> Report:
         books = self._books
         if self._backend_process is not None:
             read_books(self._database, books)
+        doubled = self._backend_process is not None and any(tally.doubled for tally in books.down)
+        evidence = self._keep_evidence() if doubled and self._settings.client is ClientKind.PLAIN else None
         records = [one for one in self._participants if isinstance(one, RecordsParticipant)]
         plain = [one for one in self._participants if isinstance(one, PlainParticipant)]
         logged = []
@@ -370,6 +391,7 @@ class _Trial:
                 for direction, witness, report in books.reports()
             ]
             + logged,
+            evidence=evidence,
         )
 
 

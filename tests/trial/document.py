@@ -86,11 +86,12 @@ what a plain client does not keep. What it adds for them is that the log knows w
 client's next connection was at work. A gap of – was not measured. Where a stream backend is killed, gaps are mostly the
 trial's own: clients wait for the next kill, which comes when nothing arrives any more, and what was lost never does.
 
-Not explained yet: once, in more than fifty runs of plain → records, messages of the backend came to its plain clients
-twice (2,487 of 10,000). The gateway's log counted 11,942 over all sessions, so it seems that the backend sent them in
-two; the runs since, of the same seed, of others and on a busy machine, had none. This pairing promises plain clients
-nothing about doubles, for each of their connections is a session of its own, but the trial's backend means to number
-its messages over all of them.
+Once, in more than fifty runs of plain → records, messages of the backend came to its plain clients twice (2,487 of
+10,000; the gateway's log counted 11,942 over all sessions). A test has since proved the numbering of the trial's own
+backend wrong: it means to number its messages over all sessions of a client, but of two sessions that greeted at the
+same time neither knew of the other, and both were sent the same numbers. Now the one that greets takes the other's
+place at once. Whether that was all of it cannot be told any more, for that run's database is gone: a trial keeps it
+now, with the gateway's log of sessions and the clients' counts, whenever a number comes to a plain client twice.
 
 ## The long proofs
 

@@ -2,13 +2,14 @@
 
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import trio
 
 from gateway.backend import Limits, SqliteStore, serve
+from gateway.protocol.records import RecordType
 from gateway.trial.faults import Direction
 from gateway.trial.records_backend import SCHEMA, RecordsBackend, read_books
 from gateway.trial.tally import Books, Witness
@@ -113,3 +114,40 @@ async def test_of_a_clients_overlapping_sessions_only_the_last_is_sent_to(tmp_pa
         sent = dict(connection.execute("SELECT id, sent FROM kakitome_sessions"))
     connection.close()
     assert sent == {"s1": 2, "s2": 3}
+
+
+async def test_of_sessions_that_greet_at_the_same_time_only_one_is_sent_to(tmp_path: Path) -> None:
+    clients, sessions = range(4), range(5)
+    async with running(tmp_path / "backend.sqlite") as address, AsyncExitStack() as stack:
+        numbers: dict[int, list[int]] = {client: [] for client in clients}
+        all_came = trio.Event()
+
+        async def take(link: Link, client: int) -> None:
+            while True:
+                _, payload = await link.receive_message()
+                numbered = TRAFFIC.read(payload.encode() if isinstance(payload, str) else payload)
+                assert numbered is not None
+                numbers[client].append(numbered.number)
+                if all(len(its) >= MESSAGES for its in numbers.values()):
+                    all_came.set()
+
+        links: list[tuple[Link, int]] = []
+        for client in clients:
+            for session in sessions:
+                link = await stack.enter_async_context(await Link.connect(address))
+                await link.open(session=f"s{client}-{session}")
+                links.append((link, client))
+        for link, client in links:
+            await link.data(1, TRAFFIC.message(UP, client, GREETING))
+        async with trio.open_nursery() as nursery:
+            for link, client in links:
+                nursery.start_soon(take, link, client)
+            await all_came.wait()
+            nursery.cancel_scope.cancel()
+        for link, client in links:  # what was sent before this is acknowledged has come
+            await link.data(2, TRAFFIC.message(UP, client, 1))
+            await link.receive_ack(2)
+            numbers[client] += [record[2] for record in link.records if record[0] == RecordType.DATA]
+    assert {client: sorted(its) for client, its in numbers.items()} == {
+        client: list(range(1, MESSAGES + 1)) for client in clients
+    }

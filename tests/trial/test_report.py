@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,3 +120,14 @@ def test_markdown_puts_trials_side_by_side() -> None:
     assert len({line.count("|") for line in table}) == 1
     assert table[2].startswith("| kakitome | records → records | upstream | records | 10 | 0 | 0 | 10 | 0 | 0 |")
     assert "records → stream, kills" in table[4]
+
+
+def test_evidence_of_what_came_twice_is_told() -> None:
+    found = replace(report(GOOD, GOOD, client=ClientKind.PLAIN), evidence=Path("/tmp/kakitome-trial-doubled-1"))
+    output = StringIO()
+    print_table(found, Console(file=output, width=160))
+    assert "Messages came twice; what the backend and the gateway wrote of it is in /tmp/kakitome-trial-doubled-1" in (
+        output.getvalue()
+    )
+    assert json.loads(to_json(found))["evidence"] == "/tmp/kakitome-trial-doubled-1"
+    assert json.loads(to_json(report(GOOD, GOOD)))["evidence"] is None

@@ -1,13 +1,20 @@
 """Whole trials, short ones: what each pairing promises is kept, and what is found is reported."""
 
+import json
+import os
+import sqlite3
 import sys
+import tempfile
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from gateway.errors import StartupError
 from gateway.trial.faults import Direction, FaultKind
-from gateway.trial.tally import Witness
+from gateway.trial.records_backend import read_books
+from gateway.trial.tally import Books, Witness
 from gateway.trial.trial import BackendKind, ClientKind, Progress, Report, Settings, run_trial
 from tests.support.network import free_port
 
@@ -117,3 +124,24 @@ async def test_a_gateway_that_does_not_start_is_named() -> None:
 async def test_settings_that_contradict_each_other_are_refused(settings: Settings, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         await run_trial(settings)
+
+
+async def test_when_a_plain_client_gets_a_message_twice_what_was_written_of_it_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_and_double(path: Path, books: Books) -> None:
+        read_books(path, books)
+        books.down[0].arrive(books.down[0].newest)
+
+    monkeypatch.setattr("gateway.trial.trial.read_books", read_and_double)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    settings = Settings(client=ClientKind.PLAIN, clients=2, messages=20, faults=0, quiet_seconds=0.5, seed=9)
+    report = await run_trial(settings)
+    assert report.evidence is not None
+    with closing(sqlite3.connect(report.evidence / "backend.sqlite")) as database:
+        assert database.execute("SELECT count(*) FROM trial_sessions").fetchone() == (2,)
+    sessions = [json.loads(line) for line in (report.evidence / "sessions.json").read_text().splitlines()]
+    assert {session["event"] for session in sessions} == {"session_ended"}
+    clients = json.loads((report.evidence / "clients.json").read_text())
+    assert [client["received"] for client in clients] == [[20], [20]]
+    assert os.listdir(tmp_path) == [report.evidence.name], "and nothing else is"
