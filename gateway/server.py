@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from dataclasses import dataclass
 from functools import partial
 from heapq import nlargest
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +27,7 @@ from gateway.admin.app import AdminApp
 from gateway.admin.server import AdminServer
 from gateway.config import Address, Config, load_with_files
 from gateway.config import Listener as ListenerConfig
+from gateway.config.model import RESTART_KEYS
 from gateway.config.reload import ConfigWatcher
 from gateway.errors import (
     BackendRefused,
@@ -51,6 +53,7 @@ from gateway.relay.pump import Pump
 from gateway.sessions.reception import Arrival, receive
 from gateway.sessions.registry import SessionRegistry
 from gateway.sessions.routes import RouteService, RouteTable
+from gateway.telemetry import logs
 from gateway.telemetry.lag import sample_lag
 from gateway.telemetry.metrics import (
     AcceptError,
@@ -133,6 +136,8 @@ class Server:
         self._silent: Final = SilentConnections()
         self._distrusted: Final = Repetition()
         """Of warnings about trusted proxies' headers, by the proxy."""
+        self._unspoken: Final = Repetition()
+        """Of warnings about subprotocols that a route does not speak, by the route."""
         self._all_gone = trio.Event()
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -276,9 +281,11 @@ class Server:
             log.error("config_rejected", problems=[str(fault)])
             self._count_reload(ReloadOutcome.REJECTED)
             return
-        for key in ("listeners", "admin", "log"):
-            if getattr(config, key) != getattr(self.config, key):
+        for key in RESTART_KEYS:
+            if attrgetter(key)(config) != attrgetter(key)(self.config):
                 log.warning("restart_needed", key=key, hint="this part of the configuration is read at the start only")
+        if config.log.level != self.config.log.level:
+            logs.set_level(config.log.level)
         self._table = table
         self.config = config
         limit, share = _budgets(config)
@@ -443,6 +450,13 @@ class Server:
         service = table.find(view.host, request.path)
         attempt.metrics = metrics = service.metrics
         if service.folder is not None:
+            # Not by Upgrade alone, which some proxies send with every request: its sender may be asking for a page.
+            if request.asks_for_websocket and request.get("sec-websocket-key") is not None:
+                raise HandshakeRefused(
+                    "files are served at this path, and no WebSocket: connect to the path of a route with a backend",
+                    status=404,
+                    reason=ServiceRefusal.FILES,
+                )
             count = metrics.count_file_response
             return await serve_file(service.folder, request, established.channel, on_response=count)
         await self._open(established, request, leftover, service, view)
@@ -489,6 +503,15 @@ class Server:
                 headers=(("Retry-After", str(random.randint(*OVERLOAD_RETRY_SECONDS))),),
             )
         config = service.config
+        unspoken = service.unspoken_subprotocols(upgrade)
+        if unspoken and (requests := self._unspoken.count(config.name, trio.current_time())):
+            log.warning(
+                "subprotocol_not_spoken",
+                route=config.name,
+                offered=list(unspoken),
+                hint="browsers end such a connection: add what the backend speaks to the route's `subprotocols`",
+                requests=requests,
+            )
         ticket = self._admission.admit(route=config.name, address=view.address, limits=config.limits)
         arrival = Arrival(
             service=service,

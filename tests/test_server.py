@@ -1,8 +1,10 @@
 """Requests that do not become WebSocket connections, and what becomes of their connections when the gateway stops."""
 
+import logging
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 from structlog.testing import capture_logs
 
@@ -203,3 +205,67 @@ async def test_a_reload_changes_the_budgets() -> None:
     async with running(config_of(stream_route(9), memory="8MiB")) as server:
         await server.apply(config_of(stream_route(9), memory="4MiB", memory_per_holder="3MiB"))
         assert (server.account.limit, server.account.holder_limit) == (4 << 20, 3 << 20)
+
+
+# --- faults of a set-up that a browser keeps to itself ------------------------------------------------------------
+
+HANDSHAKE = (
+    "GET {path} HTTP/1.1\nHost: x\nUpgrade: websocket\nConnection: Upgrade\nSec-WebSocket-Version: 13"
+    "\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+)
+
+
+@pytest.mark.parametrize(
+    ("spoken", "offered", "warned"),
+    [
+        ([], "mqtt", True),
+        (["binary"], "mqtt, mqttv3.1", True),
+        (["mqtt"], "mqttv3.1, mqtt", False),
+        ([], None, False),
+        (["binary"], None, False),
+    ],
+)
+async def test_a_subprotocol_that_a_route_does_not_speak_is_warned_of_once(
+    spoken: list[str], offered: str | None, warned: bool
+) -> None:
+    request = HANDSHAKE.format(path="/")
+    if offered is not None:
+        request += f"\nSec-WebSocket-Protocol: {offered}"
+    with capture_logs() as entries:
+        async with tcp_echo() as port, running(config_of({**stream_route(port), "subprotocols": spoken})) as server:
+            for _ in range(2):
+                head, _, stream = await ask(server, request, keep=True)
+                assert head.startswith("HTTP/1.1 101 ")
+                await stream.aclose()
+    warnings = [entry for entry in entries if entry["event"] == "subprotocol_not_spoken"]
+    assert len(warnings) == warned
+    for warning in warnings:
+        assert ", ".join(warning["offered"]) == offered
+        assert "`subprotocols`" in warning["hint"]
+
+
+async def test_a_websocket_to_a_path_of_files_is_told_so(tmp_path: Path) -> None:
+    async with running(config_of(page_config(tmp_path))) as server:
+        head, body, stream = await ask(server, HANDSHAKE.format(path="/novnc/index.html"))
+        await stream.aclose()
+        assert head.startswith("HTTP/1.1 404 ")
+        assert body.startswith("files are served at this path, and no WebSocket")
+        # Some proxies send Upgrade with every request.
+        request = "GET /novnc/ HTTP/1.1\nHost: x\nUpgrade: websocket\nConnection: Upgrade, close"
+        head, body, stream = await ask(server, request)
+        await stream.aclose()
+    assert (head.split()[1], body) == ("200", "hello")
+
+
+async def test_the_log_s_level_is_taken_up_by_a_reload_and_its_format_is_not(tmp_path: Path) -> None:
+    before = structlog.get_config()["wrapper_class"]
+    try:
+        with capture_logs() as entries:
+            async with running(config_of(page_config(tmp_path))) as server:
+                await server.apply(config_of(page_config(tmp_path), log={"level": "debug"}))
+                assert structlog.get_config()["wrapper_class"] is structlog.make_filtering_bound_logger(logging.DEBUG)
+                await server.apply(config_of(page_config(tmp_path), log={"level": "debug", "format": "console"}))
+    finally:
+        structlog.configure(wrapper_class=before)
+        logging.getLogger().setLevel(logging.WARNING)
+    assert [entry["key"] for entry in entries if entry["event"] == "restart_needed"] == ["log.format"]

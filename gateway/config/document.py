@@ -14,6 +14,8 @@ from typing import Final
 
 import yaml
 
+from gateway.config.yaml_faults import explain
+
 KeyPath = tuple[str | int, ...]
 """From the root: a key of a mapping, an index of a list."""
 
@@ -82,9 +84,7 @@ def read_document(text: str, *, environment: Mapping[str, str]) -> Document:
             return _unreadable("must be a mapping: keys such as listeners and routes", root.start_mark.line + 1)
         return _Reader(environment).read(root)
     except yaml.MarkedYAMLError as fault:
-        mark = fault.problem_mark or fault.context_mark
-        line = mark.line + 1 if mark else 1
-        return _unreadable(f"is not YAML: {fault.problem or fault.context}{_quoting_hint(text, line)}", line)
+        return _unreadable(*explain(fault, text))
     except yaml.reader.ReaderError as fault:
         line = text.count("\n", 0, fault.position) + 1
         return _unreadable(f"is not YAML: the character U+{fault.character:04X} is not allowed", line)
@@ -95,12 +95,6 @@ def read_document(text: str, *, environment: Mapping[str, str]) -> Document:
 def _unreadable(message: str, line: int) -> Document:
     finding = Finding(path=(), message=message, line=line)
     return Document(value={}, lines={}, findings=(finding,), unread=frozenset({()}))
-
-
-def _quoting_hint(text: str, line: int) -> str:
-    """`[${A}]` is the usual way to meet a syntax error: braces have a meaning of their own inside brackets."""
-    lines = text.splitlines()
-    return '; inside [] and {}, "${NAME}" needs quotes' if line <= len(lines) and "${" in lines[line - 1] else ""
 
 
 class _Reader:

@@ -3,17 +3,33 @@
 Invariant: certificates are judged by loading them as TLS will, so that what passes here does not fail at start-up.
 """
 
+import socket
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NoReturn
 
 from gateway.config.accounts import group_id, user_id
+from gateway.config.addresses import TcpAddress
 from gateway.config.document import Finding, KeyPath
 from gateway.config.model import Admin, Config, Listener
 
 _CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
 _PRIVATE_KEY: Final = b"PRIVATE KEY-----"
+
+_OTHER_FORMATS: Final = (
+    (
+        b"-----BEGIN OPENSSH PRIVATE KEY-----",
+        "a key in OpenSSH's own format, which TLS does not read: ssh-keygen -p -m PKCS8 -f FILE writes it in PEM",
+    ),
+    (b"PuTTY-User-Key-File", "a key in PuTTY's format, which TLS does not read; PuTTYgen exports it as an OpenSSL key"),
+    (b"ssh-", "a public key of SSH"),
+    (b"-----BEGIN PUBLIC KEY-----", "a public key"),
+    (b"-----BEGIN CERTIFICATE REQUEST-----", "a request for a certificate, which an authority has yet to sign"),
+    (b"-----BEGIN PKCS7-----", "certificates in PKCS #7: openssl pkcs7 -print_certs -in FILE writes them in PEM"),
+    (b"\x30\x82", "in DER or PKCS #12, both binary: openssl x509, pkey or pkcs12 write it in PEM"),
+)
+"""How a file begins that is something else than it should be, and what that is."""
 
 
 class _KeyEncryptedError(Exception):
@@ -21,10 +37,12 @@ class _KeyEncryptedError(Exception):
 
 
 def find_file_faults(config: Config) -> Iterator[Finding]:
-    """Every named file, folder, user or group that cannot serve its purpose."""
+    """Every named file, folder, user, group or host to listen at that cannot serve its purpose."""
     if config.admin is not None:
+        yield from _host_faults(config.admin, ("admin",))
         yield from _account_faults(config.admin, ("admin",))
     for index, listener in enumerate(config.listeners):
+        yield from _host_faults(listener, ("listeners", index))
         yield from _account_faults(listener, ("listeners", index))
         path: KeyPath = ("listeners", index, "tls")
         if listener.tls is not None:
@@ -40,6 +58,16 @@ def find_file_faults(config: Config) -> Iterator[Finding]:
             tls = route.backend.tls
             yield from _pair_faults(tls.certificate, tls.key, (*path, "backend", "tls"))
             yield from _authority_faults(tls.ca, (*path, "backend", "tls", "ca"))
+
+
+def _host_faults(bound: Listener | Admin, path: KeyPath) -> Iterator[Finding]:
+    """Only names to listen at: those of backends may be known later, or elsewhere."""
+    if isinstance(bound.bind, TcpAddress):
+        try:
+            socket.getaddrinfo(bound.bind.host, bound.bind.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except socket.gaierror as fault:
+            message = f"{bound.bind.host} is no name of an address here ({fault.strerror}); write an address"
+            yield Finding(path=(*path, "bind"), message=message)
 
 
 def _account_faults(bound: Listener | Admin, path: KeyPath) -> Iterator[Finding]:
@@ -96,7 +124,15 @@ def _content_fault(file: Path, mark: bytes, content: str) -> str | None:
         text = file.read_bytes()
     except OSError as error:
         return f"cannot read {file}: {error.strerror}"
-    return None if mark in text else f"{file} holds no {content}"
+    for begin, what in _OTHER_FORMATS:
+        if text.lstrip().startswith(begin):
+            return f"{file} is {what}".replace("FILE", str(file))
+    if mark in text:
+        return None
+    if _CERTIFICATE in text or _PRIVATE_KEY in text:
+        held = "PEM certificate" if _CERTIFICATE in text else "PEM private key"
+        return f"{file} holds no {content}, but a {held}"
+    return f"{file} holds no {content}"
 
 
 def _refuse_passphrase() -> NoReturn:

@@ -332,6 +332,10 @@ class Log(Section):
     """The least severe level that is written."""
 
 
+RESTART_KEYS: Final = ("listeners", "admin", "log.format")
+"""What a reload cannot change: bound addresses, and what the log's lines are made of."""
+
+
 class Config(Section):
     """Kakitome's configuration file."""
 

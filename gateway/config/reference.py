@@ -6,7 +6,7 @@ Invariant: every key of every section is in it, in the models' order and words.
 from collections.abc import Iterator
 from typing import Any, Final
 
-from gateway.config.model import Config, Section, section_in
+from gateway.config.model import RESTART_KEYS, Config, Section, section_in
 from gateway.config.schema import FROM_ENVIRONMENT, schema
 
 EXAMPLE: Final = """\
@@ -65,7 +65,11 @@ Kakitome is configured by one YAML file: `kakitome serve --config FILE`, or `KAK
 
 The file, and the files of its secrets, are read again when they change and at SIGHUP. A file with faults changes
 nothing: the faults are logged, counted in `kakitome_config_reloads_total`, and the gateway goes on as it was.
-Certificates are watched by themselves.
+Certificates are watched by themselves, and what came from a pipe is read once.
+
+What changes then holds for connections that are made afterwards; `log.level` holds at once. These keys are read at the
+start only, and wait for a restart, which the log says (`restart_needed`):
+{", ".join(f"`{key}`" for key in RESTART_KEYS)}.
 
 ## Keys
 

@@ -53,6 +53,14 @@ def validate(document: Document, source: Source, rules: Iterable[Rule]) -> tuple
     return (None if findings else config), findings
 
 
+_STAND_INS: Final[Mapping[str, object]] = {
+    "name": "stand-in",
+    "bind": "127.0.0.1:0",
+    "endpoints": ("tcp://127.0.0.1:1",),
+}
+"""For required keys that are missing or faulty, so that the section around them can be judged."""
+
+
 class _Cut:
     """The document without its faulty parts; knows which original item each remaining one is."""
 
@@ -60,6 +68,7 @@ class _Cut:
         self._whole = document.value
         self._indices: dict[KeyPath, list[int]] = {}
         self.out = set(document.unread)
+        self._stood_in_for: set[KeyPath] = set()
         self._rebuild()
 
     def _rebuild(self) -> None:
@@ -69,11 +78,12 @@ class _Cut:
     def _without(self, value: object, path: KeyPath) -> object:
         match value:
             case dict():
-                return {
+                kept_items = {
                     key: self._without(item, (*path, key))
                     for key, item in value.items()
                     if (*path, key) not in self.out
                 }
+                return kept_items | {key: _STAND_INS[key] for key in _STAND_INS if (*path, key) in self._stood_in_for}
             case list():
                 kept = [index for index in range(len(value)) if (*path, index) not in self.out]
                 self._indices[path] = kept
@@ -102,14 +112,22 @@ class _Cut:
 
     def remove(self, errors: Iterable[ErrorDetails]) -> bool:
         """Cuts out what `errors` complain about; False when all of that is out already."""
-        before = len(self.out)
+        before = len(self.out) + len(self._stood_in_for)
         for error in errors:
+            if error["type"] == "too_short" and error["input"]:
+                continue  # only for its faulty items, which are cut out themselves
             path = self.original(error["loc"])
-            # A mapping that lacks a required key cannot stay. The top level stays: an excerpt requires nothing.
+            # The top level stays as it is: an excerpt requires nothing.
             lacking = error["type"] == "missing" and len(path) > 1
-            self.out.add(path[:-1] if lacking else path)
+            if lacking and path[-1] in _STAND_INS:
+                # Faults of what stands beside it are to be found as well, and those of the value itself are not.
+                self.out.add(path)
+                self._stood_in_for.add(path)
+            else:
+                # A mapping that lacks a required key cannot stay.
+                self.out.add(path[:-1] if lacking else path)
         self._rebuild()
-        return len(self.out) > before
+        return len(self.out) + len(self._stood_in_for) > before
 
 
 # --- wording ------------------------------------------------------------------------------------------------------

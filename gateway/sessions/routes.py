@@ -15,6 +15,7 @@ from gateway.policy.origin import OriginPolicy
 from gateway.policy.routing import Router
 from gateway.protocol.framings import Framing, LengthPrefixedFraming, LinesFraming, StreamFraming
 from gateway.protocol.handshake import Upgrade
+from gateway.protocol.records import SUBPROTOCOL
 from gateway.relay.passage import RelaySettings
 from gateway.telemetry.metrics import BackendReading, Metrics, RouteMetrics, ServiceRefusal
 from gateway.transport.connector import Connector
@@ -51,6 +52,15 @@ class RouteService:
     def choose_subprotocol(self, upgrade: Upgrade) -> str | None:
         """The first of the route's subprotocols that the client offers."""
         return next((name for name in self.config.subprotocols if name in upgrade.subprotocols), None)
+
+    def unspoken_subprotocols(self, upgrade: Upgrade) -> tuple[str, ...]:
+        """What the client offers, where it will be told none of it; empty where one is chosen, or none is offered.
+
+        A browser ends such a connection as soon as it stands, and says nothing that a page could show.
+        """
+        if self.config.delivery.track and SUBPROTOCOL in upgrade.subprotocols:
+            return ()
+        return () if self.choose_subprotocol(upgrade) is not None else upgrade.subprotocols
 
     @property
     def framing_overhead_bytes(self) -> int:

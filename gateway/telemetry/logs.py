@@ -140,7 +140,7 @@ def configure(*, format: Format = "json", level: Level = "info", descriptor: int
     """From now on all loggers, also those made before, write lines from `level` up to `descriptor`.
 
     Each line has `event`, `level`, `timestamp` (ISO 8601, UTC), `logger` if it is named, and `exception`, a traceback
-    as text, for what was logged with one. May be called again, as when the configuration is reloaded.
+    as text, for what was logged with one.
     """
     sink = Sink(descriptor)
     renderer: tuple[Any, ...]
@@ -156,7 +156,6 @@ def configure(*, format: Format = "json", level: Level = "info", descriptor: int
             )
         case never:
             assert_never(never)
-    severity = getattr(logging, level.upper())
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -165,13 +164,20 @@ def configure(*, format: Format = "json", level: Level = "info", descriptor: int
             structlog.processors.format_exc_info,
             *renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(severity),
         logger_factory=lambda name=None: _Logger(sink, name),
         # A cached logger would keep the level and the sink it was first used with.
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(handlers=[_StandardLibraryBridge()], level=severity, force=True)
+    logging.basicConfig(handlers=[_StandardLibraryBridge()], force=True)
     logging.captureWarnings(True)
+    set_level(level)
+
+
+def set_level(level: Level) -> None:
+    """From now on all loggers, also those made before, write lines from `level` up; where to stays as it is."""
+    severity = getattr(logging, level.upper())
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(severity))
+    logging.getLogger().setLevel(severity)
 
 
 def get_logger(name: str) -> FilteringBoundLogger:

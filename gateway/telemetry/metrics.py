@@ -157,6 +157,8 @@ class ServiceRefusal(StrEnum):
     """Why a request that is well-formed and allowed was refused all the same."""
 
     NO_ROUTE = "no_route"
+    FILES = "files"
+    """A WebSocket to a path that serves files."""
     AUTHENTICATION = "authentication"
     DRAINING = "draining"
     OVERLOAD = "overload"

@@ -67,7 +67,10 @@ PAIR_FAULTS = [
     (("a.crt", "empty"), ["key: empty holds no PEM private key"]),
     (
         ("a.key", "a.crt"),
-        ["certificate: a.key holds no PEM certificate", "key: a.crt holds no PEM private key"],
+        [
+            "certificate: a.key holds no PEM certificate, but a PEM private key",
+            "key: a.crt holds no PEM private key, but a PEM certificate",
+        ],
     ),
     (("a.crt", "b.key"), ["key: b.key is not the key of a.crt"]),
     (
@@ -141,3 +144,49 @@ def test_users_and_groups_are_looked_up(folder: Path) -> None:
         'admin.group: there is no group "none-of-ours" on this machine; write another name, or a number',
         'listeners[0].owner: there is no user "nobody-of-ours" on this machine; write another name, or a number',
     ]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            b"-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNz\n",
+            "is a key in OpenSSH's own format, which TLS does not read",
+        ),
+        (b"PuTTY-User-Key-File-3: ssh-ed25519\n", "is a key in PuTTY's format"),
+        (b"ssh-ed25519 AAAA me@here\n", "is a public key of SSH"),
+        (b"-----BEGIN PUBLIC KEY-----\n", "is a public key"),
+        (b"\x30\x82\x01\x0a", "is in DER or PKCS #12, both binary"),
+    ],
+)
+def test_a_key_in_another_format_is_named_as_such(folder: Path, content: bytes, told: str) -> None:
+    (folder / "other.key").write_bytes(content)
+    (fault,) = faults_of(folder, {"certificate": "a.crt", "key": "other.key"})
+    assert fault.startswith(f"listeners[0].tls.key: other.key {told}")
+
+
+def test_the_way_from_openssh_s_format_is_told_with_the_file(folder: Path) -> None:
+    (folder / "ssh.key").write_bytes(b"-----BEGIN OPENSSH PRIVATE KEY-----\n")
+    (fault,) = faults_of(folder, {"certificate": "a.crt", "key": "ssh.key"})
+    assert fault.endswith("ssh-keygen -p -m PKCS8 -f ssh.key writes it in PEM")
+
+
+def test_certificate_and_key_that_are_exchanged_are_told(folder: Path) -> None:
+    assert faults_of(folder, {"certificate": "a.key", "key": "a.crt"}) == [
+        "listeners[0].tls.certificate: a.key holds no PEM certificate, but a PEM private key",
+        "listeners[0].tls.key: a.crt holds no PEM private key, but a PEM certificate",
+    ]
+
+
+def test_a_name_to_listen_at_that_is_not_known_is_told(folder: Path) -> None:
+    config = Config.model_validate(
+        {
+            "listeners": [{"bind": "gateway.invalid:80"}],
+            "admin": {"bind": "localhost:0"},
+            "routes": [{"name": "a", "files": "."}],
+        },
+        context=Source(folder=folder),
+    )
+    (fault,) = find_file_faults(config)
+    assert dotted(fault.path) == "listeners[0].bind"
+    assert fault.message.startswith("gateway.invalid is no name of an address here (")

@@ -194,7 +194,7 @@ def test_a_name_is_bounded_because_it_becomes_a_label(tmp_path: Path) -> None:
             ["1: listeners[0]: must be a mapping, not 1", '2: routes[0]: must be a mapping, not "a"'],
         ),
         ("", ["1: is empty; listeners and routes are required"]),
-        ("routes: [\n", ["2: is not YAML: expected the node content, but found '<stream end>'"]),
+        ("routes: [\n", ["1: is not YAML: something is opened here that is never closed; is a ] or } missing?"]),
     ],
 )
 def test_a_file_that_lacks_everything_says_so(tmp_path: Path, text: str, faults: list[str]) -> None:
@@ -285,3 +285,51 @@ def test_a_file_that_is_not_utf_8_names_line_and_byte(tmp_path: Path) -> None:
 def test_paths_are_written_as_operators_read_them() -> None:
     assert dotted(("routes", 0, "backend", "endpoints", 1)) == "routes[0].backend.endpoints[1]"
     assert dotted(()) == ""
+
+
+def test_faults_of_names_and_values_do_not_hide_those_of_files_beside_them(tmp_path: Path) -> None:
+    """A required key that is missing or faulty does not take its whole section out of the other rules' sight."""
+    file = tmp_path / "kakitome.yaml"
+    file.write_text(
+        """\
+listeners:
+  - tls: {certificate: gone.crt, key: gone.key}
+  - bind: nowhere
+    owner: nobody-of-ours
+routes:
+  - files: gone
+  - name: not a name
+    match: {path: /a}
+    files: also-gone
+  - name: chat
+    match: {path: /b}
+    timeouts: {close: 5}
+    backend:
+      endpoints: [9000]
+      tls: {ca: gone.ca}
+      framing: lines
+      headers: [cookie]
+  - name: chat
+    match: {path: /x}
+    files: .
+"""
+    )
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    told = [(problem.line, problem.path) for problem in caught.value.problems]
+    assert told == [
+        (2, "listeners[0].bind"),
+        (2, "listeners[0].tls.certificate"),
+        (2, "listeners[0].tls.key"),
+        (3, "listeners[1].bind"),
+        (4, "listeners[1].owner"),
+        (6, "routes[0].name"),
+        (6, "routes[0].files"),
+        (7, "routes[1].name"),
+        (9, "routes[1].files"),
+        (12, "routes[2].timeouts.close"),
+        (14, "routes[2].backend.endpoints[0]"),
+        (15, "routes[2].backend.tls.ca"),
+        (17, "routes[2].backend.headers"),
+        (18, "routes[3].name"),
+    ]
