@@ -11,6 +11,7 @@ its place in `sessions`; so a drain ends the listeners, lets handshakes under wa
 import os
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,11 @@ import structlog
 import trio
 
 from gateway import __version__
+from gateway.access.asking import HttpAsker
+from gateway.access.authorisers import Authorisers
+from gateway.access.gatekeeper import Entry, Visitor
+from gateway.access.method import CertificateNames
+from gateway.access.state import open_state
 from gateway.admin.app import AdminApp
 from gateway.admin.server import AdminServer
 from gateway.config import Address, Config, load_with_files
@@ -50,7 +56,7 @@ from gateway.protocol.handshake import Request, RequestReader, check_upgrade
 from gateway.protocol.proxy_protocol import ProxyHeaderInvalid
 from gateway.protocol.records import SUBPROTOCOL
 from gateway.relay.pump import Pump
-from gateway.sessions.reception import Arrival, receive
+from gateway.sessions.reception import Arrival, receive, speaks_records
 from gateway.sessions.registry import SessionRegistry
 from gateway.sessions.routes import RouteService, RouteTable
 from gateway.telemetry import logs
@@ -128,7 +134,13 @@ class Server:
         self._kept_files: Final = kept_files or {}
         self.pump: Pump
         self._nursery: trio.Nursery
-        self._table = RouteTable(config, self.metrics)
+        try:
+            state = open_state(config.state, now=time.time())
+        except ValueError as fault:
+            raise StartupError(str(fault)) from None
+        self._asker: Final = HttpAsker()
+        self._authorisers: Final = Authorisers(self._asker, state)
+        self._table = RouteTable(config, self.metrics, self._authorisers)
         self._admission: Final = Admission()
         self._upkeep: Final = Upkeep()
         self._listeners: list[Listener] = []
@@ -162,6 +174,8 @@ class Server:
                     listener.close()
                 self._cut_all()
                 self.pump.close()
+                await self._asker.close()
+                self._authorisers.state.close()
         log.info("stopped")
 
     async def _start(self, nursery: trio.Nursery) -> None:
@@ -173,6 +187,7 @@ class Server:
         self._provide_metrics()
         await nursery.start(self.pump.run)
         self._upkeep.start(nursery, self._table.connectors())
+        self._authorisers.start(nursery)
         nursery.start_soon(sample_lag, self.metrics.event_loop_lag_seconds)
         nursery.start_soon(self._watch_parked)
         if self.config.admin is not None:
@@ -276,7 +291,7 @@ class Server:
     async def apply(self, config: Config) -> None:
         """Serves new connections by `config`; those that are established keep what they were opened under."""
         try:
-            table = RouteTable(config, self.metrics, previous=self._table)
+            table = RouteTable(config, self.metrics, self._authorisers, previous=self._table)
         except StartupError as fault:
             log.error("config_rejected", problems=[str(fault)])
             self._count_reload(ReloadOutcome.REJECTED)
@@ -294,6 +309,7 @@ class Server:
         self.registry.parked_per_holder = config.sessions.parked_per_holder
         self.registry.parked_bytes = config.sessions.parked_bytes
         self._upkeep.replace(table.connectors())
+        self._authorisers.settle()
         self._count_reload(ReloadOutcome.APPLIED)
         log.info("config_applied", routes=[service.config.name for service in table.services])
 
@@ -457,6 +473,9 @@ class Server:
                     status=404,
                     reason=ServiceRefusal.FILES,
                 )
+            if service.gatekeeper is not None:
+                visitor = _visitor(established, view, origin=None, is_page=False)
+                request = (await service.gatekeeper.admit(request, visitor, speaks_records=False)).request
             count = metrics.count_file_response
             return await serve_file(service.folder, request, established.channel, on_response=count)
         await self._open(established, request, leftover, service, view)
@@ -512,6 +531,13 @@ class Server:
                 hint="browsers end such a connection: add what the backend speaks to the route's `subprotocols`",
                 requests=requests,
             )
+        entry: Entry | None = None
+        if service.gatekeeper is not None:
+            visitor = _visitor(established, view, origin=origin, is_page=True)
+            records = speaks_records(upgrade, config)
+            entry = await service.gatekeeper.admit(request, visitor, speaks_records=records)
+            request = entry.request
+            upgrade = check_upgrade(request)  # a credential among the subprotocols is none of them
         ticket = self._admission.admit(route=config.name, address=view.address, limits=config.limits)
         arrival = Arrival(
             service=service,
@@ -521,6 +547,7 @@ class Server:
             leftover=leftover,
             view=view,
             origin=origin,
+            entry=entry,
             ticket=ticket,
             handshake_seconds=self.config.timeouts.handshake,
         )
@@ -599,6 +626,25 @@ def _exhausted() -> HandshakeRefused:
         reason=ServiceRefusal.EXHAUSTED,
         blame=Blame.GATEWAY,
         headers=(("Retry-After", "1"),),
+    )
+
+
+def _visitor(established: Established, view: ClientView, *, origin: str | None, is_page: bool) -> Visitor:
+    tls = established.tls
+    certificate = None
+    if tls is not None and tls.client_subject is not None:
+        certificate = CertificateNames(
+            alternative_name=tls.client_alternative_name,
+            subject=tls.client_subject,
+            common_name=tls.client_common_name,
+        )
+    return Visitor(
+        scheme=view.scheme,
+        host=view.host,
+        address=view.address,
+        origin=origin,
+        certificate=certificate,
+        is_page=is_page,
     )
 
 

@@ -99,7 +99,7 @@ class AdminApp:
         raise HandshakeRefused(
             "this asks for the admin token: Authorization: Bearer TOKEN",
             status=HTTPStatus.UNAUTHORIZED,
-            reason=ServiceRefusal.AUTHENTICATION,
+            reason=ServiceRefusal.ADMIN_TOKEN,
             headers=(("WWW-Authenticate", 'Bearer realm="kakitome"'),),
         )
 

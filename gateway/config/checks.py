@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Iterator
 from itertools import combinations
 
+from gateway.config.access_checks import authentication_findings
 from gateway.config.addresses import Address, TcpAddress, UnixAddress
 from gateway.config.document import Finding, KeyPath
 from gateway.config.model import Admin, Backend, BackendTls, Config, Listener, ListenerTls, Route
@@ -30,8 +31,17 @@ def find_disagreements(config: Config) -> Iterator[Finding]:
         line, head = ("requests", "line_bytes"), ("requests", "head_bytes")
         message = f"must not be more than head_bytes, {format_size(config.requests.head_bytes)}, which contains it"
         yield Finding(path=line, message=message, also=(head,))
+    has_client_ca = any(listener.tls is not None and listener.tls.client_ca for listener in config.listeners)
     for index, route in enumerate(config.routes):
         yield from _route_findings(route, ("routes", index))
+        if route.authentication is not None:
+            yield from authentication_findings(
+                route.authentication,
+                ("routes", index, "authentication"),
+                origins=route.origins,
+                serves_files=route.files is not None,
+                has_client_ca=has_client_ca,
+            )
 
 
 def _listener_findings(config: Config) -> Iterator[Finding]:

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NoReturn
 
+from gateway.config.access import Authentication
 from gateway.config.accounts import group_id, user_id
 from gateway.config.addresses import TcpAddress
 from gateway.config.document import Finding, KeyPath
 from gateway.config.model import Admin, Config, Listener
+from gateway.policy.key_sets import parse_key_file
 
 _CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
 _PRIVATE_KEY: Final = b"PRIVATE KEY-----"
@@ -54,6 +56,8 @@ def find_file_faults(config: Config) -> Iterator[Finding]:
         path = ("routes", index)
         if route.files is not None and not route.files.is_dir():
             yield Finding(path=(*path, "files"), message=f"{route.files} is not a folder")
+        if route.authentication is not None:
+            yield from _key_file_faults(route.authentication, (*path, "authentication"))
         if route.backend is not None and route.backend.tls is not None:
             tls = route.backend.tls
             yield from _pair_faults(tls.certificate, tls.key, (*path, "backend", "tls"))
@@ -116,6 +120,22 @@ def _authority_faults(file: Path | None, path: KeyPath) -> Iterator[Finding]:
             fault = f"cannot load {file}: {error.reason or error}"
     if fault is not None:
         yield Finding(path=path, message=fault)
+
+
+def _key_file_faults(authentication: Authentication, path: KeyPath) -> Iterator[Finding]:
+    for index, method in enumerate(authentication.methods):
+        for number, issuer in enumerate(method.jwt.issuers if method.jwt is not None else ()):
+            if issuer.keys is None:
+                continue
+            fault: str | None = None
+            try:
+                parse_key_file(issuer.keys.read_bytes())
+            except OSError as error:
+                fault = f"cannot read {issuer.keys}: {error.strerror}"
+            except ValueError as error:
+                fault = f"{issuer.keys} {error}"
+            if fault is not None:
+                yield Finding(path=(*path, "methods", index, "jwt", "issuers", number, "keys"), message=fault)
 
 
 def _content_fault(file: Path, mark: bytes, content: str) -> str | None:

@@ -5,10 +5,11 @@ a field is its description in the JSON Schema and in docs/configuration.md, so i
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
+from gateway.config.access import Authentication
 from gateway.config.addresses import TcpAddress
 from gateway.config.fields import (
     Account,
@@ -26,6 +27,7 @@ from gateway.config.fields import (
     Token,
     TrustedPeer,
 )
+from gateway.config.section import Section
 from gateway.policy.origin import parse_rule
 from gateway.policy.routing import parse_host_pattern, parse_path_pattern
 
@@ -36,19 +38,6 @@ RECORDS_CHECK_SECONDS: Final = 5.0
 
 ReadinessName = Literal["serving", "any_route"]
 TlsVersion = Literal["1.2", "1.3"]
-
-
-class Section(BaseModel):
-    """Base of every mapping in the file: frozen, and closed to keys that it does not know."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-def section_in(annotation: object) -> type[Section] | None:
-    """The section that a field's annotation is made of: itself, optional, or in a list; None for a plain value."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next(filter(None, map(section_in, get_args(annotation))), None)
 
 
 # --- listeners ----------------------------------------------------------------------------------------------------
@@ -263,6 +252,8 @@ class Route(Section):
     `/docs/`. A route has this or `backend`."""
     csp: str | None = None
     """`files` only: the Content-Security-Policy, in place of a strict one that allows only the route's own files."""
+    authentication: Authentication | None = None
+    """Who may use it; absent: everybody whose Origin is allowed."""
     delivery: Delivery = Delivery()
     limits: Limits = Limits()
     timeouts: RouteTimeouts = RouteTimeouts()
@@ -332,8 +323,8 @@ class Log(Section):
     """The least severe level that is written."""
 
 
-RESTART_KEYS: Final = ("listeners", "admin", "log.format")
-"""What a reload cannot change: bound addresses, and what the log's lines are made of."""
+RESTART_KEYS: Final = ("listeners", "admin", "log.format", "state")
+"""What a reload cannot change: bound addresses, what the log's lines are made of, an open file."""
 
 
 class Config(Section):
@@ -356,6 +347,9 @@ class Config(Section):
     it takes what waits for it; `null`: a quarter of `memory`."""
     sessions: Sessions = Sessions()
     """Parked and ended sessions."""
+    state: LocalPath | None = None
+    """A file for what must outlast a restart: which tickets were used, who is barred. Absent: it is kept in memory, and
+    tickets from before a start are refused."""
     admin: Admin | None = Admin()
     """`null` switches the admin listener off."""
     log: Log = Log()

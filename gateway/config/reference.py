@@ -6,8 +6,9 @@ Invariant: every key of every section is in it, in the models' order and words.
 from collections.abc import Iterator
 from typing import Any, Final
 
-from gateway.config.model import RESTART_KEYS, Config, Section, section_in
+from gateway.config.model import RESTART_KEYS, Config
 from gateway.config.schema import FROM_ENVIRONMENT, schema
+from gateway.config.section import Section, section_in
 
 EXAMPLE: Final = """\
 listeners:

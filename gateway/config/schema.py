@@ -7,7 +7,8 @@ several keys together or the machine can tell is left to `kakitome check`.
 
 from typing import Any, Final
 
-from gateway.config.model import Config, Section, section_in
+from gateway.config.model import Config
+from gateway.config.section import Section, section_in
 
 Schema = dict[str, Any]
 

@@ -14,7 +14,8 @@ from pydantic_core import ErrorDetails
 
 from gateway.config.document import Document, Finding, KeyPath
 from gateway.config.fields import Source
-from gateway.config.model import Config, Listener, Route, Section, section_in
+from gateway.config.model import Config, Listener, Route
+from gateway.config.section import Section, section_in
 
 Rule = Callable[[Config], Iterable[Finding]]
 

@@ -373,6 +373,8 @@ class OpenFromClient(_Body):
     receipts: tuple[RungName, ...] = ()
     window_messages: Positive = DEFAULT_WINDOW_MESSAGES
     window_bytes: Positive = DEFAULT_WINDOW_BYTES
+    token: str | None = None
+    """The credential, on routes that take it here."""
     heartbeat: bool = False
     """It cannot see pings, as a page cannot: an ACK is repeated with each of the gateway's."""
 

@@ -5,15 +5,27 @@ given back; from the moment a session is built to the moment its relay runs noth
 """
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
+from pydantic import JsonValue
 
-from gateway.config import TcpAddress
-from gateway.errors import BackendFault, BackendRefused, BackendUnreachable, GatewayExhausted, Overloaded
+from gateway.access.gatekeeper import Entry
+from gateway.config import Route, TcpAddress
+from gateway.errors import (
+    BackendFault,
+    BackendRefused,
+    BackendUnreachable,
+    GatewayExhausted,
+    HandshakeRefused,
+    Overloaded,
+    fitting_reason,
+)
 from gateway.policy.admission import Ticket
 from gateway.policy.forwarded import ClientView
+from gateway.policy.principal import Principal
+from gateway.policy.refusals import close_code
 from gateway.protocol.deflate import DeflateParameters, negotiate
 from gateway.protocol.handshake import ExtensionOffer, Request, Upgrade, accept_response
 from gateway.protocol.ledger import Ledger
@@ -60,6 +72,8 @@ class Arrival:
     """What the client sent behind its request."""
     view: ClientView
     origin: str | None
+    entry: Entry | None
+    """Who was let in; None where nobody is asked."""
     ticket: Ticket
     handshake_seconds: float
     """For a records client: how long it may take to send OPEN."""
@@ -67,17 +81,28 @@ class Arrival:
     @property
     def speaks_records(self) -> bool:
         """The client offers `kakitome.v1`, and delivery is tracked on this route."""
-        return SUBPROTOCOL in self.upgrade.subprotocols and self.service.config.delivery.track
+        return speaks_records(self.upgrade, self.service.config)
+
+    @property
+    def principal(self) -> Principal | None:
+        """Who it is, as far as that is known."""
+        return None if self.entry is None else self.entry.principal
 
     @property
     def binding(self) -> Binding:
-        """Whom a token that this client gets, or has, is good for."""
-        tls = self.established.tls
+        """What a session of this client's is bound to."""
+        principal, tls = self.principal, self.established.tls
         return Binding(
             route=self.service.config.name,
             origin=self.origin,
+            subject=None if principal is None else principal.identity,
             certificate=None if tls is None else tls.client_identity,
         )
+
+
+def speaks_records(upgrade: Upgrade, route: Route) -> bool:
+    """Whether the client offers `kakitome.v1`, and delivery is tracked on this route."""
+    return SUBPROTOCOL in upgrade.subprotocols and route.delivery.track
 
 
 async def receive(arrival: Arrival, house: House) -> None:
@@ -116,6 +141,12 @@ async def _receive_records(arrival: Arrival, house: House, undo: ExitStack) -> N
     if greeting is None:
         return
     try:
+        arrival = await _identify(arrival, greeting)
+    except HandshakeRefused as refusal:
+        arrival.service.metrics.count_refusal(refusal.refusal)
+        await close_politely(channel, ws, close_code(refusal), fitting_reason(str(refusal)))
+        return
+    try:
         found = await _find(arrival, house, greeting)
     except BackendRefused as refusal:
         code = refusal.code if is_legal_close_code(refusal.code) else BackendFault.close_code
@@ -143,6 +174,15 @@ async def _receive_records(arrival: Arrival, house: House, undo: ExitStack) -> N
         report=report,
         ticket=arrival.ticket,
     )
+
+
+async def _identify(arrival: Arrival, greeting: Greeting) -> Arrival:
+    """The arrival of somebody who is known, where the credential was to come in OPEN. Raises HandshakeRefused."""
+    entry, gatekeeper = arrival.entry, arrival.service.gatekeeper
+    if entry is None or gatekeeper is None or not entry.awaits_open:
+        return arrival
+    principal = await gatekeeper.admit_open(entry.evidence, greeting.body.token)
+    return replace(arrival, entry=replace(entry, principal=principal, awaits_open=False))
 
 
 async def _find(
@@ -263,9 +303,21 @@ def _open_body(arrival: Arrival, identity: str, subprotocol: str | None, *, resu
         subprotocol=subprotocol,
         client=ClientAddress(address=view.address or "unix", port=view.port),
         headers={name: value for name, value in headers.items() if value is not None},
+        claims=_claims(arrival.principal),
         window_messages=service.config.delivery.window_messages,
         window_bytes=service.config.delivery.window_bytes,
     )
+
+
+def _claims(principal: Principal | None) -> dict[str, JsonValue] | None:
+    """What is said of the client, with `sub` and `iss` as this gateway understood them."""
+    if principal is None:
+        return None
+    claims: dict[str, JsonValue] = dict(principal.claims)
+    claims["sub"] = principal.subject
+    if principal.issuer is not None:
+        claims["iss"] = principal.issuer
+    return claims
 
 
 async def _upgrade(arrival: Arrival, subprotocol: str | None) -> WebSocketConnection:
@@ -322,6 +374,7 @@ def _session(
             address=arrival.view.address,
             path=arrival.request.path,
             origin=arrival.origin,
+            subject=None if arrival.principal is None else arrival.principal.subject,
             subprotocol=subprotocol,
         ),
         client_facts=backend.facts,

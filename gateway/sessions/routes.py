@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.access.authorisers import Authorisers
+from gateway.access.gatekeeper import Gatekeeper
 from gateway.config import Backend, Config, Match, Route
-from gateway.errors import HandshakeRefused
+from gateway.errors import HandshakeRefused, StartupError
 from gateway.policy.forwarded import TrustedProxies
 from gateway.policy.origin import OriginPolicy
 from gateway.policy.routing import Router
@@ -37,6 +39,8 @@ class RouteService:
     connector: Connector | None
     """None for a route that serves files."""
     folder: Folder | None
+    gatekeeper: Gatekeeper | None
+    """None: nobody is asked who they are."""
 
     @property
     def match(self) -> Match:
@@ -90,16 +94,21 @@ class RouteService:
 class RouteTable:
     """All routes of one configuration."""
 
-    def __init__(self, config: Config, metrics: Metrics, *, previous: "RouteTable | None" = None) -> None:
-        """Raises StartupError for certificate files of a backend that cannot be used."""
+    def __init__(
+        self, config: Config, metrics: Metrics, authorisers: Authorisers, *, previous: "RouteTable | None" = None
+    ) -> None:
+        """Raises StartupError for certificate and key files that cannot be used."""
+        authorisers.begin()
         self.config: Final = config
         self.resolver: Final[Resolver] = Resolver() if previous is None else previous.resolver
         """Of all routes together: equal names are looked up once."""
         self.trusted: Final = TrustedProxies.parse(str(network) for network in config.trusted_proxies)
-        self.services: Final = tuple(self._service(route, metrics, previous) for route in config.routes)
+        self.services: Final = tuple(self._service(route, metrics, authorisers, previous) for route in config.routes)
         self._router: Final = Router(self.services)
 
-    def _service(self, route: Route, metrics: Metrics, previous: "RouteTable | None") -> RouteService:
+    def _service(
+        self, route: Route, metrics: Metrics, authorisers: Authorisers, previous: "RouteTable | None"
+    ) -> RouteService:
         before = None if previous is None else previous.named(route.name)
         connector = None
         if route.backend is not None:
@@ -111,6 +120,12 @@ class RouteTable:
             )
         counters = metrics.route(route.name)
         counters.connections_limit = route.limits.connections
+        gatekeeper = None
+        if route.authentication is not None:
+            try:
+                gatekeeper = Gatekeeper(route.authentication, authorisers, counters)
+            except ValueError as fault:
+                raise StartupError(str(fault)) from None
         return RouteService(
             config=route,
             origins=OriginPolicy(route.origins, route.require_origin),
@@ -125,6 +140,7 @@ class RouteTable:
                 grace_seconds=route.delivery.grace,
             ),
             connector=connector,
+            gatekeeper=gatekeeper,
             folder=None if route.files is None else Folder(route.files, match_path=route.match.path, csp=route.csp),
         )
 

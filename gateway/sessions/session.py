@@ -79,6 +79,8 @@ class Participants:
     path: str
     origin: str | None
     subprotocol: str | None
+    subject: str | None = None
+    """Who was let in; None where nobody is asked, or nobody in particular came."""
 
 
 class House(Protocol):
@@ -259,6 +261,7 @@ class Session:
             "session": self.id,
             "route": self.participants.route,
             "path": self.participants.path,
+            "subject": self.participants.subject,
             "by": ending.by.value,
             "code": ending.code,
             "reason": ending.reason,
@@ -399,6 +402,7 @@ class Session:
             "client": who.address,
             "path": who.path,
             "origin": who.origin,
+            "subject": who.subject,
             "subprotocol": who.subprotocol,
             "endpoint": self._dialed.state.name,
             "seconds": round(now - self.relay.opened_at, 3),

@@ -156,6 +156,12 @@ def _closes(metrics: Metrics) -> Iterator[Reading]:
             yield (route.name, by.value, code), count
 
 
+def _authentications(metrics: Metrics) -> Iterator[Reading]:
+    for route in metrics.routes:
+        for (method, outcome), count in route.authentications.items():
+            yield (route.name, method, outcome), count
+
+
 def _backends_by_endpoint(metrics: Metrics) -> Iterable[list[BackendReading]]:
     """An endpoint may be read twice, while a reload's old backend still has connections: its readings are one."""
     found: dict[tuple[str, str], list[BackendReading]] = {}
@@ -379,6 +385,14 @@ DECLARATIONS: Final = (
         labels=("route", "by", "code"),
         help="Connections ended, by who ended them and the close code; 3xxx and 4xxx stand for their whole range.",
         read=_closes,
+    ),
+    Declaration(
+        name="authentications_total",
+        kind=Kind.COUNTER,
+        unit="requests",
+        labels=("route", "method", "outcome"),
+        help="Clients that were asked who they are, by the method that decided and what came of it.",
+        read=_authentications,
     ),
     Declaration(
         name="refusals_total",

@@ -18,6 +18,7 @@ from mypy_extensions import i64
 
 from gateway.policy.admission import AdmissionRefusal
 from gateway.policy.origin import OriginRefusal
+from gateway.policy.principal import AccessRefusal
 from gateway.protocol.http import Refusal
 
 RUNG_NAMES: Final = ("accepted", "written", "reached", "consumed")
@@ -159,7 +160,8 @@ class ServiceRefusal(StrEnum):
     NO_ROUTE = "no_route"
     FILES = "files"
     """A WebSocket to a path that serves files."""
-    AUTHENTICATION = "authentication"
+    ADMIN_TOKEN = "authentication"
+    """The admin listener's own."""
     DRAINING = "draining"
     OVERLOAD = "overload"
     EXHAUSTED = "exhausted"
@@ -170,8 +172,15 @@ class ServiceRefusal(StrEnum):
 
 OTHER_REFUSAL: Final = "other"
 
+NO_METHOD: Final = "none"
+"""The method where there was no credential, or none that belongs to a method."""
+
+AUTHENTICATION_METHODS: Final = ("jwt", "introspection", "forward", "mtls", "ticket", "token", NO_METHOD)
+
+AUTHENTICATION_OUTCOMES: Final = ("accepted", "anonymous", *map(str, AccessRefusal))
+
 REFUSAL_REASONS: Final = frozenset(
-    (*map(str, (*Refusal, *OriginRefusal, *AdmissionRefusal, *ServiceRefusal)), OTHER_REFUSAL)
+    (*map(str, (*Refusal, *OriginRefusal, *AdmissionRefusal, *AccessRefusal, *ServiceRefusal)), OTHER_REFUSAL)
 )
 """Every `HandshakeRefused.refusal` that is a label of its own; anything else is counted as `other`."""
 
@@ -325,6 +334,8 @@ class RouteMetrics:
     """By who closed and the code's label; filled by `count_close`."""
     refusals: dict[str, int] = field(default_factory=dict)
     """By reason, of `REFUSAL_REASONS`; filled by `count_refusal`."""
+    authentications: dict[tuple[str, str], int] = field(default_factory=dict)
+    """By method (`AUTHENTICATION_METHODS`) and outcome (`AUTHENTICATION_OUTCOMES`); by `count_authentication`."""
     file_responses: dict[str, int] = field(default_factory=dict)
     """By status class, of `STATUS_CLASSES`; filled by `count_file_response`."""
 
@@ -337,6 +348,11 @@ class RouteMetrics:
         """A request was refused; `reason` is the `refusal` of its `HandshakeRefused`."""
         key = reason if reason in REFUSAL_REASONS else OTHER_REFUSAL
         self.refusals[key] = self.refusals.get(key, 0) + 1
+
+    def count_authentication(self, method: str, outcome: str) -> None:
+        """Somebody was let in, or not, by `method`."""
+        key = (method, outcome)
+        self.authentications[key] = self.authentications.get(key, 0) + 1
 
     def count_file_response(self, status: int) -> None:
         """A route that serves files answered with `status`, 200 to 599."""

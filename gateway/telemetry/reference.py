@@ -6,6 +6,8 @@ from typing import Final
 
 from gateway.telemetry.declarations import DECLARATIONS, PREFIX
 from gateway.telemetry.metrics import (
+    AUTHENTICATION_METHODS,
+    AUTHENTICATION_OUTCOMES,
     CLOSE_CODE_LABELS,
     REFUSAL_REASONS,
     RUNG_NAMES,
@@ -28,6 +30,8 @@ def _values(kind: type[StrEnum]) -> tuple[str, ...]:
 
 LABEL_VALUES: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("accept_errors_total", "reason"): _values(AcceptError),
+    ("authentications_total", "method"): AUTHENTICATION_METHODS,
+    ("authentications_total", "outcome"): AUTHENTICATION_OUTCOMES,
     ("backend_dials_total", "outcome"): _values(DialOutcome),
     ("closes_total", "by"): _values(ClosedBy),
     ("closes_total", "code"): CLOSE_CODE_LABELS,

@@ -59,6 +59,8 @@ class TlsFacts:
     """The first common name of that subject."""
     client_identity: str | None = None
     """Whom that certificate names, the same when it is renewed: its subjectAltName, else its subject."""
+    client_alternative_name: str | None = None
+    """The first name of the certificate's subjectAltName: URI, then mail, then DNS; None: it has none."""
 
 
 class _ServerSocket(ssl.SSLSocket):
@@ -186,7 +188,17 @@ def facts(sock: ssl.SSLSocket) -> TlsFacts:
         client_subject=None if subject is None else subject.rfc4514_string(),
         client_common_name=str(common_names[0].value) if common_names else None,
         client_identity=None if certificate is None else identity_of(certificate),
+        client_alternative_name=None if certificate is None else _alternative_name(certificate),
     )
+
+
+def _alternative_name(certificate: x509.Certificate) -> str | None:
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+    kinds = (x509.UniformResourceIdentifier, x509.RFC822Name, x509.DNSName)
+    return next((str(name) for kind in kinds for name in names.get_values_for_type(kind)), None)
 
 
 def proxied_facts(header: ProxyHeader) -> TlsFacts | None:

@@ -20,7 +20,8 @@ from gateway.config import (
     Timeouts,
 )
 from gateway.config.addresses import parse_endpoint
-from gateway.config.model import FramingName, Section, section_in
+from gateway.config.model import FramingName
+from gateway.config.section import Section, section_in
 
 ENDPOINT = Endpoint(scheme="tcp", address=TcpAddress(host="127.0.0.1", port=9000))
 CONFIG = Config(

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from gateway.config import load_with_files
-from gateway.config.model import Config, Section, section_in
+from gateway.config.model import Config
 from gateway.config.reference import EXAMPLE, reference
+from gateway.config.section import Section, section_in
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
 

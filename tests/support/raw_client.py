@@ -62,12 +62,13 @@ class RawClient:
             self.sock.connect((parts.hostname, parts.port))
             if tls is not None:
                 self.sock = tls.wrap_socket(self.sock, server_hostname=parts.hostname)
-            self._upgrade(parts.netloc, parts.path or "/", headers or {})
+            target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            self._upgrade(parts.netloc, target, headers or {})
         except BaseException:
             self.sock.close()
             raise
 
-    def _upgrade(self, host: str, path: str, headers: dict[str, str]) -> None:
+    def _upgrade(self, host: str, target: str, headers: dict[str, str]) -> None:
         fields = {
             "Host": host,
             "Connection": "Upgrade",
@@ -76,7 +77,7 @@ class RawClient:
             "Sec-WebSocket-Version": "13",
             **headers,
         }
-        lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+        lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
         self.sock.sendall("\r\n".join(lines).encode())
         while b"\r\n\r\n" not in self._buffer:
             self._receive_more()

@@ -162,6 +162,12 @@ CASES: list[tuple[str, Happening, tuple[str, ...], float]] = [
     ("closes_total", lambda _, route: route.count_close(ClosedBy.CLIENT, 4321), ("chat", "client", "4xxx"), 1),
     ("refusals_total", lambda _, route: route.count_refusal("origin_missing"), ("chat", "origin_missing"), 1),
     ("refusals_total", lambda metrics, _: metrics.unrouted.count_refusal("no_route"), ("", "no_route"), 1),
+    (
+        "authentications_total",
+        lambda _, route: route.count_authentication("jwt", "accepted"),
+        ("chat", "jwt", "accepted"),
+        1,
+    ),
     ("file_responses_total", lambda _, route: route.count_file_response(304), ("chat", "3xx"), 1),
     *(
         ("accept_errors_total", lambda metrics, _, key=key: setitem(metrics.accept_errors, key, 7), (key.value,), 7)

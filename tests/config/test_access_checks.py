@@ -1,0 +1,199 @@
+"""Authentication's keys: each contradiction is found at the key to change, and what agrees passes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from gateway.config import Config
+from gateway.config.checks import find_disagreements
+from gateway.config.fields import Source
+from gateway.config.files import find_file_faults
+from gateway.config.loading import dotted
+
+SECRET = "a secret of at least thirty-two bytes"
+BACKEND = {"endpoints": ["tcp://127.0.0.1:9000"]}
+TOKENS = {"token": {"tokens": [{"subject": "ci", "token": "t"}]}}
+URL_ISSUER = {"issuer": "https://login.example.com", "discovery": True}
+
+
+def config_with(
+    authentication: dict[str, Any], *, listener: dict[str, Any] | None = None, folder: Path | None = None, **route: Any
+) -> Config:
+    whole = {
+        "listeners": [{"bind": "127.0.0.1:8080"} | (listener or {})],
+        "routes": [{"name": "chat", "authentication": authentication} | (route or {"backend": BACKEND})],
+    }
+    return Config.model_validate(whole, context=None if folder is None else Source(folder=folder))
+
+
+def findings_of(authentication: dict[str, Any], **others: Any) -> list[str]:
+    prefix = "routes[0].authentication."
+    return [
+        f"{dotted(finding.path).removeprefix(prefix)}: {finding.message}"
+        + (f"; see {dotted(finding.see).removeprefix(prefix)}" if finding.see else "")
+        for finding in find_disagreements(config_with(authentication, **others))
+    ]
+
+
+def jwt(*issuers: dict[str, Any], algorithms: tuple[str, ...] = ("ES256",)) -> dict[str, Any]:
+    return {"methods": [{"jwt": {"issuers": list(issuers), "audiences": ["k"], "algorithms": list(algorithms)}}]}
+
+
+def test_what_agrees_has_no_findings() -> None:
+    methods = [
+        {"jwt": jwt(URL_ISSUER)["methods"][0]["jwt"]},
+        {"ticket": {"secrets": [SECRET]}},
+        TOKENS,
+        {"introspection": {"url": "https://l.example/i", "client_id": "g", "client_secret": "s"}},
+        {"forward": {"url": "http://auth:4180/check"}},
+        {"mtls": {}},
+    ]
+    tls = {"certificate": "c", "key": "k", "client_ca": "ca"}
+    assert findings_of({"methods": methods}, listener={"tls": tls}) == []
+
+
+def test_a_method_has_one_key() -> None:
+    names = "jwt, introspection, forward, mtls, ticket, token"
+    assert findings_of({"methods": [{}, TOKENS, TOKENS | {"ticket": {"secrets": [SECRET]}}]}) == [
+        f"methods[0]: must have exactly one of {names}, not none",
+        f"methods[2]: must have exactly one of {names}, not ticket and token",
+    ]
+
+
+def test_an_issuer_has_one_source_of_keys() -> None:
+    bare, both = {"issuer": "https://a"}, {"issuer": "https://b", "keys_url": "https://b/k", "discovery": True}
+    where = "methods[0].jwt.issuers"
+    assert findings_of(jwt(bare, both)) == [
+        f"{where}[0]: must have exactly one of keys, keys_url, discovery, secrets, not none",
+        f"{where}[1]: must have exactly one of keys, keys_url, discovery, secrets, not keys_url and discovery",
+    ]
+
+
+def test_secrets_and_public_keys_have_algorithms_of_their_own_kind() -> None:
+    secret = {"issuer": "https://a", "secrets": [SECRET]}
+    assert findings_of(jwt(secret, algorithms=("HS256",))) == []
+    assert findings_of(jwt(secret)) == [
+        "methods[0].jwt.issuers[0].secrets: are for HS256, HS384 and HS512, of which algorithms has none"
+    ]
+    (found,) = findings_of(jwt(URL_ISSUER, algorithms=("HS256", "HS384")))
+    where = "methods[0].jwt.issuers[0].discovery"
+    assert found == f"{where}: has public keys, and algorithms has HS256, HS384 only: name one such as ES256 or RS256"
+
+
+def test_discovery_needs_an_issuer_that_is_a_url() -> None:
+    assert findings_of(jwt({"issuer": "login", "discovery": True})) == [
+        'methods[0].jwt.issuers[0].discovery: asks "login" for its keys, which is no URL'
+    ]
+
+
+def test_an_issuer_stands_once() -> None:
+    where = "methods[0].jwt.issuers"
+    assert findings_of(jwt(URL_ISSUER, URL_ISSUER)) == [
+        f'{where}[1].issuer: "https://login.example.com" stands here already; see {where}[0]'
+    ]
+
+
+def test_secrets_are_long_enough() -> None:
+    problem = "must have 32 bytes or more: shorter ones can be guessed from what they signed"
+    assert findings_of({"methods": [{"ticket": {"secrets": [SECRET, "short"]}}]}) == [
+        f"methods[0].ticket.secrets[1]: {problem}"
+    ]
+    assert findings_of(jwt({"issuer": "https://a", "secrets": ["short"]}, algorithms=("HS256",))) == [
+        f"methods[0].jwt.issuers[0].secrets[0]: {problem}"
+    ]
+
+
+def test_a_secret_that_stays_unread_is_not_judged(tmp_path: Path) -> None:
+    whole = {
+        "listeners": [{"bind": "127.0.0.1:8080"}],
+        "routes": [
+            {
+                "name": "chat",
+                "authentication": {"methods": [{"ticket": {"secrets": ["file:ticket"]}}]},
+                "backend": BACKEND,
+            }
+        ],
+    }
+    config = Config.model_validate(whole, context=Source(folder=tmp_path, read_files=False))
+    assert list(find_disagreements(config)) == []
+
+
+def test_a_token_is_one_subjects() -> None:
+    tokens = [{"subject": "a", "token": "t"}, {"subject": "b", "token": "u"}, {"subject": "c", "token": "t"}]
+    (found,) = findings_of({"methods": [{"token": {"tokens": tokens}}]})
+    assert found.startswith("methods[0].token.tokens[2].token: is the same token as that of another subject")
+    assert found.endswith("see methods[0].token.tokens[0]")
+
+
+@pytest.mark.parametrize("rule", ["*", "null"])
+@pytest.mark.parametrize(
+    ("authentication", "where"),
+    [
+        ({"credential": {"cookie": "s"}, "methods": [TOKENS]}, "credential.cookie"),
+        ({"methods": [{"forward": {"url": "http://a"}}]}, "methods[0].forward.request_headers"),
+    ],
+)
+def test_cookies_and_any_page_do_not_go_together(authentication: dict[str, Any], where: str, rule: str) -> None:
+    (found,) = findings_of(authentication, origins=["https://app.example.com", rule], backend=BACKEND)
+    assert found.startswith(f'{where}: reads a cookie, which browsers send from any page, and origins has "{rule}"')
+    assert findings_of(authentication, origins=["https://app.example.com"], backend=BACKEND) == []
+    without = {"methods": [{"forward": {"url": "http://a", "request_headers": ["Authorization"]}}]}
+    assert findings_of(without, origins=[rule], backend=BACKEND) == []
+
+
+def test_files_are_no_websockets() -> None:
+    for key, value in (("open", True), ("subprotocol", "bearer.")):
+        assert findings_of({"credential": {key: value}, "methods": [TOKENS]}, files=".") == [
+            f"credential.{key}: is for WebSockets; this route serves files"
+        ]
+    assert findings_of({"credential": {"cookie": "s"}, "methods": [TOKENS]}, files=".") == []
+
+
+def test_certificates_are_read_where_they_are_verified() -> None:
+    assert findings_of({"methods": [{"mtls": {}}]}) == [
+        "methods[0].mtls: needs a listener with tls.client_ca, which verifies the certificates that it reads"
+    ]
+
+
+def test_key_files(tmp_path: Path) -> None:
+    (tmp_path / "nonsense.json").write_text("{")
+    config = config_with(
+        jwt({"issuer": "https://a", "keys": "missing.json"}, {"issuer": "https://b", "keys": "nonsense.json"}),
+        folder=tmp_path,
+    )
+    assert [f"{dotted(f.path)}: {f.message}".replace(f"{tmp_path}/", "") for f in find_file_faults(config)] == [
+        "routes[0].authentication.methods[0].jwt.issuers[0].keys: cannot read missing.json: No such file or directory",
+        "routes[0].authentication.methods[0].jwt.issuers[1].keys: nonsense.json holds no keys: the key set is no JSON",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"algorithms": ["none"]}, "Input should be 'ES256'"),
+        ({"algorithms": []}, "at least 1 item"),
+        ({"audiences": []}, "at least 1 item"),
+        ({"issuers": []}, "at least 1 item"),
+        ({"leeway": "-1s"}, "is not a duration"),
+        ({"subject": []}, "must be a claim's name"),
+        ({"issuers": [{"issuer": "a", "keys_url": "ftp://a/keys"}]}, "is no URL such as"),
+        ({"issuers": [{"issuer": "a", "keys_url": "https://user@a/keys"}]}, "is no URL such as"),
+        ({"issuers": [{"issuer": "a", "keys_url": "https://a/keys#x"}]}, "is no URL such as"),
+    ],
+)
+def test_values_that_cannot_be(changes: dict[str, Any], problem: str) -> None:
+    authentication = jwt(URL_ISSUER)
+    authentication["methods"][0]["jwt"] |= changes
+    with pytest.raises(ValidationError, match=problem):
+        config_with(authentication)
+
+
+def test_a_leeway_may_be_none() -> None:
+    authentication = jwt(URL_ISSUER)
+    authentication["methods"][0]["jwt"]["leeway"] = "0s"
+    method = config_with(authentication).routes[0].authentication
+    assert method is not None
+    assert method.methods[0].jwt is not None
+    assert method.methods[0].jwt.leeway == 0
