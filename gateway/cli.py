@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from gateway import __version__
-from gateway.command import ExitStatus, fail, run_until_done
+from gateway.command import ExitStatus, fail, need_linux, run_until_done
 from gateway.errors import ConfigError, ConfigUnreadable, KakitomeError
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def serve(path: Path) -> None:
     SIGHUP   read the configuration again; also done when the file changes
     SIGTERM  close all connections in order, then exit; a second one exits at once
     """
+    need_linux()
     loaded = _load(path)
     config = loaded.config
 
@@ -124,6 +125,7 @@ def demo(bind: str) -> None:
 
     Needs no configuration and no network. Open the URL that it prints in a browser; Ctrl-C ends it.
     """
+    need_linux()
     from gateway.demo.run import run_demo
     from gateway.telemetry import logs
 
@@ -258,6 +260,7 @@ def trial(
     senders were told the truth. Without URL the trial starts Kakitome itself. Exit status 1: less was kept than the
     pairing of client and backend promises.
     """
+    need_linux()
     import secrets
 
     from gateway.config.addresses import TcpAddress, parse_bind

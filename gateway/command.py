@@ -3,6 +3,7 @@
 Invariant: what the operator can mend ends in one line on standard error; what is a bug of ours keeps its traceback.
 """
 
+import platform
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from enum import IntEnum
@@ -38,6 +39,15 @@ def run_until_done(work: Callable[[], Awaitable[None]]) -> None:
         if faults is None or (others is not None and others.split(KeyboardInterrupt)[1] is not None):
             raise
         fail(*_leaves(faults))
+
+
+def need_linux() -> None:
+    """Ends the process in one line on a system that the gateway does not run on; its clients run anywhere."""
+    system = platform.system()
+    if system != "Linux":
+        fail(
+            StartupError(f"the gateway runs on Linux only, and this is {system}: use a container or a virtual machine")
+        )
 
 
 def fail(*faults: KakitomeError) -> NoReturn:

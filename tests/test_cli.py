@@ -145,3 +145,16 @@ def test_serve_needs_a_configuration() -> None:
     assert result.exit_code == 2
     assert "Missing option '-c' / '--config'" in result.stderr
     assert "KAKITOME_CONFIG" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "demo", "trial"])
+def test_another_system_than_linux_is_told_in_one_line(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    options = ["--config", str(tmp_path / "kakitome.yaml")] if command == "serve" else []
+    result = CliRunner().invoke(main, [command, *options])
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "kakitome: the gateway runs on Linux only, and this is Darwin: use a container or a virtual machine\n"
+    )
