@@ -22,8 +22,8 @@ class Blame(StrEnum):
 class KakitomeError(Exception):
     """Base of all named faults; what is not one of these is a bug of ours."""
 
-    blame: ClassVar[Blame] = Blame.GATEWAY
-    reason: ClassVar[str] = "internal"
+    blame: Blame = Blame.GATEWAY
+    reason: str = "internal"
     """A short name from a closed set, fit for a metric's label."""
 
 
@@ -161,8 +161,8 @@ class HandshakeRefused(KakitomeError):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.refusal = reason
-        self.blamed = blame
+        self.reason = reason
+        self.blame = blame
         self.headers = tuple(headers)
 
 

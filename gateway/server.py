@@ -56,9 +56,9 @@ from gateway.protocol.handshake import Request, RequestReader, check_upgrade
 from gateway.protocol.proxy_protocol import ProxyHeaderInvalid
 from gateway.protocol.records import SUBPROTOCOL
 from gateway.relay.pump import Pump
+from gateway.routes import RouteService, RouteTable
 from gateway.sessions.reception import Arrival, receive, speaks_records
-from gateway.sessions.registry import SessionRegistry
-from gateway.sessions.routes import RouteService, RouteTable
+from gateway.sessions.registry import SessionKeeper, SessionRegistry
 from gateway.telemetry import logs
 from gateway.telemetry.lag import sample_lag
 from gateway.telemetry.metrics import (
@@ -75,8 +75,8 @@ from gateway.telemetry.metrics import (
 from gateway.telemetry.repetition import Repetition
 from gateway.transport.files import Folder, serve_file
 from gateway.transport.listener import Accepted, Established, Listener, establish
+from gateway.transport.requests import read_request, refuse
 from gateway.transport.silent import SilentConnections
-from gateway.transport.upgrade import read_request, refuse
 from gateway.transport.upkeep import Upkeep
 
 DRAIN_SPREAD: Final = 0.7
@@ -107,7 +107,7 @@ OVERLOAD_RETRY_SECONDS: Final = (2, 10)
 log = structlog.get_logger("server")
 
 
-class Server:
+class Server(SessionKeeper):
     """One gateway process."""
 
     def __init__(
@@ -560,12 +560,12 @@ class Server:
     async def _refuse(self, accepted: Accepted, refusal: HandshakeRefused, attempt: "_Attempt") -> None:
         metrics = attempt.metrics
         metrics.handshakes[HandshakeOutcome.REFUSED] += 1
-        metrics.count_refusal(refusal.refusal)
+        metrics.count_refusal(refusal.reason)
         log.info(
             "refused",
             route=metrics.name,
             status=refusal.status,
-            reason=refusal.refusal,
+            reason=refusal.reason,
             problem=str(refusal),
             address=_peer(accepted),
         )

@@ -20,8 +20,8 @@ BUSY_TIMEOUT_SECONDS: Final = 5.0
 class StoreFailed(KakitomeError, sqlite3.OperationalError):
     """The store cannot be read or written; what was to be saved is not. The other kinds say why, where it is known."""
 
-    blame: ClassVar[Blame] = Blame.OPERATOR
-    reason: ClassVar[str] = "store_failed"
+    blame = Blame.OPERATOR
+    reason = "store_failed"
     hint: ClassVar[str] = ""
     """What the kind means, and what helps."""
 

@@ -115,9 +115,9 @@ class ForwardMethod(Method):
             )
         refusal = invalid("is not good")
         if any(name.lower() == "www-authenticate" for name, _ in passed):
-            return HandshakeRefused(str(refusal), status=answer.status, reason=refusal.refusal, headers=passed)
+            return HandshakeRefused(str(refusal), status=answer.status, reason=refusal.reason, headers=passed)
         return HandshakeRefused(
-            str(refusal), status=answer.status, reason=refusal.refusal, headers=(*refusal.headers, *passed)
+            str(refusal), status=answer.status, reason=refusal.reason, headers=(*refusal.headers, *passed)
         )
 
 

@@ -114,7 +114,7 @@ class Gatekeeper:
         try:
             principal = await self._judge(method, evidence)
         except HandshakeRefused as refusal:
-            self._metrics.count_authentication(label, refusal.refusal)
+            self._metrics.count_authentication(label, refusal.reason)
             raise
         self._metrics.count_authentication(label, ANONYMOUS if principal is None else ACCEPTED)
         return principal

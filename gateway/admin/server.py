@@ -17,7 +17,7 @@ from gateway.errors import HandshakeRefused
 from gateway.protocol.http import Request, RequestReader, http_response, refusal_response
 from gateway.transport.channel import Channel
 from gateway.transport.listener import Accepted, Listener
-from gateway.transport.upgrade import read_request, refuse
+from gateway.transport.requests import read_request, refuse
 
 MAX_CONNECTIONS: Final = 64
 """Probes, scrapers and an operator's tab are a handful; a scan or a leak must not take the gateway's descriptors."""

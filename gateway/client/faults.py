@@ -7,7 +7,6 @@ import os
 import ssl
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import ClassVar
 
 from gateway.errors import Blame, KakitomeError, MessageTooBig
 from gateway.protocol.handshake import HandshakeFailed, HandshakeRejected
@@ -33,8 +32,8 @@ __all__ = [
 class ConnectionFailed(KakitomeError):
     """No connection came about: the name is not known, nobody listens, TLS failed."""
 
-    blame: ClassVar[Blame] = Blame.OPERATOR
-    reason: ClassVar[str] = "connection_failed"
+    blame = Blame.OPERATOR
+    reason = "connection_failed"
 
 
 class ConnectionTimeout(ConnectionFailed):
@@ -58,7 +57,7 @@ class NotRecords(HandshakeFailed):
 class ConnectionClosed(KakitomeError):
     """The WebSocket connection has ended."""
 
-    reason: ClassVar[str] = "connection_closed"
+    reason = "connection_closed"
 
     def __init__(self, code: int, close_reason: str, *, dropped: int = 0) -> None:
         text = ending_text("the connection", code, close_reason)
@@ -75,7 +74,7 @@ class ConnectionClosed(KakitomeError):
 class SessionEnded(KakitomeError):
     """The session has ended for good."""
 
-    reason: ClassVar[str] = "session_ended"
+    reason = "session_ended"
 
     def __init__(self, code: int, close_reason: str) -> None:
         super().__init__(ending_text("the session", code, close_reason))
@@ -86,13 +85,13 @@ class SessionEnded(KakitomeError):
 class WindowFull(KakitomeError):
     """The gateway's window has no room for the message now: wait for older ones to be settled."""
 
-    reason: ClassVar[str] = "window_full"
+    reason = "window_full"
 
 
 class Rejected(KakitomeError):
     """The far side refused this one message."""
 
-    reason: ClassVar[str] = "rejected"
+    reason = "rejected"
 
     def __init__(self, seq: int, code: int, reject_reason: str) -> None:
         super().__init__(f"message {seq} was rejected with {code} {reject_reason}".rstrip())
@@ -108,7 +107,7 @@ class Rejected(KakitomeError):
 class TooBig(Rejected, MessageTooBig):
     """The message was handed over before the gateway's limit was known, and exceeds it: not a byte was sent."""
 
-    reason: ClassVar[str] = "too_big"
+    reason = "too_big"
 
     def __init__(self, seq: int, *, size: int, limit: int) -> None:
         super().__init__(seq, self.close_code, f"message of {size} bytes exceeds the gateway's limit of {limit} bytes")
@@ -131,7 +130,7 @@ class Fate(StrEnum):
 class Lost(KakitomeError):
     """The session ended, and there is no evidence that this message arrived; its `__cause__` is what ended it."""
 
-    reason: ClassVar[str] = "lost"
+    reason = "lost"
 
     def __init__(self, seq: int, fate: Fate, report: SessionReport | None) -> None:
         words = "it is unknown whether it arrived" if fate is Fate.UNKNOWN else "it was never forwarded"

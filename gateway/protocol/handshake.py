@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import ClassVar, Final, NoReturn, Self
+from typing import Final, NoReturn, Self
 from urllib.parse import quote
 
 import h11
@@ -203,8 +203,8 @@ def accept_response(
 class HandshakeFailed(KakitomeError):
     """The server did not answer our handshake as HTTP and RFC 6455 section 4.1 demand."""
 
-    blame: ClassVar[Blame] = Blame.BACKEND
-    reason: ClassVar[str] = "handshake_failed"
+    blame = Blame.BACKEND
+    reason = "handshake_failed"
 
 
 class HandshakeRejected(HandshakeFailed):

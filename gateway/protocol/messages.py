@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import ClassVar, Final, Self
+from typing import Final, Self
 
 from gateway.errors import ConnectionFault, InvalidUtf8, KakitomeError, ProtocolViolation, fitting_reason
 from gateway.protocol.deflate import MIN_DEFLATE_WINDOW_BITS, DeflateParameters, Deflater, Inflater
@@ -70,7 +70,7 @@ TRANSITIONS: Final = {
 class SentAfterClose(KakitomeError):
     """Something was to be sent after our Close: a mistake of the code that calls."""
 
-    reason: ClassVar[str] = "sent_after_close"
+    reason = "sent_after_close"
 
 
 def is_legal_close_code(code: int) -> bool:

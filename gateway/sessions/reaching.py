@@ -13,8 +13,8 @@ import trio
 from gateway.errors import BackendRefused, BackendUnreachable, NoEndpointLeft
 from gateway.protocol.records import OpenToBackend
 from gateway.relay.records_backend import SUPERSEDED, OpenedBackend
+from gateway.routes import RouteService
 from gateway.sessions.opening import SESSION_LOST, dismiss_backend, open_backend
-from gateway.sessions.routes import RouteService
 from gateway.transport.balancing import EndpointState
 from gateway.transport.connector import ClientFacts, Dialed
 

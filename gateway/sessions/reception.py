@@ -42,12 +42,13 @@ from gateway.relay.records_backend import RecordsBackend
 from gateway.relay.records_client import SUPERSEDED, Numbering
 from gateway.relay.relay import Phase, Relay
 from gateway.relay.websocket_client import PlainClient
+from gateway.routes import RouteService
 from gateway.sessions.greeting import Greeting, close_politely, read_open
+from gateway.sessions.host import EndedSession
 from gateway.sessions.identity import Binding, new_session_id, new_token, next_epoch, session_id
 from gateway.sessions.reaching import Reached, reach
-from gateway.sessions.registry import EndedSession
-from gateway.sessions.routes import RouteService
-from gateway.sessions.session import PASSING_REFUSALS, House, Participants, Session
+from gateway.sessions.registry import SessionKeeper
+from gateway.sessions.session import PASSING_REFUSALS, Participants, Session
 from gateway.telemetry.metrics import ResumeOutcome, ServiceRefusal
 from gateway.transport.connector import ClientFacts
 from gateway.transport.listener import Established
@@ -105,7 +106,7 @@ def speaks_records(upgrade: Upgrade, route: Route) -> bool:
     return SUBPROTOCOL in upgrade.subprotocols and route.delivery.track
 
 
-async def receive(arrival: Arrival, house: House) -> None:
+async def receive(arrival: Arrival, keeper: SessionKeeper) -> None:
     """Makes the request a session's connection. Takes the ticket over, also when it fails.
 
     Raises BackendUnreachable and BackendRefused while the client can still be answered over HTTP, and OSError.
@@ -113,12 +114,12 @@ async def receive(arrival: Arrival, house: House) -> None:
     with ExitStack() as undo:
         undo.callback(arrival.ticket.release)
         if arrival.speaks_records:
-            await _receive_records(arrival, house, undo)
+            await _receive_records(arrival, keeper, undo)
         else:
-            await _receive_plain(arrival, house, undo)
+            await _receive_plain(arrival, keeper, undo)
 
 
-async def _receive_plain(arrival: Arrival, house: House, undo: ExitStack) -> None:
+async def _receive_plain(arrival: Arrival, keeper: SessionKeeper, undo: ExitStack) -> None:
     """A plain client: the backend is dialled before the 101, so that it being away is an HTTP answer."""
     identity = new_session_id()
     subprotocol = arrival.service.choose_subprotocol(arrival.upgrade)
@@ -126,14 +127,14 @@ async def _receive_plain(arrival: Arrival, house: House, undo: ExitStack) -> Non
     undo.callback(backend.dialed.close)
     ws = await _upgrade(arrival, subprotocol)
     undo.pop_all()
-    session = _session(arrival, house, backend, identity=identity, token=None, subprotocol=subprotocol)
+    session = _session(arrival, keeper, backend, identity=identity, token=None, subprotocol=subprotocol)
     relay = session.relay
     client = PlainClient(arrival.established.channel.release(), relay, ws)
     client.on_closed = arrival.ticket.release
     relay.start(client, _backend_link(arrival, session, backend, start=0), early=arrival.leftover, now=relay.opened_at)
 
 
-async def _receive_records(arrival: Arrival, house: House, undo: ExitStack) -> None:
+async def _receive_records(arrival: Arrival, keeper: SessionKeeper, undo: ExitStack) -> None:
     """A records client: upgraded first, because only its OPEN says which session it wants."""
     channel = arrival.established.channel
     ws = await _upgrade(arrival, SUBPROTOCOL)
@@ -143,11 +144,11 @@ async def _receive_records(arrival: Arrival, house: House, undo: ExitStack) -> N
     try:
         arrival = await _identify(arrival, greeting)
     except HandshakeRefused as refusal:
-        arrival.service.metrics.count_refusal(refusal.refusal)
+        arrival.service.metrics.count_refusal(refusal.reason)
         await close_politely(channel, ws, close_code(refusal), fitting_reason(str(refusal)))
         return
     try:
-        found = await _find(arrival, house, greeting)
+        found = await _find(arrival, keeper, greeting)
     except BackendRefused as refusal:
         code = refusal.code if is_legal_close_code(refusal.code) else BackendFault.close_code
         await close_politely(channel, ws, code, refusal.close_reason)
@@ -186,7 +187,7 @@ async def _identify(arrival: Arrival, greeting: Greeting) -> Arrival:
 
 
 async def _find(
-    arrival: Arrival, house: House, greeting: Greeting
+    arrival: Arrival, keeper: SessionKeeper, greeting: Greeting
 ) -> tuple[Session, ResumeOutcome | None, EndedSession | None]:
     """The session that the client's OPEN asks for, or a fresh one: never silence."""
     binding = arrival.binding
@@ -195,44 +196,44 @@ async def _find(
     report: EndedSession | None = None
     session: Session | None = None
     if token is not None:
-        async with house.registry.turns.take(token):
-            outcome, session, report = await _look_up(arrival, house, greeting, token, binding)
+        async with keeper.registry.turns.take(token):
+            outcome, session, report = await _look_up(arrival, keeper, greeting, token, binding)
         arrival.service.metrics.resumes[outcome] += 1
     if session is None:
-        if not house.account.admits(resuming=False):
+        if not keeper.account.admits(resuming=False):
             raise Overloaded("this gateway is short of memory; try again later")
         token = new_token()
-        session = await _begin(arrival, house, token, binding, consumed=0)
+        session = await _begin(arrival, keeper, token, binding, consumed=0)
         assert session is not None
     return session, outcome, report
 
 
 async def _look_up(
-    arrival: Arrival, house: House, greeting: Greeting, token: str, binding: Binding
+    arrival: Arrival, keeper: SessionKeeper, greeting: Greeting, token: str, binding: Binding
 ) -> tuple[ResumeOutcome, Session | None, EndedSession | None]:
-    live = house.registry.by_token(token)
+    live = keeper.registry.by_token(token)
     if live is not None:
         if live.binding != binding:
             return ResumeOutcome.REFUSED, None, None
         if live.relay.phase is Phase.OPEN:
-            if not live.may_be_resumed(house.pump.clock()):
+            if not live.may_be_resumed(keeper.pump.clock()):
                 raise Overloaded("this session is resumed too often; try again later")
             return ResumeOutcome.RESUMED, live, None
         # It is ending: over for its client, and not yet among the ended ones.
         return ResumeOutcome.EXPIRED, None, live.as_ended()
-    ended = house.registry.ended_by_token(token, binding)
+    ended = keeper.registry.ended_by_token(token, binding)
     if ended is not None:
         return ResumeOutcome.EXPIRED, None, ended
     if arrival.service.backend.framing == "records":
         # Begun at another gateway, or before a restart: its backend knows.
-        adopted = await _begin(arrival, house, token, binding, consumed=greeting.consumed, must_exist=True)
+        adopted = await _begin(arrival, keeper, token, binding, consumed=greeting.consumed, must_exist=True)
         if adopted is not None:
             return ResumeOutcome.ADOPTED, adopted, None
     return ResumeOutcome.UNKNOWN, None, None
 
 
 async def _begin(
-    arrival: Arrival, house: House, token: str, binding: Binding, *, consumed: int, must_exist: bool = False
+    arrival: Arrival, keeper: SessionKeeper, token: str, binding: Binding, *, consumed: int, must_exist: bool = False
 ) -> Session | None:
     """A session with its backend, waiting for `attach`; None if it must exist at the backend and does not."""
     identity = session_id(token, binding)
@@ -245,7 +246,7 @@ async def _begin(
         raise
     session = _session(
         arrival,
-        house,
+        keeper,
         backend,
         identity=identity,
         token=token,
@@ -345,7 +346,7 @@ def _negotiate_deflate(
 
 def _session(
     arrival: Arrival,
-    house: House,
+    keeper: SessionKeeper,
     backend: Reached,
     *,
     identity: str,
@@ -362,9 +363,9 @@ def _session(
     delivery, metrics = service.config.delivery, service.metrics
     limit = service.config.limits.connections
     if limit is not None and sum(metrics.sessions.values()) >= limit:
-        house.registry.make_room(service.config.name, house.pump.clock())
+        keeper.registry.make_room(service.config.name, keeper.pump.clock())
     session = Session(
-        house=house,
+        host=keeper,
         service=service,
         session_id=identity,
         token=token,
@@ -394,13 +395,13 @@ def _session(
     down_outbox = None if token is None else Outbox(limit_bytes=delivery.window_bytes, start=start)
     track = delivery.track
     session.relay = Relay(
-        pump=house.pump,
+        pump=keeper.pump,
         settings=service.settings,
         up=Direction(metrics.upstream, up_ledger if track else None, up_outbox if track else None),
         down=Direction(metrics.downstream, down_ledger if track else None, down_outbox),
         host=session,
     )
-    house.registry.add(session)
+    keeper.registry.add(session)
     return session
 
 

@@ -6,28 +6,14 @@ the one that has been parked longest goes first, and its end is reported like an
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from gateway.protocol.records import SessionReport
+from gateway.sessions.host import EndedSession, SessionHost
 from gateway.sessions.identity import Binding
 from gateway.sessions.parking import Parking
+from gateway.sessions.session import Session
 from gateway.sessions.turns import Turns
-
-if TYPE_CHECKING:
-    from gateway.sessions.session import Session
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndedSession:
-    """What is remembered of a session that is over."""
-
-    token: str | None
-    binding: Binding
-    report: SessionReport | None
-    summary: Mapping[str, object]
-    """As in the log line."""
 
 
 class SessionRegistry:
@@ -59,16 +45,16 @@ class SessionRegistry:
     def __len__(self) -> int:
         return len(self._live)
 
-    def __iter__(self) -> "Iterator[Session]":
+    def __iter__(self) -> Iterator[Session]:
         return iter(tuple(self._live.values()))
 
-    def add(self, session: "Session") -> None:
+    def add(self, session: Session) -> None:
         """A session has begun."""
         self._live[session.id] = session
         if session.token is not None:
             self._tokens[session.token] = session
 
-    def by_token(self, token: str) -> "Session | None":
+    def by_token(self, token: str) -> Session | None:
         """The live session of that token."""
         return self._tokens.get(token)
 
@@ -77,10 +63,10 @@ class SessionRegistry:
         ended = self._ended_tokens.get(token)
         return ended if ended is not None and ended.binding == binding else None
 
-    def end(self, session: "Session", ended: EndedSession, *, is_elsewhere: bool = False) -> None:
+    def end(self, session_id: str, ended: EndedSession, *, is_elsewhere: bool = False) -> None:
         """A session is over; one that goes on at another gateway is not to be remembered by its token."""
-        self._live.pop(session.id, None)
-        self.unpark(session)
+        self.unpark(session_id)
+        session = self._live.pop(session_id)
         if session.token is not None:
             self._tokens.pop(session.token, None)
         if len(self._ended) == self._ended.maxlen and self._ended:
@@ -96,8 +82,9 @@ class SessionRegistry:
 
     # --- parking --------------------------------------------------------------------------------------------------
 
-    def park(self, session: "Session", now: float) -> None:
+    def park(self, session_id: str, now: float) -> None:
         """A session's client is away. May end others: of the same holder's, or of the holder that has most."""
+        session = self._live[session_id]
         holder = session.tab.holder.key
         self._parked.add(session.id, holder, session)
         self._parked_on.setdefault(session.participants.route, Parking()).add(session.id, holder, session)
@@ -107,12 +94,13 @@ class SessionRegistry:
         while len(self._parked) > self.parked_sessions:
             self._evict(self._parked.first_to_go(), now)
 
-    def unpark(self, session: "Session") -> None:
+    def unpark(self, session_id: str) -> None:
         """Its client is back, or it is over."""
-        route = session.participants.route
-        if self._parked.remove(session.id) is not None:
+        session = self._parked.remove(session_id)
+        if session is not None:
+            route = session.participants.route
             on_route = self._parked_on[route]
-            on_route.remove(session.id)
+            on_route.remove(session_id)
             if not on_route:
                 del self._parked_on[route]
 
@@ -140,11 +128,11 @@ class SessionRegistry:
             ended += 1
         return ended
 
-    def _evict(self, session: "Session | None", now: float) -> int:
+    def _evict(self, session: Session | None, now: float) -> int:
         """Ends a parked session before its time; the bytes that it held."""
         assert session is not None
         held = session.held_bytes
-        self.unpark(session)
+        self.unpark(session.id)
         session.relay.evict(now)
         return held
 
@@ -171,3 +159,18 @@ class SessionRegistry:
     def ended(self, *, limit: int) -> Sequence[Mapping[str, object]]:
         """The last ended sessions, the latest first."""
         return [ended.summary for ended in islice(reversed(self._ended), limit)]
+
+
+class SessionKeeper(SessionHost):
+    """A host that can look its sessions up: what those who receive clients ask for."""
+
+    registry: SessionRegistry
+
+    def session_parked(self, session_id: str, now: float) -> None:
+        self.registry.park(session_id, now)
+
+    def session_returned(self, session_id: str) -> None:
+        self.registry.unpark(session_id)
+
+    def session_ended(self, session_id: str, ended: EndedSession, *, is_elsewhere: bool) -> None:
+        self.registry.end(session_id, ended, is_elsewhere=is_elsewhere)

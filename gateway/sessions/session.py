@@ -5,11 +5,11 @@ registry) is given back exactly once; and each of its ends is told: in the log, 
 """
 
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 import trio
@@ -22,7 +22,6 @@ from gateway.errors import (
     BackendUnreachable,
     ProtocolViolation,
 )
-from gateway.memory.account import Account
 from gateway.policy.admission import MessageRate, Ticket, holder_of
 from gateway.protocol.messages import WebSocketConnection, is_legal_close_code
 from gateway.protocol.records import (
@@ -35,16 +34,15 @@ from gateway.relay.absent import AbsentBackend, ParkedClient
 from gateway.relay.direction import Direction
 from gateway.relay.ending import Ending
 from gateway.relay.evidence import Evidence
-from gateway.relay.pump import Pump
 from gateway.relay.records_backend import SUPERSEDED, OpenedBackend, RecordsBackend
 from gateway.relay.records_client import RecordsClient
 from gateway.relay.relay import Phase, Relay
+from gateway.routes import RouteService
 from gateway.sessions.greeting import Greeting
+from gateway.sessions.host import EndedSession, SessionHost
 from gateway.sessions.identity import Binding
 from gateway.sessions.opening import SESSION_LOST, dismiss_backend
 from gateway.sessions.reaching import reach
-from gateway.sessions.registry import EndedSession, SessionRegistry
-from gateway.sessions.routes import RouteService
 from gateway.telemetry.metrics import SessionState, UnknownReason
 from gateway.transport.channel import Channel
 from gateway.transport.connector import ClientFacts, Dialed
@@ -83,17 +81,6 @@ class Participants:
     """Who was let in; None where nobody is asked, or nobody in particular came."""
 
 
-class House(Protocol):
-    """What sessions share: the pump, the registry, and tasks that outlive the connection they were begun for."""
-
-    pump: Pump
-    registry: SessionRegistry
-    account: Account
-
-    def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Runs an async function without arguments as a task of the server's."""
-
-
 class Session:
     """A live session, the host of its `relay`."""
 
@@ -101,7 +88,7 @@ class Session:
         "_backend_started",
         "_client_facts",
         "_dialed",
-        "_house",
+        "_host",
         "_opening",
         "_resume_rate",
         "binding",
@@ -119,7 +106,7 @@ class Session:
     def __init__(
         self,
         *,
-        house: House,
+        host: SessionHost,
         service: RouteService,
         session_id: str,
         token: str | None,
@@ -140,12 +127,12 @@ class Session:
         self.resumes = 0
         self._backend_started = False
         self.relay: Relay
-        self._house = house
+        self._host = host
         self._client_facts = client_facts
         self._opening = opening
         self._dialed = dialed
-        self._resume_rate = MessageRate(RESUMES_PER_SECOND, burst=RESUMES_AT_ONCE, now=house.pump.clock())
-        self.tab = house.account.open(holder_of(participants.address), SESSION_BYTES)
+        self._resume_rate = MessageRate(RESUMES_PER_SECOND, burst=RESUMES_AT_ONCE, now=host.pump.clock())
+        self.tab = host.account.open(holder_of(participants.address), SESSION_BYTES)
         """What it holds is charged here."""
         service.metrics.connections += 1
         service.metrics.sessions[SessionState.ATTACHED] += 1
@@ -193,7 +180,7 @@ class Session:
             self.resumes += 1
         if self.is_parked:
             self.is_parked = False
-            self._house.registry.unpark(self)
+            self._host.session_returned(self.id)
             self._count(SessionState.PARKED, -1)
             self._count(SessionState.ATTACHED, +1)
             self.service.metrics.connections += 1
@@ -234,7 +221,7 @@ class Session:
         self.service.metrics.connections -= 1
         self._count(SessionState.ATTACHED, -1)
         self._count(SessionState.PARKED, +1)
-        self._house.registry.park(self, now)
+        self._host.session_parked(self.id, now)
 
     def relay_lost_backend(self, relay: Relay, now: float) -> AbsentBackend | None:
         if self.service.settings.grace_seconds is None:
@@ -243,7 +230,7 @@ class Session:
         assert isinstance(backend, RecordsBackend)
         backend.receiver.interrupt()
         log.info("backend_lost", session=self.id, route=self.participants.route, endpoint=self._dialed.state.name)
-        self._house.start_soon(partial(self._redial, backend.receiver))
+        self._host.start_soon(partial(self._redial, backend.receiver))
         return AbsentBackend()
 
     def relay_ended(self, relay: Relay, ending: Ending) -> None:
@@ -271,7 +258,7 @@ class Session:
             "downstream": _account(relay.down, ending),
         }
         log.info("session_ended", **summary)
-        self._house.registry.end(self, self.as_ended(summary), is_elsewhere=self._goes_on_elsewhere)
+        self._host.session_ended(self.id, self.as_ended(summary), is_elsewhere=self._goes_on_elsewhere)
 
     def as_ended(self, summary: Mapping[str, object] = NO_SUMMARY) -> EndedSession:
         """What is to be remembered of it, or told of it while it is ending."""

@@ -182,7 +182,7 @@ AUTHENTICATION_OUTCOMES: Final = ("accepted", "anonymous", *map(str, AccessRefus
 REFUSAL_REASONS: Final = frozenset(
     (*map(str, (*Refusal, *OriginRefusal, *AdmissionRefusal, *AccessRefusal, *ServiceRefusal)), OTHER_REFUSAL)
 )
-"""Every `HandshakeRefused.refusal` that is a label of its own; anything else is counted as `other`."""
+"""Every `HandshakeRefused.reason` that is a label of its own; anything else is counted as `other`."""
 
 CLOSE_CODES: Final = tuple(str(code) for code in range(1000, 1016))
 CLOSE_CODE_LABELS: Final = (*CLOSE_CODES, "3xxx", "4xxx", "other")

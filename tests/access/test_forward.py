@@ -73,7 +73,7 @@ async def test_everything_else_refuses(status: int) -> None:
     asker = ScriptedAsker()
     asker.say(URL, status=status, headers=(("location", "https://mallory.example"), *ALICE))
     fault = await refused(method(asker))
-    assert (fault.status, fault.refusal) == (503, AccessRefusal.UNAVAILABLE)
+    assert (fault.status, fault.reason) == (503, AccessRefusal.UNAVAILABLE)
     assert len(asker.questions) == 1
 
 
@@ -101,11 +101,11 @@ async def test_what_is_passed_on_of_a_no() -> None:
     forward = method(asker, refusal_headers=("WWW-Authenticate", "X-Reason", "Upgrade"))
     asker.say(URL, status=401, headers=said)
     fault = await refused(forward)
-    assert (fault.status, fault.refusal) == (401, AccessRefusal.INVALID)
+    assert (fault.status, fault.reason) == (401, AccessRefusal.INVALID)
     assert fault.headers == (("WWW-Authenticate", 'Basic realm="app"'), ("X-Reason", "blocked"))
     asker.say(URL, status=403, headers=said)
     fault = await refused(forward)
-    assert (fault.status, fault.refusal) == (403, AccessRefusal.FORBIDDEN)
+    assert (fault.status, fault.reason) == (403, AccessRefusal.FORBIDDEN)
     asker.say(URL, status=401)
     fault = await refused(forward)
     # RFC 9110 section 15.5.2: a 401 must have a challenge.

@@ -117,7 +117,7 @@ async def test_no_methods_no_is_another_ones_yes(tmp_path: Path) -> None:
 
 async def test_without_a_credential(tmp_path: Path) -> None:
     fault = await House(tmp_path).refusal()
-    assert (fault.status, fault.refusal) == (401, AccessRefusal.MISSING)
+    assert (fault.status, fault.reason) == (401, AccessRefusal.MISSING)
     assert fault.headers == (("WWW-Authenticate", 'Bearer realm="kakitome"'),)
     entry = await House(tmp_path, optional=True).admit()
     assert entry.principal is None
@@ -133,7 +133,7 @@ async def test_optional_takes_nobody_who_shows_something_bad(tmp_path: Path) -> 
 async def test_a_credential_of_no_kind_that_is_taken(tmp_path: Path) -> None:
     house = House(tmp_path, [{"token": TOKEN}])
     fault = await house.refusal(bearer("another"))
-    assert (fault.status, fault.refusal) == (401, AccessRefusal.INVALID)
+    assert (fault.status, fault.reason) == (401, AccessRefusal.INVALID)
     assert "another" not in str(fault)
 
 
@@ -171,7 +171,7 @@ async def test_conditions_on_claims(
         assert await house.subject(token) == "jwt:alice"
     else:
         fault = await house.refusal(token)
-        assert (fault.status, fault.refusal) == (403, AccessRefusal.FORBIDDEN)
+        assert (fault.status, fault.reason) == (403, AccessRefusal.FORBIDDEN)
 
 
 async def test_all_conditions_must_hold(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ async def test_who_is_barred_does_not_come_in(tmp_path: Path) -> None:
     house = House(tmp_path)
     await house.state.bar(Bar(kind=Barred.SUBJECT, value="alice", since=NOW, until=None), now=NOW)
     fault = await house.refusal(bearer(signed(claims())))
-    assert (fault.status, fault.refusal) == (401, AccessRefusal.REVOKED)
+    assert (fault.status, fault.reason) == (401, AccessRefusal.REVOKED)
     assert await house.subject(bearer(signed(claims(sub="bob")))) == "jwt:bob"
 
 

@@ -70,7 +70,7 @@ async def test_what_is_no_yes(body: bytes, status: int, reason: AccessRefusal) -
     asker = ScriptedAsker()
     asker.say(URL, body)
     fault = await refused(method(asker))
-    assert (fault.status, fault.refusal) == (status, reason)
+    assert (fault.status, fault.reason) == (status, reason)
 
 
 @pytest.mark.parametrize("status", [201, 204, 301, 302, 400, 401, 403, 404, 500, 503])
@@ -112,7 +112,7 @@ async def test_an_answer_is_no_longer_good_than_the_token() -> None:
     asker.say(URL, active(exp=NOW + 10))
     tokens = method(asker)
     await tokens.identify(evidence("opaque"), NOW + 9)
-    assert (await refused(tokens, now=NOW + 10)).refusal == AccessRefusal.EXPIRED
+    assert (await refused(tokens, now=NOW + 10)).reason == AccessRefusal.EXPIRED
 
 
 async def test_a_no_is_remembered_for_a_moment_and_an_absence_is_not() -> None:

@@ -139,7 +139,7 @@ async def test_without_memory_of_before_nothing_of_before_is_believed(with_file:
     state = open_state(path if with_file else None, now=NOW + 1)
     fault = await refused(method(state), text, now=NOW + 1)
     assert "older than this gateway's memory" in str(fault)
-    assert fault.refusal == AccessRefusal.EXPIRED
+    assert fault.reason == AccessRefusal.EXPIRED
     state.close()
 
 

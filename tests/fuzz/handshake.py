@@ -77,7 +77,7 @@ def _answered(error: HandshakeRefused) -> str:
     assert isinstance(response, h11.Response)
     assert response.status_code == error.status
     assert isinstance(client.next_event(), h11.Data)
-    return f"{error.status} {error.refusal} {error}"
+    return f"{error.status} {error.reason} {error}"
 
 
 def _upgrade(request: Request) -> None:

@@ -38,7 +38,7 @@ def test_a_full_route_asks_to_come_back_later() -> None:
     admit(admission, limits)
     admit(admission, limits, address="192.0.2.2")
     error = refusal(admission, limits, address="192.0.2.3")
-    assert (error.status, error.refusal, error.blamed) == (503, AdmissionRefusal.ROUTE, Blame.GATEWAY)
+    assert (error.status, error.reason, error.blame) == (503, AdmissionRefusal.ROUTE, Blame.GATEWAY)
     assert error.headers == (("Retry-After", "5"),)
     assert admission.connections("chat") == 2
 
@@ -47,7 +47,7 @@ def test_an_address_has_its_share() -> None:
     admission, limits = Admission(), Limits(connections_per_address=1)
     admit(admission, limits)
     error = refusal(admission, limits)
-    assert (error.status, error.refusal, error.blamed) == (429, AdmissionRefusal.ADDRESS, Blame.CLIENT)
+    assert (error.status, error.reason, error.blame) == (429, AdmissionRefusal.ADDRESS, Blame.CLIENT)
     admit(admission, limits, address="192.0.2.2")
     assert admission.connections("chat") == 2
 

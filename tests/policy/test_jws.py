@@ -111,8 +111,8 @@ def test_claims_that_are_not_good(changes: dict[str, object], problem: str) -> N
 
 def test_expired_is_told_from_invalid() -> None:
     fault = refusal(signed(claims(exp=int(NOW))))
-    assert fault.refusal == AccessRefusal.EXPIRED
-    assert refusal(signed(claims(aud="another"))).refusal == AccessRefusal.INVALID
+    assert fault.reason == AccessRefusal.EXPIRED
+    assert refusal(signed(claims(aud="another"))).reason == AccessRefusal.INVALID
 
 
 def test_clocks_may_differ_by_the_leeway() -> None:

@@ -19,7 +19,7 @@ def decide(
     try:
         return OriginPolicy(rules, require_origin).check(origins, scheme=scheme, host=host)
     except HandshakeRefused as error:
-        return OriginRefusal(error.refusal)
+        return OriginRefusal(error.reason)
 
 
 # --- comparison ---------------------------------------------------------------------------------------------------

@@ -131,19 +131,19 @@ def test_later_versions_of_http_1_may_upgrade(version: str) -> None:
 )
 def test_handshakes_that_are_refused(changes: Fields, status: int, reason: str, complaint: str) -> None:
     error = refused(request(changes))
-    assert (error.status, error.refusal) == (status, reason)
+    assert (error.status, error.reason) == (status, reason)
     assert complaint in str(error)
 
 
 def test_http_1_0_cannot_upgrade() -> None:
     error = refused(request(version="1.0"))
-    assert (error.status, error.refusal) == (400, "malformed")
+    assert (error.status, error.reason) == (400, "malformed")
     assert "HTTP/1.1" in str(error)
 
 
 def test_a_handshake_is_a_get() -> None:
     error = refused(request(method="HEAD"))
-    assert (error.status, error.refusal, error.headers) == (405, "method", (("Allow", "GET"),))
+    assert (error.status, error.reason, error.headers) == (405, "method", (("Allow", "GET"),))
 
 
 @pytest.mark.parametrize("changes", [{"upgrade": None}, {"sec-websocket-version": "8"}])

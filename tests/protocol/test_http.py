@@ -155,7 +155,7 @@ def test_an_empty_body_is_no_body(length: str) -> None:
 )
 def test_heads_that_are_refused(data: bytes, status: int, reason: str, complaint: str) -> None:
     error = refusal(data)
-    assert (error.status, error.refusal) == (status, reason)
+    assert (error.status, error.reason) == (status, reason)
     assert complaint in str(error)
 
 
@@ -257,14 +257,14 @@ def test_the_longest_request_line_and_one_byte_more() -> None:
     path = "/" + "a" * (MAX_REQUEST_LINE_BYTES - len("GET / HTTP/1.1"))
     assert read(head(request_line=f"GET {path} HTTP/1.1")).path == path
     error = refusal(head(request_line=f"GET {path}a HTTP/1.1"))
-    assert (error.status, error.refusal) == (414, Refusal.TARGET_TOO_LONG)
+    assert (error.status, error.reason) == (414, Refusal.TARGET_TOO_LONG)
 
 
 def test_the_longest_head_and_one_byte_more() -> None:
     filler = MAX_HEAD_BYTES - len(head("X: "))
     assert read(head("X: " + "a" * filler)).path == "/"
     error = refusal(head("X: " + "a" * (filler + 1)))
-    assert (error.status, error.refusal) == (431, Refusal.HEAD_TOO_LARGE)
+    assert (error.status, error.reason) == (431, Refusal.HEAD_TOO_LARGE)
 
 
 def test_an_endless_request_line_is_cut_at_the_limit() -> None:
@@ -419,7 +419,7 @@ def outcome(chunks: list[bytes]) -> Outcome:
     except HandshakeRefused as error:
         return Outcome(
             requests=tuple(requests),
-            refusal=(error.status, error.refusal, str(error)),
+            refusal=(error.status, error.reason, str(error)),
             leftover=reader.leftover,
             in_request=reader.in_request,
         )
@@ -532,5 +532,5 @@ def test_a_refusal_is_one_line_of_text() -> None:
 
 def test_a_head_that_was_not_complete_in_time() -> None:
     error = request_timed_out(10.0)
-    assert (error.status, error.refusal) == (408, Refusal.TIMEOUT)
+    assert (error.status, error.reason) == (408, Refusal.TIMEOUT)
     assert "10 seconds" in str(error)

@@ -9,8 +9,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from gateway.errors import HandshakeRefused
 from gateway.protocol.handshake import RequestReader
 from gateway.transport.channel import Channel
+from gateway.transport.requests import read_request, refuse
 from gateway.transport.silent import FIRST_BYTE_SECONDS, SilentConnections
-from gateway.transport.upgrade import read_request, refuse
 from tests.transport.loopback import connected_channels
 
 REQUEST = b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n"
