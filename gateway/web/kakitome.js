@@ -1656,6 +1656,8 @@ class Deliveries {
   /** The handlers whose promises are not settled, and those of them that a close waits for. */
   #underWay = new Set();
   #awaited = new Set();
+  #isDispatching = false;
+  #awaitsPresent = false;
 
   constructor(owner, acknowledge, platform) {
     this.#owner = owner;
@@ -1664,12 +1666,13 @@ class Deliveries {
   }
 
   get isAwaiting() {
-    return this.#awaited.size > 0;
+    return this.#awaitsPresent || this.#awaited.size > 0;
   }
 
   /** From now on those that have begun are awaited; those that begin later are not. */
   awaitThoseUnderWay() {
     this.#awaited = new Set(this.#underWay);
+    this.#awaitsPresent = this.#isDispatching;
   }
 
   /**
@@ -1692,10 +1695,15 @@ class Deliveries {
     let content = data;
     if (!text) content = binaryType === "blob" ? new Blob([data]) : data.slice().buffer;
     const event = new KakitomeMessageEvent(content, origin, seq, consume, reject);
+    this.#isDispatching = true;
     const { errors, promises } = this.#owner.dispatchWatched(event);
+    this.#isDispatching = false;
     for (const error of errors) fail(error);
     if (promises.length) this.#await(promises, consume, fail);
     else if (this.#isAuto) consume(); // which is nothing for one that was refused
+    if (!this.#awaitsPresent) return;
+    this.#awaitsPresent = false;
+    if (!this.isAwaiting) this.#owner.handled();
   }
 
   #await(promises, consume, fail) {
@@ -1712,6 +1720,7 @@ class Deliveries {
       }),
     );
     this.#underWay.add(handling);
+    if (this.#awaitsPresent) this.#awaited.add(handling);
   }
 }
 

@@ -20,7 +20,7 @@ from tests.support.fleet import Drain, Fleet
 from tests.support.gateway import route
 from tests.support.process import ServiceProcess
 from tests.support.tools import REPOSITORY
-from tests.web.test_kakitome_js import node, websocket_flags
+from tests.web.runtimes import node, websocket_flags
 
 Data: TypeAlias = str | bytes
 

@@ -39,3 +39,20 @@ export const isPending = async (promise) => {
   const pending = {};
   return (await Promise.race([promise.catch(() => null), turn().then(() => pending)])) === pending;
 };
+
+/** What nobody caught while `context`'s test runs: errors that handlers threw, and promises that nobody looked at. */
+export function uncaught(context) {
+  const found = { thrown: [], unhandled: [] };
+  const threw = (error) => found.thrown.push(error.message);
+  const rejected = (error) => found.unhandled.push(error);
+  const before = process.listeners("uncaughtException");
+  process.removeAllListeners("uncaughtException");
+  process.on("uncaughtException", threw);
+  process.on("unhandledRejection", rejected);
+  context.after(() => {
+    process.removeAllListeners("uncaughtException");
+    for (const listener of before) process.on("uncaughtException", listener);
+    process.off("unhandledRejection", rejected);
+  });
+  return found;
+}

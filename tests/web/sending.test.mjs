@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { begin, events, isPending, opened, outcome } from "./conversing.mjs";
 import { QueueFull, Rejected, TooBig } from "./subject.mjs";
-import { World } from "./world.mjs";
+import { turn, World } from "./world.mjs";
 
 test("send resolves when the message is settled", async () => {
   const world = new World({ gateway: { settlesAt: "reached" } });
@@ -108,4 +108,67 @@ test("awaiting ready keeps within the window without a queue", async () => {
   await producing;
   await Promise.all(sent);
   assert.equal(world.gateway.consumed.length, 50);
+});
+
+/** Takes one step after the other: for those who never stop sending, as `settle` would wait for. */
+async function steps(world, isTrue) {
+  for (let taken = 0; !isTrue(); taken += 1) {
+    assert.ok(taken < 20_000, "it never comes true");
+    await turn();
+    const possible = world.possibleSteps();
+    if (possible.length) world.pick(possible)();
+  }
+}
+
+test("a large message does not starve behind small ones, wherever it has to wait", async () => {
+  const LARGE = 3_900_000;
+  const world = new World({ gateway: { windowBytes: 4_000_000, messageBytes: null } });
+  const line = await opened(world, { queueBytes: 4_000_000 });
+  const told = { small: 0, large: 0 };
+  let hasLarge = false;
+  const small = async () => {
+    while (!hasLarge) {
+      await line.ready;
+      await line.send(new Uint8Array(60_000));
+      told.small += 1;
+    }
+  };
+  const tasks = Array.from({ length: 12 }, small);
+  await steps(world, () => told.small > 20);
+  const large = (async () => {
+    await line.ready;
+    await line.send(new Uint8Array(LARGE));
+    hasLarge = true;
+  })();
+  const { small: before } = told;
+  await steps(world, () => hasLarge);
+  await steps(world, () => line.unsettled.length === 0);
+  await Promise.all([large, ...tasks]);
+  assert.ok(told.small - before < 200, `${told.small - before} small messages went before it`);
+});
+
+test("those who wait for room come in one after the other, in their order", async () => {
+  const world = new World({ gateway: { windowMessages: 1 } });
+  const line = await opened(world, { queueMessages: 1 });
+  const order = [];
+  const tasks = Array.from({ length: 5 }, async (_, number) => {
+    await line.ready;
+    order.push(number);
+    return line.send(String(number));
+  });
+  let isDone = false;
+  const all = Promise.all(tasks).then(() => (isDone = true));
+  await world.until(() => isDone);
+  await all;
+  assert.deepEqual(order, [0, 1, 2, 3, 4]);
+  assert.deepEqual(world.gateway.consumed, ["0", "1", "2", "3", "4"], "and nobody met a full queue");
+});
+
+test("whoever asks for room and does not send holds nobody up", async () => {
+  const world = new World();
+  const line = await opened(world);
+  for (let times = 0; times < 5; times += 1) void line.ready;
+  let isThere = false;
+  void line.ready.then(() => (isThere = true));
+  await world.until(() => isThere);
 });

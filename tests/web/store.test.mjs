@@ -5,7 +5,7 @@ import { test } from "node:test";
 
 import { begin, events, opened, outcome, received } from "./conversing.mjs";
 import { MemoryStore } from "./memory_store.mjs";
-import { Closed, Lost, RecordType, StoreFailed, StoreInUse } from "./subject.mjs";
+import { Closed, Lost, RecordType, StoreEmptied, StoreFailed, StoreInUse } from "./subject.mjs";
 import { turn, World } from "./world.mjs";
 
 test("with a store a message leaves once it was saved", async () => {
@@ -137,4 +137,52 @@ test("without IndexedDB or Web Locks the store says what is missing", async () =
   const unlocked = begin(world, { store: "chat", platform: { ...world.platform, indexedDB: {}, locks: null } });
   await turn();
   assert.match(events(unlocked, "error")[0].message, /no Web Locks/);
+});
+
+test("a store that has lost what was saved is given all of it anew", async () => {
+  const world = new World();
+  const store = new MemoryStore(world);
+  const line = await opened(world, { store });
+  world.gateway.isStalled = true;
+  for (const each of ["a", "b"]) line.send(each);
+  await world.settle();
+  const save = store.save.bind(store);
+  store.save = (changes) => {
+    store.messages.clear();
+    store.state = null;
+    store.save = save;
+    return changes.replace ? save(changes) : Promise.reject(new StoreEmptied("deleted"));
+  };
+  const sent = line.send("c");
+  await world.settle();
+  assert.deepEqual([...store.messages.keys()], [1, 2, 3]);
+  assert.deepEqual([store.state.token, events(line, "error")], [world.gateway.session.token, []]);
+  world.gateway.isStalled = false;
+  await world.settle();
+  assert.deepEqual([(await sent).seq, world.gateway.consumed], [3, ["a", "b", "c"]]);
+});
+
+test("a store that keeps nothing is told as what it is", async () => {
+  const world = new World();
+  const store = new MemoryStore(world);
+  const line = await opened(world, { store });
+  store.save = () => Promise.reject(new StoreEmptied("deleted again"));
+  line.send("a");
+  await world.until(() => line.state === "closed");
+  assert.equal(events(line, "error")[0].error.message, "deleted again");
+});
+
+test("a store whose opening is never answered is told, and let go of when it is there after all", async () => {
+  const world = new World();
+  let answer = null;
+  let isClosed = false;
+  const store = { open: () => new Promise((resolve) => (answer = resolve)), close: () => (isClosed = true) };
+  const line = begin(world, { store });
+  const sent = line.send("x");
+  await world.until(() => line.state === "closed");
+  assert.match(events(line, "error")[0].message, /the store was not opened within 20000 ms/);
+  assert.ok((await outcome(sent)) instanceof StoreFailed);
+  answer(null);
+  await turn();
+  assert.ok(isClosed);
 });

@@ -21,6 +21,8 @@ export class Deliveries {
   /** The handlers whose promises are not settled, and those of them that a close waits for. */
   #underWay = new Set();
   #awaited = new Set();
+  #isDispatching = false;
+  #awaitsPresent = false;
 
   constructor(owner, acknowledge, platform) {
     this.#owner = owner;
@@ -29,12 +31,13 @@ export class Deliveries {
   }
 
   get isAwaiting() {
-    return this.#awaited.size > 0;
+    return this.#awaitsPresent || this.#awaited.size > 0;
   }
 
   /** From now on those that have begun are awaited; those that begin later are not. */
   awaitThoseUnderWay() {
     this.#awaited = new Set(this.#underWay);
+    this.#awaitsPresent = this.#isDispatching;
   }
 
   /**
@@ -57,10 +60,15 @@ export class Deliveries {
     let content = data;
     if (!text) content = binaryType === "blob" ? new Blob([data]) : data.slice().buffer;
     const event = new KakitomeMessageEvent(content, origin, seq, consume, reject);
+    this.#isDispatching = true;
     const { errors, promises } = this.#owner.dispatchWatched(event);
+    this.#isDispatching = false;
     for (const error of errors) fail(error);
     if (promises.length) this.#await(promises, consume, fail);
     else if (this.#isAuto) consume(); // which is nothing for one that was refused
+    if (!this.#awaitsPresent) return;
+    this.#awaitsPresent = false;
+    if (!this.isAwaiting) this.#owner.handled();
   }
 
   #await(promises, consume, fail) {
@@ -77,5 +85,6 @@ export class Deliveries {
       }),
     );
     this.#underWay.add(handling);
+    if (this.#awaitsPresent) this.#awaited.add(handling);
   }
 }
