@@ -190,6 +190,34 @@ def test_two_tabs_do_not_share_a_store(stage: Stage) -> None:
     assert stage.tab.evaluate("test.line.state") == "open"
 
 
+def test_the_database_can_be_deleted_and_is_saved_anew(stage: Stage) -> None:
+    stage.open("{store: 'outbox'}")
+    stage.tab.evaluate("test.send(20)")
+    stage.check_all_once()
+    stage.cable.take_down()
+    stage.tab.evaluate("test.send(20)")
+    stage.tab.wait_for("test.line.state === 'parked'")
+    stage.tab.evaluate(eventually("test.storedMessages('outbox')", 20))
+    assert stage.tab.evaluate("test.deleteStore('outbox')") is True
+    stage.tab.evaluate("test.send(1)")
+    stage.tab.evaluate(eventually("test.storedMessages('outbox')", 21))
+    stage.reload()
+    stage.cable.bring_up()
+    stage.begin("{store: 'outbox'}")
+    stage.tab.wait_for("test.line.state === 'open'")
+    stage.tab.evaluate("test.send(5)")
+    stage.check_all_once()
+
+
+def test_a_page_that_only_receives_finds_a_way_that_died_in_silence(stage: Stage) -> None:
+    stage.open("{silenceTimeoutMs: 1000}")
+    stage.tab.wait_for("test.line.state === 'open'")
+    stage.cable.swallow()
+    stage.tab.wait_for("test.line.statistics.resumes === 1", seconds=20)
+    stage.tab.evaluate("test.send(20)")
+    stage.check_all_once()
+
+
 def eventually(promised: str, wanted: int) -> str:
     """A promise that asks until it is told what is wanted."""
     return f"(async () => {{ while (await {promised} !== {wanted}); return true; }})()"

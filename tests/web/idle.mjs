@@ -9,4 +9,7 @@ const errors = [];
 line.onopen = () => console.log("idle");
 line.onerror = ({ error }) => errors.push(error.name);
 line.onresume = () => line.close();
-line.onclose = () => console.log(JSON.stringify({ errors, ...line.statistics }));
+line.onclose = () => {
+  console.log(JSON.stringify({ errors, ...line.statistics }));
+  process.exit(0); // the dead connection would keep some runtimes until TCP gives it up
+};

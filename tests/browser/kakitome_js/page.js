@@ -61,4 +61,12 @@ test.storedMessages = (name) =>
     };
   });
 
+/** Deletes the outbox in IndexedDB while the conversation has it open: whether nobody was in the way. */
+test.deleteStore = (name) =>
+  new Promise((resolve) => {
+    const deleting = indexedDB.deleteDatabase(`kakitome:${name}`);
+    deleting.onsuccess = () => resolve(true);
+    deleting.onblocked = () => resolve(false);
+  });
+
 window.test = test;
