@@ -14,7 +14,7 @@ from tests.support.balancer import Balancer, balancing
 from tests.support.gateway import GatewayProcess, route
 from tests.support.process import ServiceProcess
 from tests.support.tools import REPOSITORY
-from tests.web.test_kakitome_js import node, websocket_flags
+from tests.web.runtimes import node, websocket_flags
 
 GATEWAYS: Final = 3
 CLIENTS: Final = 30
