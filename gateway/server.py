@@ -8,6 +8,7 @@ Invariant: the tasks here are those of connections that are not established yet.
 its place in `sessions`; so a drain ends the listeners, lets handshakes under way finish, and then talks to sessions.
 """
 
+import ipaddress
 import os
 import random
 import signal
@@ -50,6 +51,7 @@ from gateway.errors import (
 from gateway.memory.account import Account
 from gateway.memory.machine import automatic_budget
 from gateway.policy.admission import Admission
+from gateway.policy.anteroom import Guest
 from gateway.policy.forwarded import ClientView
 from gateway.protocol.build import CODEC, DATA_PATH
 from gateway.protocol.handshake import Request, RequestReader, check_upgrade
@@ -73,7 +75,9 @@ from gateway.telemetry.metrics import (
     ServiceRefusal,
 )
 from gateway.telemetry.repetition import Repetition
+from gateway.transport.descriptors import current_budget
 from gateway.transport.files import Folder, serve_file
+from gateway.transport.gatehouse import REQUEST_SECONDS, Gatehouse
 from gateway.transport.listener import Accepted, Established, Listener, establish
 from gateway.transport.requests import read_request, refuse
 from gateway.transport.silent import SilentConnections
@@ -100,6 +104,17 @@ HOLDER_SHARE: Final = 4
 """What part of the memory one holder may use by default: many may share an address, and no single one has it all."""
 
 LARGEST_SHOWN: Final = 10
+
+GUEST_BYTES: Final = 64 * 1024
+"""What a connection takes in the midst of its TLS handshake: 55 kB measured, nearly all of it OpenSSL's."""
+
+GUESTS_SHARE: Final = 4
+"""The part of memory, of descriptors, and of all such connections for those of one address, is one in so many."""
+
+MOST_GUESTS: Final = 4096
+LEAST_GUESTS: Final = 64
+MOST_GUESTS_OF_ONE: Final = 256
+"""A crowd behind one address comes back at once, and each of it is here for some milliseconds."""
 
 OVERLOAD_RETRY_SECONDS: Final = (2, 10)
 """From and to: those who are turned away together do not come back together."""
@@ -146,6 +161,7 @@ class Server(SessionKeeper):
         self._listeners: list[Listener] = []
         self._handshakes = 0
         self._silent: Final = SilentConnections()
+        self._gatehouse: Final = _gatehouse(config, limit)
         self._distrusted: Final = Repetition()
         """Of warnings about trusted proxies' headers, by the proxy."""
         self._unspoken: Final = Repetition()
@@ -188,6 +204,7 @@ class Server(SessionKeeper):
         await nursery.start(self.pump.run)
         self._upkeep.start(nursery, self._table.connectors())
         self._authorisers.start(nursery)
+        nursery.start_soon(self._gatehouse.run)
         nursery.start_soon(sample_lag, self.metrics.event_loop_lag_seconds)
         nursery.start_soon(self._watch_parked)
         if self.config.admin is not None:
@@ -209,7 +226,12 @@ class Server(SessionKeeper):
         log.info("ready", version=__version__, codec=CODEC, data_path=DATA_PATH, pid=os.getpid())
 
     def _bind(self, config: ListenerConfig) -> Listener:
-        return Listener(config, on_accept_error=self._count_accept_error)
+        return Listener(config, on_accept_error=self._count_accept_error, enter=self._enter, rest=self._gatehouse.rest)
+
+    def _enter(self, address: str | None, end: Callable[[], None]) -> Guest | None:
+        """A place for a connection that was just accepted; through a trusted proxy anybody may have come."""
+        is_somebodys = address is not None and not self._table.trusted.trusts(ipaddress.ip_address(address))
+        return self._gatehouse.enter(address if is_somebodys else None, end)
 
     def _count_accept_error(self, error: AcceptError) -> None:
         self.metrics.accept_errors[error] += 1
@@ -408,14 +430,21 @@ class Server(SessionKeeper):
         attempt = _Attempt(began=trio.current_time(), metrics=self.metrics.unrouted)
         timeout = self.config.timeouts.handshake
         try:
-            established = await establish(accepted, timeout_seconds=timeout, silent=self._silent)
+            established = await establish(
+                accepted, timeout_seconds=timeout, silent=self._silent, gatehouse=self._gatehouse
+            )
             limits = self.config.requests
             reader = RequestReader(max_request_line_bytes=limits.line_bytes, max_head_bytes=limits.head_bytes)
-            request = await self._read_request(established, reader, attempt, first=True)
+            guest = accepted.guest
+            request = await self._read_request(established, reader, attempt, guest, first=True)
             if request is None:
                 attempt.metrics.handshakes[HandshakeOutcome.ABANDONED] += 1
-            while request is not None and await self._answer(established, request, reader.leftover, attempt):
-                request = await self._read_request(established, reader, attempt, first=False)
+            while request is not None:
+                await self._gatehouse.turn(guest)
+                self._gatehouse.spend(REQUEST_SECONDS)
+                if not await self._answer(established, request, reader.leftover, attempt, guest):
+                    break
+                request = await self._read_request(established, reader, attempt, guest, first=False)
         except HandshakeRefused as refusal:
             await self._refuse(accepted, refusal, attempt)
         except BackendRefused as error:
@@ -436,6 +465,9 @@ class Server(SessionKeeper):
             log.warning("proxy_header_invalid", address=_peer(accepted), problem=str(error))
         except OSError:
             attempt.metrics.handshakes[HandshakeOutcome.ABANDONED] += 1
+        except trio.ClosedResourceError:
+            # Sent away, for another one.
+            attempt.metrics.handshakes[HandshakeOutcome.TIMED_OUT] += 1
         except Exception:
             attempt.metrics.handshakes[HandshakeOutcome.FAILED] += 1
             log.exception("handshake_failed")
@@ -446,17 +478,30 @@ class Server(SessionKeeper):
             self._note_gone()
 
     async def _read_request(
-        self, established: Established, reader: RequestReader, attempt: "_Attempt", *, first: bool
+        self,
+        established: Established,
+        reader: RequestReader,
+        attempt: "_Attempt",
+        guest: Guest | None,
+        *,
+        first: bool,
     ) -> Request | None:
         attempt.head_only = False
-        timeout = self.config.timeouts.handshake
+        timeout = self._gatehouse.patience(self.config.timeouts.handshake)
         request = await read_request(
-            established.channel, reader, first=first, timeout_seconds=timeout, silent=self._silent
+            established.channel, reader, first=first, timeout_seconds=timeout, silent=self._silent, guest=guest
         )
         attempt.head_only = request is not None and request.method == "HEAD"
         return request
 
-    async def _answer(self, established: Established, request: Request, leftover: bytes, attempt: "_Attempt") -> bool:
+    async def _answer(
+        self,
+        established: Established,
+        request: Request,
+        leftover: bytes,
+        attempt: "_Attempt",
+        guest: Guest | None,
+    ) -> bool:
         """One request of a connection; whether another may follow. Raises what `_serve_connection` tells the client."""
         attempt.metrics = self.metrics.unrouted
         if request.path in BROWSER_CLIENT and not request.asks_for_websocket:
@@ -478,7 +523,7 @@ class Server(SessionKeeper):
                 request = (await service.gatekeeper.admit(request, visitor, speaks_records=False)).request
             count = metrics.count_file_response
             return await serve_file(service.folder, request, established.channel, on_response=count)
-        await self._open(established, request, leftover, service, view)
+        await self._open(established, request, leftover, service, view, guest)
         metrics.handshakes[HandshakeOutcome.UPGRADED] += 1
         metrics.handshake_seconds.observe(trio.current_time() - attempt.began)
         return False
@@ -499,7 +544,13 @@ class Server(SessionKeeper):
         return view
 
     async def _open(
-        self, established: Established, request: Request, leftover: bytes, service: RouteService, view: ClientView
+        self,
+        established: Established,
+        request: Request,
+        leftover: bytes,
+        service: RouteService,
+        view: ClientView,
+        guest: Guest | None,
     ) -> None:
         """Checks, admits, dials, upgrades, and hands over to the pump. Raises HandshakeRefused, BackendUnreachable."""
         upgrade = check_upgrade(request)
@@ -539,6 +590,8 @@ class Server(SessionKeeper):
             request = entry.request
             upgrade = check_upgrade(request)  # a credential among the subprotocols is none of them
         ticket = self._admission.admit(route=config.name, address=view.address, limits=config.limits)
+        if guest is not None:
+            guest.leave()  # from here on it is counted by its ticket
         arrival = Arrival(
             service=service,
             established=established,
@@ -604,6 +657,16 @@ def _budgets(config: Config) -> tuple[int, int]:
     limit = automatic_budget() if config.memory == "auto" else config.memory
     share = limit // HOLDER_SHARE if config.memory_per_holder is None else config.memory_per_holder
     return limit, share
+
+
+def _gatehouse(config: Config, memory_bytes: int) -> Gatehouse:
+    handshakes = config.handshakes
+    affordable = min(
+        memory_bytes // GUESTS_SHARE // GUEST_BYTES, current_budget().for_connections // GUESTS_SHARE, MOST_GUESTS
+    )
+    limit = handshakes.waiting or max(affordable, LEAST_GUESTS)
+    group_limit = handshakes.waiting_per_address or max(min(limit // GUESTS_SHARE, MOST_GUESTS_OF_ONE), 1)
+    return Gatehouse(limit=limit, group_limit=group_limit, per_second=handshakes.per_second)
 
 
 async def _guarded(task: Callable[[], Awaitable[None]]) -> None:

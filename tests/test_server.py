@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 
 from gateway.config import TcpAddress
 from gateway.server import Server
-from tests.sessions.harness import config_of, running, tcp_echo, until
+from gateway.telemetry.metrics import HandshakeOutcome
+from tests.sessions.harness import PATIENCE_SECONDS, config_of, running, tcp_echo, until
 from tests.sessions.routes import stream_route
 from tests.support.certificates import Certificates
 
@@ -269,3 +270,67 @@ async def test_the_log_s_level_is_taken_up_by_a_reload_and_its_format_is_not(tmp
         structlog.configure(wrapper_class=before)
         logging.getLogger().setLevel(logging.WARNING)
     assert [entry["key"] for entry in entries if entry["event"] == "restart_needed"] == ["log.format"]
+
+
+# --- those who are not admitted -----------------------------------------------------------------------------------
+
+
+async def connect(server: Server, source: str) -> trio.SocketStream:
+    (address,) = server.addresses
+    assert isinstance(address, TcpAddress)
+    return await trio.open_tcp_stream(address.host, address.port, local_address=source)
+
+
+async def has_ended(stream: trio.SocketStream) -> bool:
+    """Waits for its end, however it comes."""
+    with trio.fail_after(PATIENCE_SECONDS):
+        try:
+            return await stream.receive_some() == b""
+        except trio.BrokenResourceError:
+            return True
+
+
+async def test_silent_connections_make_room_for_a_newcomer(tmp_path: Path) -> None:
+    config = config_of(page_config(tmp_path), handshakes={"waiting": 3, "waiting_per_address": 2})
+    async with running(config) as server:
+        first, second = [await connect(server, "127.0.0.9") for _ in range(2)]
+        await until(lambda: len(server._gatehouse.anteroom) == 2)
+        third = await connect(server, "127.0.0.9")
+        assert await has_ended(first)
+        other = await connect(server, "127.0.0.8")
+        head, _, stream = await ask(server, "GET /novnc/ HTTP/1.1\nHost: x", keep=True)
+        assert head.startswith("HTTP/1.1 200 ")
+        assert await has_ended(second)
+        assert server._gatehouse.anteroom.sent_away == 2
+        for end in (first, second, third, other, stream):
+            await end.aclose()
+        await until(lambda: not len(server._gatehouse.anteroom))
+        assert server.metrics.unrouted.handshakes[HandshakeOutcome.TIMED_OUT] == 2
+
+
+async def test_who_is_admitted_is_not_sent_away() -> None:
+    async with tcp_echo() as port:
+        config = config_of(stream_route(port), handshakes={"waiting": 2, "waiting_per_address": 1})
+        async with running(config) as server:
+            talking = [(await upgrade(server))[1] for _ in range(3)]
+            await until(lambda: len(server.registry) == 3)
+            assert not len(server._gatehouse.anteroom)
+            silent = await connect(server, "127.0.0.1")
+            await talking[0].send_all(b"\x82\x81\0\0\0\0x")
+            assert await talking[0].receive_some()
+            for end in (*talking, silent):
+                await end.aclose()
+
+
+async def test_behind_a_trusted_proxy_addresses_are_not_told_apart(tmp_path: Path) -> None:
+    config = config_of(
+        page_config(tmp_path),
+        handshakes={"waiting": 10, "waiting_per_address": 1},
+        trusted_proxies=["127.0.0.0/8"],
+    )
+    async with running(config) as server:
+        streams = [await connect(server, "127.0.0.9") for _ in range(5)]
+        await until(lambda: len(server._gatehouse.anteroom) == 5)
+        assert server._gatehouse.anteroom.sent_away == 0
+        for stream in streams:
+            await stream.aclose()

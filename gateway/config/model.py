@@ -281,6 +281,20 @@ class Requests(Section):
     """The longest request line, path and query included; longer ones are answered with HTTP 414."""
 
 
+class Handshakes(Section):
+    """Connections that are not admitted: from their acceptance to the upgrade, and kept alive for another request.
+    Where there is no room, the oldest one that has sent nothing is closed for a newcomer."""
+
+    waiting: Count | None = None
+    """How many there may be; `null`: what a quarter of `memory` is enough for, or of the descriptors, 4096 at most."""
+    waiting_per_address: Count | None = None
+    """How many of one address (IPv6: of one /64); `null`: a quarter of `waiting`, 256 at most. Not counted are those of
+    `trusted_proxies`, of Unix sockets, and of listeners with `proxy_protocol`."""
+    per_second: Rate = 100.0
+    """TLS handshakes and requests of one address in a second; more wait for their turn. All together have two fifths of
+    the time, so that established connections keep theirs."""
+
+
 class Sessions(Section):
     """Memory for sessions whose client is away, and for what is told of those that ended."""
 
@@ -339,6 +353,7 @@ class Config(Section):
     """Which requests go where; their order does not matter."""
     timeouts: Timeouts = Timeouts()
     requests: Requests = Requests()
+    handshakes: Handshakes = Handshakes()
     memory: Memory = "auto"
     """What may be held for all clients and backends together: messages that wait, buffers, sessions. `auto`: three
     fifths of what the control group (or half of what the machine) has beyond 64 MiB."""

@@ -9,6 +9,7 @@ It is not `trio.SocketStream`, because an established connection has no task: th
 import ipaddress
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -133,9 +134,16 @@ class Channel:
     # --- TLS ------------------------------------------------------------------------------------------------------
 
     async def start_tls(
-        self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
+        self,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+        on_work: Callable[[float], None] = lambda seconds: None,
     ) -> ssl.SSLSocket:
         """Shakes hands; from now on the channel carries plaintext over TLS. The socket returned stays the channel's.
+
+        `on_work` is told of each stretch of work how long it was, and must not raise.
 
         Raises `TlsFailure` when the handshake fails, `OSError` when the connection breaks. After either, and after a
         cancellation, the channel is good for nothing but `close`.
@@ -155,7 +163,15 @@ class Channel:
         except (ssl.SSLError, ValueError) as error:
             raise TlsFailure(f"no TLS with {server_hostname!r}: {error}") from error
         self._sock = tls_sock
-        await self._retry(lambda _: tls_sock.do_handshake(), _READ)
+
+        def shake_hands(_: socket.socket) -> None:
+            began = time.perf_counter()
+            try:
+                tls_sock.do_handshake()
+            finally:
+                on_work(time.perf_counter() - began)
+
+        await self._retry(shake_hands, _READ)
         return tls_sock
 
     # --- the end --------------------------------------------------------------------------------------------------

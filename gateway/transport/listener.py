@@ -21,10 +21,13 @@ from gateway.config import Address, TcpAddress, UnixAddress
 from gateway.config import Listener as ListenerConfig
 from gateway.config.accounts import group_id, user_id
 from gateway.errors import HandshakeTimeout, StartupError
+from gateway.policy.anteroom import Guest
 from gateway.protocol.http import plaintext_at_tls
 from gateway.protocol.proxy_protocol import ProxyAddress, ProxyHeader, ProxyHeaderReader
 from gateway.telemetry.metrics import AcceptError
 from gateway.transport.channel import Channel, tcp_address, tune_tcp
+from gateway.transport.descriptors import current_budget
+from gateway.transport.gatehouse import Gatehouse
 from gateway.transport.silent import SilentConnections
 from gateway.transport.tls import ServerTls, TlsFacts, facts, proxied_facts
 
@@ -77,6 +80,8 @@ class Accepted:
     """Closed when the handler returns, unless it released it."""
     peer: TcpAddress | None
     """The other end of this very connection; None on a Unix socket."""
+    guest: Guest | None = None
+    """Its place among those who are not admitted yet, where somebody counts them."""
 
 
 Handler = Callable[[Accepted], Awaitable[None]]
@@ -86,9 +91,21 @@ class Listener:
     """One `listeners` entry, bound and listening from its construction on."""
 
     def __init__(
-        self, config: ListenerConfig, *, on_accept_error: Callable[[AcceptError], None] = lambda _: None
+        self,
+        config: ListenerConfig,
+        *,
+        on_accept_error: Callable[[AcceptError], None] = lambda _: None,
+        enter: Callable[[str | None, Callable[[], None]], Guest | None] | None = None,
+        rest: Callable[[int], Awaitable[None]] | None = None,
     ) -> None:
-        """Raises `StartupError`, in one line that says what to do. `on_accept_error` counts, and must not raise."""
+        """Raises `StartupError`, in one line that says what to do. `on_accept_error` counts, and must not raise.
+
+        `enter` gives a place to a connection from an address, which the function ends, or None: then it is closed. With
+        it, connections leave alone the descriptors that are kept back. `rest` is awaited behind each run of accepts.
+        """
+        self._rest: Final = rest
+        self._accepts = 0
+        self._enter: Final = enter
         self.config: Final = config
         self.tls: Final = None if config.tls is None else ServerTls(config.tls)
         self.closed = False
@@ -151,6 +168,9 @@ class Listener:
             error = None if self.closed else self._accept_waiting(sock, handler, nursery)
             if error is None:
                 pause_seconds = 0.0
+                if self._rest is not None:
+                    accepts, self._accepts = self._accepts, 0
+                    await self._rest(accepts)
                 continue
             if not pause_seconds:
                 _log.error("accept_failing", address=str(self.config.bind), problem=os.strerror(error))
@@ -170,9 +190,29 @@ class Listener:
                 if number not in _ABORTED:
                     return number
             else:
+                self._accepts += 1
                 peer = tcp_address(address) if sock.family != socket.AF_UNIX else None
-                nursery.start_soon(self._handle, handler, Accepted(listener=self, channel=Channel(accepted), peer=peer))
+                connection = self._take_in(accepted, peer)
+                if connection is not None:
+                    nursery.start_soon(self._handle, handler, connection)
         return None
+
+    def _take_in(self, sock: socket.socket, peer: TcpAddress | None) -> Accepted | None:
+        """The connection, if there is a place for it; if not it is closed, before a task was begun for it."""
+        channel = Channel(sock)
+        if self._enter is None:
+            return Accepted(listener=self, channel=channel, peer=peer)
+        # Whose it is, a proxy's header tells only later.
+        address = None if peer is None or self.config.proxy_protocol else peer.host
+        guest = self._enter(address, channel.close)
+        if guest is not None and not current_budget().has_room_for(sock.fileno()):
+            self._on_accept_error(AcceptError.DESCRIPTORS)
+            guest.leave()
+            guest = None
+        if guest is None:
+            channel.close()
+            return None
+        return Accepted(listener=self, channel=channel, peer=peer, guest=guest)
 
     async def _handle(self, handler: Handler, accepted: Accepted) -> None:
         try:
@@ -180,6 +220,8 @@ class Listener:
         except Exception:  # noqa: BLE001 - the boundary that keeps the listener alive
             _log.exception("connection_failed", address=str(self.config.bind))
         finally:
+            if accepted.guest is not None:
+                accepted.guest.leave()
             accepted.channel.close()
 
 
@@ -198,22 +240,28 @@ class Established:
 
 
 async def establish(
-    accepted: Accepted, *, timeout_seconds: float, silent: SilentConnections | None = None
+    accepted: Accepted,
+    *,
+    timeout_seconds: float,
+    silent: SilentConnections | None = None,
+    gatehouse: Gatehouse | None = None,
 ) -> Established:
     """Reads the PROXY header and shakes hands, as the listener is configured, within `timeout_seconds` for both.
 
     Raises `HandshakeTimeout`, `ProxyHeaderInvalid`, `TlsFailure` or `OSError`, the last also where nothing had come
     when `silent` was ended: all of them the client's affair, and no reason to answer. Raises `HandshakeRefused`, to be
     answered in plain text, for a plain request to a port that speaks TLS. The channel stays with whoever closes
-    `accepted.channel`.
+    `accepted.channel`. A TLS handshake waits for its turn at the `gatehouse`.
     """
     channel, listener = accepted.channel, accepted.listener
     awaited = "PROXY protocol header"
     header = ProxyHeader(client=None, server=None)
     try:
-        with trio.fail_after(timeout_seconds):
+        with trio.fail_after(timeout_seconds if gatehouse is None else gatehouse.patience(timeout_seconds)):
             if silent is not None and (listener.config.proxy_protocol or listener.tls is not None):
                 await _first_byte(channel, silent)
+                if accepted.guest is not None:
+                    accepted.guest.speaks()
             if listener.config.proxy_protocol:
                 header = await _read_proxy_header(channel)
             if listener.tls is not None:
@@ -221,7 +269,11 @@ async def establish(
                 refusal = plaintext_at_tls(await channel.peek(PEEKED_BYTES))
                 if refusal is not None:
                     raise refusal
-                await channel.start_tls(listener.tls.context, server_side=True)
+                if gatehouse is None:
+                    await channel.start_tls(listener.tls.context, server_side=True)
+                else:
+                    await gatehouse.turn(accepted.guest)
+                    await channel.start_tls(listener.tls.context, server_side=True, on_work=gatehouse.spend)
     except trio.TooSlowError:
         raise HandshakeTimeout(f"the {awaited} was not complete within {timeout_seconds:g} s") from None
     return Established(

@@ -10,6 +10,7 @@ from typing import Final
 import trio
 
 from gateway.errors import HandshakeRefused
+from gateway.policy.anteroom import Guest
 from gateway.protocol.handshake import Request, RequestReader, refusal_response, request_timed_out
 from gateway.transport.channel import Channel
 from gateway.transport.silent import SilentConnections
@@ -24,13 +25,18 @@ async def read_request(
     first: bool,
     timeout_seconds: float,
     silent: SilentConnections | None = None,
+    guest: Guest | None = None,
 ) -> Request | None:
     """The next request; None when the client ended, or kept silent, between two requests, or `silent` was ended.
+
+    `guest` is told when it speaks and when it is waited for.
 
     `first` says that none has been read from this connection yet. Raises HandshakeRefused for a head that is bad or
     not complete in time, and OSError. After None the connection is good for nothing but to be closed.
     """
     request = None if first else reader.start_next()
+    if guest is not None and request is None and not reader.in_request and not first:
+        guest.is_waited_for()
     try:
         with trio.fail_after(timeout_seconds):
             while request is None:
@@ -39,6 +45,8 @@ async def read_request(
                     data = await channel.receive_some(RECEIVE_BYTES)
                 if not data:
                     return None
+                if guest is not None:
+                    guest.speaks()
                 request = reader.feed(data)
     except trio.TooSlowError:
         if first or reader.in_request:
