@@ -16,7 +16,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-platforms check lint types imports tests coverage tests-compiled compiled conformance bench trial fuzz lock chart npm web containers codec clean
+.PHONY: help demo test test-all test-platforms check lint types imports tests coverage tests-compiled compiled conformance bench trial soak-vnc fuzz lock chart npm web containers codec clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -140,6 +140,9 @@ lock: $(VENV)/.dev ## Pin what the image is made of and built with, with hashes
 
 containers: $(VENV)/.dev ## Prove image, composition and systemd unit on a Docker engine (tests/containers/README.md)
 	tests/containers/run
+
+soak-vnc: $(VENV)/.dev ## Ten minutes before a real TigerVNC, which locks out whoever knocks and says nothing
+	KAKITOME_SOAK_SECONDS=600 $(BIN)/python -m pytest -q -s tests/integration/test_tigervnc.py -k never_locks
 
 chart: $(VENV)/.dev ## Write the Helm chart's README, values schema and copies of dashboards and rules; package it into build/
 	$(BIN)/python -m helm

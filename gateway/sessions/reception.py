@@ -159,6 +159,7 @@ async def _receive_records(arrival: Arrival, keeper: SessionKeeper, undo: ExitSt
         return
     except GatewayExhausted as error:
         log.warning("gateway_exhausted", route=arrival.service.config.name, problem=str(error))
+        arrival.service.metrics.count_refusal(ServiceRefusal.EXHAUSTED)
         await close_politely(channel, ws, TRY_AGAIN_LATER, "this gateway can take no more connections; try again later")
         return
     except BackendUnreachable as error:

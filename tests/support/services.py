@@ -50,10 +50,10 @@ class VncServer:
 
 
 @contextmanager
-def vnc_server() -> Iterator[VncServer]:
-    """Runs Xtigervnc, a VNC server with a desktop of its own."""
+def vnc_server(port: int | None = None) -> Iterator[VncServer]:
+    """Runs Xtigervnc, a VNC server with a desktop of its own; without a password, at any port that is free."""
     xtigervnc = need("Xtigervnc", "apt-get install tigervnc-standalone-server")
-    port = free_port()
+    port = port or free_port()
     display = f":{port}"
     argv = [xtigervnc, display, "-rfbport", str(port), "-interface", "127.0.0.1", "-SecurityTypes", "None"]
     argv += ["-geometry", "320x240", "-depth", "24", "-ac"]
