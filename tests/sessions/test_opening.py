@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import trio
 
+from gateway.errors import GatewayExhausted
 from gateway.protocol.pieces import FIRST, LAST, Opcode
 from gateway.protocol.records import MAX_BODY_BYTES, MAX_JSON_BYTES, RecordType, encode_record
 from gateway.telemetry.metrics import HandshakeOutcome
+from gateway.transport.connector import Connector, Dialed
 from tests.sessions.harness import Client, backend, config_of, running, until
 from tests.sessions.routes import records_route, stream_route
 from tests.sessions.scripted import scripted
@@ -207,6 +209,19 @@ async def test_a_backend_that_does_not_keep_to_the_protocol_is_told_from_a_refus
         assert await client.closed() == 1014
         assert "record" not in client.close_reason  # what the backend did wrong is for the log
         assert not len(server.registry)
+
+
+async def test_a_gateway_that_lacks_the_means_to_reach_its_backend_is_1013(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lack(*_: object, **__: object) -> Dialed:
+        raise GatewayExhausted("Too many open files")
+
+    monkeypatch.setattr(Connector, "dial", lack)
+    async with running(config_of(records_route(1))) as server:
+        client = await Client.connect(server)
+        await client.send(RecordType.OPEN, body=b"{}")
+        assert await client.closed() == 1013
+        assert "files" not in client.close_reason, "what it lacks is for the log"
+        assert server.metrics.routes[0].refusals["exhausted"] == 1
 
 
 async def test_a_backend_that_cannot_be_reached_is_1014() -> None:
