@@ -29,7 +29,7 @@ Exit status:
   0    done; serve: ended by SIGTERM or SIGINT, all connections closed in order
   1    it could not be done: a port in use, a file missing or not to be read, a server that refuses
   2    the configuration or the command line has faults
-  130  interrupted before it was done
+  130  interrupted before it was done; connect: 143 and 129 when ended by SIGTERM and SIGHUP
 """
 
 _config_option = click.option(
@@ -357,8 +357,10 @@ def connect(
     echo hello | kakitome connect --one ws://127.0.0.1:8080/hello/me
     ssh -o ProxyCommand='kakitome connect --binary wss://gate.example.com/ssh' host
 
-    Messages go to standard output, everything else to standard error. The exit status is 1 when the server refuses,
-    when it closes with another code than 1000, 1001 or none, and with --session when a message was not settled.
+    Messages go to standard output, everything else to standard error. At the end of the input the connection is closed
+    with 1000, and what the service still answers is shown; so it is on SIGINT, SIGTERM and SIGHUP, without waiting. The
+    exit status is 1 when the server refuses, when it closes with another code than 1000, 1001 or none or before all of
+    the input was sent, and with --session when a message was not settled.
     """
     from gateway.client import terminal
 
@@ -383,8 +385,9 @@ def connect(
         raise click.UsageError(str(fault)) from None
     except KakitomeError as fault:
         fail(fault)
-    if outcome is terminal.Outcome.INTERRUPTED:
-        sys.exit(ExitStatus.INTERRUPTED)
+    for number, ended in terminal.SIGNALS.items():
+        if outcome is ended:
+            sys.exit(128 + number)
     if outcome is not terminal.Outcome.DONE:
         sys.exit(ExitStatus.FAILED)
 

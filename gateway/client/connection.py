@@ -277,6 +277,14 @@ class Connection:
         self._link.changed.wake()
         self._link.reschedule()
 
+    async def wait_fenced(self) -> None:
+        """Returns when the server has pinged behind all data, as Kakitome does to learn that it has reached us.
+
+        A Close that is sent before overtakes the answer. Other servers may never ping, so give it little time.
+        """
+        while self._exchange.has_unfenced and self._exchange.ending is None:
+            await self._link.moved.wait()
+
     def start(self) -> None:
         """Begins to carry the connection, in a task of its own."""
         self._carrying = Background(self._carry, "kakitome connection")

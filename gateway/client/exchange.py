@@ -56,6 +56,7 @@ class Exchange:
         "_pong",
         "_ws",
         "ending",
+        "has_unfenced",
         "pings_answered",
         "pings_sent",
     )
@@ -80,6 +81,8 @@ class Exchange:
         self._out: list[bytes] = []
         self._pong: bytes | None = None
         self._pings: deque[bytes] = deque()
+        self.has_unfenced = False
+        """Data came that no ping of the server's has followed: it may not know that it has reached us."""
         self.pings_sent = 0
         self.pings_answered = 0
         """The number of the newest of our pings whose Pong, or that of a later one, has come."""
@@ -128,15 +131,18 @@ class Exchange:
     def _take(self, pieces: list[Piece]) -> list[Piece]:
         """The data pieces, after the control frames between them were looked at."""
         if all(piece[0] < _CLOSE for piece in pieces):
+            self.has_unfenced |= bool(pieces)
             return pieces
         data = []
         for piece in pieces:
             opcode, payload, _ = piece
             if opcode < _CLOSE:
+                self.has_unfenced = True
                 data.append(piece)
             elif opcode == _PING:
                 # RFC 6455 section 5.5.3: an endpoint may "send a Pong frame for only the most recently processed Ping".
                 self._pong = payload
+                self.has_unfenced = False
             elif opcode == _PONG and payload in self._pings:
                 while self._pings.popleft() != payload:
                     self.pings_answered += 1

@@ -4,7 +4,9 @@ Invariant: standard output carries the messages that came and nothing else; what
 error. What a server sends cannot steer the terminal: control characters are shown, not obeyed.
 """
 
+import math
 import os
+import select
 import signal
 import ssl
 import sys
@@ -55,6 +57,9 @@ class Outcome(Enum):
     OUTPUT_CLOSED = "output_closed"
     """Nobody reads what comes any more."""
     INTERRUPTED = "interrupted"
+    """By SIGINT, as the next two by SIGTERM and SIGHUP."""
+    TERMINATED = "terminated"
+    HUNG_UP = "hung_up"
 
 
 class InputFault(KakitomeError):
@@ -87,6 +92,22 @@ class Call:
 
 
 DEFAULT_LINGER_SECONDS: Final = 1.0
+
+LAST_WORDS_SECONDS: Final = 60.0
+"""After our Close: how long a service may be silent before it says more, or closes."""
+
+GOODBYE_SECONDS: Final = 5.0
+"""The same where nobody wants to hear more."""
+
+FENCE_SECONDS: Final = 0.5
+"""What a gateway has to ask whether its last messages have reached us, before we close."""
+
+SIGNALS: Final = {
+    signal.SIGINT: Outcome.INTERRUPTED,
+    signal.SIGTERM: Outcome.TERMINATED,
+    signal.SIGHUP: Outcome.HUNG_UP,
+}
+"""What closes in good order: Ctrl-C, and what ends a ProxyCommand of ssh's."""
 
 
 def trusting(ca: Path | None, *, insecure: bool) -> ssl.SSLContext:
@@ -125,7 +146,13 @@ class Lines:
 
     def feed_eof(self) -> list[str]:
         """What stands behind the last line's end, if anything."""
-        return [self._text(self._held)] if self._held else []
+        held, self._held = self._held, b""
+        return [self._text(held)] if held else []
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that wait for the end of their line."""
+        return len(self._held)
 
     def _text(self, line: bytes) -> str:
         self._number += 1
@@ -135,16 +162,15 @@ class Lines:
             raise InputFault(f"line {self._number} of the input is not UTF-8; --binary sends any bytes") from None
 
 
-async def read_input(*, binary: bool) -> AsyncGenerator[Data, None]:
-    """The messages on standard input, until it ends. Raises InputFault."""
-    lines = Lines()
+async def read_input(lines: Lines | None) -> AsyncGenerator[Data, None]:
+    """The messages on standard input, until it ends: `lines`, or else bytes as they come. Raises InputFault."""
     while True:
         # Files can be read, but not waited for, so a thread reads; it is left behind when nobody waits for it any more.
         try:
             data = await trio.to_thread.run_sync(os.read, STDIN, READ_BYTES, abandon_on_cancel=True)
         except OSError as error:
             raise InputFault(f"standard input cannot be read: {error.strerror}") from None
-        if binary:
+        if lines is None:
             if data:
                 yield data
         else:
@@ -155,14 +181,20 @@ async def read_input(*, binary: bool) -> AsyncGenerator[Data, None]:
 
 
 async def write_output(data: bytes) -> None:
-    """Writes all of it, without keeping the connection waiting. Raises BrokenPipeError and other OSErrors."""
+    """Writes all of it, without keeping the connection waiting. Raises BrokenPipeError and other OSErrors.
+
+    A cancellation leaves the thread behind: a reader that does not read must not keep us from ending.
+    """
 
     def write() -> None:
         rest = memoryview(data)
         while rest:
-            rest = rest[os.write(STDOUT, rest) :]
+            try:
+                rest = rest[os.write(STDOUT, rest) :]
+            except BlockingIOError:  # whoever shares it with us may have made it so at any time
+                select.select([], [STDOUT], [])
 
-    await trio.to_thread.run_sync(write)
+    await trio.to_thread.run_sync(write, abandon_on_cancel=True)
 
 
 def shown(message: Data, *, binary: bool, on_terminal: bool) -> bytes:
@@ -200,6 +232,9 @@ class Peer(Protocol):
     async def settle(self) -> None:
         """Waits until all that can be known of what was sent is known."""
 
+    def finish(self) -> bool:
+        """Says that nothing more will be sent; whether answers to that may come."""
+
     def messages(self) -> AsyncIterator[Data]:
         """What comes. Raises ConnectionClosed, SessionEnded for an end that is not in order."""
 
@@ -214,6 +249,10 @@ class _Plain:
     async def settle(self) -> None:
         """Nothing is to be known."""
 
+    def finish(self) -> bool:
+        self.connection.finish_sending()
+        return True
+
     def messages(self) -> AsyncIterator[Data]:
         return self.connection
 
@@ -227,6 +266,10 @@ class _Registered:
 
     async def settle(self) -> None:
         await self.session.drain()
+
+    def finish(self) -> bool:
+        # The end of a session ends both directions.
+        return False
 
     def messages(self) -> AsyncIterator[Message]:
         return self.session
@@ -306,6 +349,11 @@ class Talk:
         self._everything = trio.CancelScope()
         self._talking = self._everything
         """What the next Ctrl-C ends."""
+        self._lines = None if call.binary else Lines()
+        self._said = self._got = 0
+        """Messages."""
+        self._saw_binary = False
+        self._ended_by_peer = self._is_cut_short = False
 
     async def run(self) -> Outcome:
         """Connects, talks, and closes.
@@ -314,23 +362,48 @@ class Talk:
         `open_session` raise.
         """
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._watch_interrupts)
+            await nursery.start(self._watch_signals)
             try:
                 with self._everything:
                     await (self._talk_registered() if self._call.session else self._talk_plainly())
             except (KakitomeError, ValueError) as failure:
                 self._failure = failure
             nursery.cancel_scope.cancel()
+        if self._failure is None and self._outcome is Outcome.DONE:
+            self._failure = self._unsent()
         if self._failure is not None:
             raise self._failure
         return self._outcome
 
-    async def _watch_interrupts(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """The first Ctrl-C closes in good order, a second one at once."""
-        with trio.open_signal_receiver(signal.SIGINT) as signals:
+    def _unsent(self) -> InputFault | None:
+        """What is wrong with an end of the peer's that is in order, but came before all of the input was sent."""
+        if not self._ended_by_peer:
+            return None
+        held = 0 if self._lines is None else self._lines.held_bytes
+        if held:
+            return InputFault(
+                f"the connection ended over {held} bytes of the input that have no line end, so they were not sent;"
+                " --binary sends bytes as they come"
+            )
+        return InputFault("the connection ended before all of the input was sent") if self._is_cut_short else None
+
+    def _hint(self) -> None:
+        """Where `--binary` may have been forgotten: a service of bytes waits for ever for the ends of our lines."""
+        if self._lines is None or not self._said or self._got or self._failure or self._outcome is not Outcome.DONE:
+            return
+        self._notes.say(
+            "nothing came back. Each line went as a text message, without its end; --binary is for services of bytes",
+            "yellow",
+        )
+
+    async def _watch_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The first signal closes in good order, a second one at once; `nohup` means what it says."""
+        wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        with trio.open_signal_receiver(*wanted) as signals:
             task_status.started()
-            async for _ in signals:
-                self._outcome = Outcome.INTERRUPTED
+            async for number in signals:
+                self._outcome = SIGNALS[signal.Signals(number)]
+                self._everything.deadline = trio.current_time() + GOODBYE_SECONDS
                 self._talking.cancel()
 
     def _connection(self) -> AbstractAsyncContextManager[Connection]:
@@ -341,7 +414,7 @@ class Talk:
             headers=call.headers,
             origin=call.origin,
             ssl_context=call.ssl_context,
-            timeouts=Timeouts(keepalive=call.keepalive_seconds),
+            timeouts=Timeouts(keepalive=call.keepalive_seconds, close=LAST_WORDS_SECONDS, close_total=math.inf),
         )
 
     async def _talk_plainly(self) -> None:
@@ -350,6 +423,10 @@ class Talk:
                 chosen = "" if connection.subprotocol is None else f" with subprotocol {connection.subprotocol}"
                 self._notes.say(f"connected{chosen}; Ctrl-D ends the connection")
             await self._talk(_Plain(connection))
+            with trio.move_on_after(FENCE_SECONDS):
+                await connection.wait_fenced()
+            self._everything.deadline = min(self._everything.deadline, trio.current_time() + GOODBYE_SECONDS)
+        self._hint()
 
     async def _talk_registered(self) -> None:
         call = self._call
@@ -377,11 +454,13 @@ class Talk:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._receive, peer, nursery.cancel_scope)
                 try:
-                    async with aclosing(read_input(binary=self._call.binary)) as messages:
+                    async with aclosing(read_input(self._lines)) as messages:
                         async for message in messages:
-                            await peer.say(message)
+                            await self._say(peer, message)
                     await peer.settle()
                     await self._linger()
+                    if peer.finish():
+                        await trio.sleep_forever()  # the receiving task ends it when the peer does
                 except InputFault as fault:
                     self._failure = fault
                 except (ConnectionClosed, SessionEnded):
@@ -389,16 +468,33 @@ class Talk:
                 nursery.cancel_scope.cancel()
         self._talking = self._everything
 
+    async def _say(self, peer: Peer, message: Data) -> None:
+        try:
+            await peer.say(message)
+        except (ConnectionClosed, SessionEnded):
+            self._is_cut_short = True
+            raise
+        self._said += 1
+
     async def _receive(self, peer: Peer, talking: trio.CancelScope) -> None:
         call = self._call
         on_terminal = os.isatty(STDOUT)
         try:
             async for message in peer.messages():
+                self._got += 1
+                if not (call.binary or isinstance(message, str) or self._saw_binary):
+                    self._saw_binary = True
+                    self._notes.say(
+                        "the service sends binary messages, each shown as a line: --binary passes bytes as they are",
+                        "yellow",
+                    )
                 await write_output(shown(message, binary=call.binary, on_terminal=on_terminal))
                 self._heard.set()
                 self._heard = trio.Event()
                 if call.one:
                     break
+            else:
+                self._ended_by_peer = True
         except (ConnectionClosed, SessionEnded) as end:
             self._failure = end
         except OSError:
@@ -421,9 +517,10 @@ class Talk:
 
 def run(call: Call) -> Outcome:
     """Talks as `call` says, see `Talk.run`; raises ValueError for a URL or header that cannot be."""
-    if sys.stdin is None:
-        # It was closed, and its number would be given to the next socket.
-        os.open(os.devnull, os.O_RDONLY)
-    else:
-        os.set_blocking(STDIN, True)  # whoever had the terminal before may have left it otherwise
+    for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)):
+        if stream is None:
+            # It was closed, and its number would be given to the next socket. Writing to this one fails, as it should.
+            os.open(os.devnull, os.O_RDONLY if number < 2 else os.O_WRONLY)
+        elif number < 2:
+            os.set_blocking(number, True)  # whoever had the terminal before may have left it otherwise
     return trio.run(Talk(call).run)

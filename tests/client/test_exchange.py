@@ -281,3 +281,13 @@ def test_a_stall_after_a_ping_or_a_close_is_no_silence_of_the_servers_either() -
     assert not client.check(now=900.0)
     assert client.deadline == 905.0
     assert client.check(now=905.0)
+
+
+def test_it_is_known_whether_the_server_has_pinged_behind_all_data() -> None:
+    client, server = exchange()
+    known = [client.has_unfenced]
+    ping, data = (PING, b"fence", WHOLE), (TEXT, b"x", WHOLE)
+    for pieces in ([data], [data, ping], [ping, data]):
+        client.receive_data(server.send(pieces), now=1.0)
+        known.append(client.has_unfenced)
+    assert known == [False, True, False, True]

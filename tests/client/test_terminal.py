@@ -82,7 +82,7 @@ async def test_an_input_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPa
     folder = os.open("/", os.O_RDONLY)
     monkeypatch.setattr("gateway.client.terminal.STDIN", folder)
     with pytest.raises(InputFault, match="standard input cannot be read: Is a directory"):
-        await anext(read_input(binary=False))
+        await anext(read_input(Lines()))
     os.close(folder)
 
 
