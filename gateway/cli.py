@@ -169,6 +169,52 @@ def schema(markdown: bool) -> None:
 
 
 @main.command(epilog=_EPILOG)
+@click.argument("subject")
+@click.option(
+    "--secret",
+    "secret_file",
+    envvar="KAKITOME_TICKET_SECRET_FILE",
+    show_envvar=True,
+    required=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A file that holds one of the route's ticket.secrets; never the secret itself, which others could see.",
+)
+@click.option("--for", "good_for", default="60s", show_default=True, metavar="DURATION", help="How long it is good.")
+@click.option("--claim", "claims", multiple=True, metavar="NAME=VALUE", help="Something else to say of SUBJECT.")
+@click.option("--route", default=None, help="The only route that it is good for.")
+@click.option("--origin", default=None, help="The only page that it is good for, as https://app.example.com.")
+def ticket(
+    subject: str, secret_file: Path, good_for: str, claims: tuple[str, ...], route: str | None, origin: str | None
+) -> None:
+    """Print a ticket that lets SUBJECT in, once.
+
+    What your application does for its own users; here for scripts, and to try a route.
+    """
+    import time
+
+    from gateway.access.tickets import make_ticket
+    from gateway.config.access import MIN_SECRET_BYTES
+    from gateway.config.units import parse_duration
+
+    said = dict(claim.partition("=")[::2] for claim in claims)
+    said |= {name: value for name, value in (("route", route), ("origin", origin)) if value is not None}
+    if any("=" not in claim for claim in claims):
+        raise click.BadParameter("must be NAME=VALUE", param_hint="--claim")
+    try:
+        seconds = parse_duration(good_for)
+    except ValueError as fault:
+        raise click.BadParameter(str(fault), param_hint="--for") from None
+    try:
+        secret = secret_file.read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise click.BadParameter(f"cannot read {secret_file}: {fault}", param_hint="--secret") from None
+    if len(secret.encode()) < MIN_SECRET_BYTES:
+        raise click.BadParameter(f"the secret in {secret_file} has fewer than {MIN_SECRET_BYTES} bytes")
+    click.echo(make_ticket(secret, subject=subject, now=time.time(), good_for_seconds=seconds, claims=said))
+
+
+@main.command(epilog=_EPILOG)
 @click.option(
     "--admin",
     "address",

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jsonschema
@@ -11,9 +12,12 @@ import trio
 from click.testing import CliRunner, Result
 
 from gateway import __version__
+from gateway.access.state import open_state
+from gateway.access.tickets import TicketMethod
 from gateway.cli import main
 from gateway.config.reference import reference
 from gateway.protocol.build import CODEC, DATA_PATH
+from tests.access.doubles import evidence
 
 GOOD = """\
 listeners:
@@ -158,3 +162,38 @@ def test_another_system_than_linux_is_told_in_one_line(
     assert result.stderr == (
         "kakitome: the gateway runs on Linux only, and this is Darwin: use a container or a virtual machine\n"
     )
+
+
+# --- ticket -----------------------------------------------------------------------------------------------------------
+
+
+async def test_ticket_prints_one_that_lets_in(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("a secret of at least thirty-two bytes\n")
+    result = run("ticket", "alice", "--secret", str(secret), "--claim", "room=7", "--route", "chat", "--for", "30s")
+    assert result.exit_code == 0
+    state = open_state(None, now=time.time() - 10)
+    tickets = TicketMethod(["a secret of at least thirty-two bytes"], longest_seconds=60, state=state)
+    principal = await tickets.identify(evidence(result.stdout.strip(), route="chat"), time.time())
+    assert principal.subject == "alice"
+    assert principal.claims["room"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--secret", "missing"], "cannot read missing"),
+        (["--secret", "short"], "fewer than 32 bytes"),
+        (["--secret", "good", "--for", "5"], "is not a duration"),
+        (["--secret", "good", "--claim", "room"], "must be NAME=VALUE"),
+    ],
+)
+def test_ticket_says_what_is_wrong(
+    arguments: list[str], problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "short").write_text("short")
+    (tmp_path / "good").write_text("a secret of at least thirty-two bytes")
+    monkeypatch.chdir(tmp_path)
+    result = run("ticket", "alice", *arguments)
+    assert result.exit_code == 2
+    assert problem in result.stderr
