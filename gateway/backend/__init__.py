@@ -24,9 +24,7 @@ from gateway.backend.session import (
 )
 from gateway.backend.sqlite_store import SqliteStore
 from gateway.backend.store import Changes, MemoryStore, SessionEnd, Store, StoredSession
-from gateway.protocol.inbox import IncomingPiece
-from gateway.protocol.outbox import OutgoingMessage
-from gateway.sqlite_file import (
+from gateway.ends.sqlite_file import (
     StoreCorrupt,
     StoreFailed,
     StoreFull,
@@ -35,6 +33,8 @@ from gateway.sqlite_file import (
     StoreReadOnly,
     StoreUnreachable,
 )
+from gateway.protocol.inbox import IncomingPiece
+from gateway.protocol.outbox import OutgoingMessage
 
 __all__ = [
     "Address",

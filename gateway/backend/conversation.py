@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Final
 
 from gateway.backend.store import Changes, SessionEnd, StoredSession
+from gateway.ends.messages import MAX_REJECT_REASON_BYTES, check_code
 from gateway.errors import MAX_CLOSE_REASON_BYTES, ConnectionFault, ProtocolViolation
 from gateway.protocol.inbox import Inbox
 from gateway.protocol.outbox import MessageNotKept, Outbox
@@ -37,10 +38,6 @@ CONTROL_BYTES: Final = 64 * 1024
 """Answers that wait to be sent: beyond this no more is read, so a flood of PINGs fills no memory."""
 
 REJECTIONS_KEPT: Final = 256
-
-MIN_CODE: Final = 1000
-MAX_CODE: Final = 4999
-MAX_REJECT_REASON_BYTES: Final = 1024
 
 
 class Refused(Exception):
@@ -335,7 +332,6 @@ class Conversation:
 
 def _check_end(code: int, reason: str, *, max_reason_bytes: int) -> None:
     """Raises ValueError for what the peer would not take."""
-    if not MIN_CODE <= code <= MAX_CODE:
-        raise ValueError(f"code {code}, expected {MIN_CODE} to {MAX_CODE}")
+    check_code(code)
     if len(reason.encode()) > max_reason_bytes:
         raise ValueError(f"a reason of {len(reason.encode())} bytes, expected at most {max_reason_bytes}")

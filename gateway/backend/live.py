@@ -13,9 +13,9 @@ from trio.lowlevel import enable_ki_protection
 
 from gateway.backend.conversation import Conversation
 from gateway.backend.store import Store
+from gateway.ends.wakeup import Signal
 from gateway.protocol.outbox import Outbox
 from gateway.protocol.records import Record
-from gateway.wakeup import Signal
 
 
 class Shelf:

@@ -18,6 +18,7 @@ from pydantic import JsonValue
 
 from gateway.backend.conversation import Conversation
 from gateway.backend.live import LiveSession
+from gateway.ends.messages import encoded
 from gateway.protocol.inbox import IncomingPiece, OversizeMessage
 from gateway.protocol.records import ClientAddress, OpenToBackend, Rung, SessionReport
 
@@ -66,7 +67,7 @@ class Transaction:
         Never waits; the next transaction does, while there are more replies than the peer's windows take, or when a
         window full of them has overtaken a message that waits for room.
         """
-        self.staged.append(_encoded(data))
+        self.staged.append(encoded(data))
 
 
 class _Delivered:
@@ -388,7 +389,7 @@ class Session:
         Of several tasks that wait the one that came first goes first, however large its message is. Raises
         SessionEnded. A cancellation while waiting sends nothing.
         """
-        text, payload = _encoded(data)
+        text, payload = encoded(data)
         async with self._live.admission.turn():
             while not (self.ended or self._conversation.outbox.has_room(len(payload))):
                 await self._live.moved.wait()
@@ -399,7 +400,7 @@ class Session:
 
         Raises SessionEnded.
         """
-        text, payload = _encoded(data)
+        text, payload = encoded(data)
         self._check_not_ended()
         if self._live.admission.is_awaited or not self._conversation.outbox.has_room(len(payload)):
             return None
@@ -461,12 +462,3 @@ class _Pieces:
         if piece is None:
             raise StopAsyncIteration
         return piece
-
-
-def _encoded(data: str | bytes) -> tuple[bool, bytes]:
-    """(text, payload) of what a handler sends."""
-    if isinstance(data, str):
-        return True, data.encode()
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise TypeError(f"a message is str or bytes, not {type(data).__name__}")
-    return False, bytes(data)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from gateway.backend.store import ENDED_SESSIONS_KEPT, Changes, SessionEnd, StoredSession
+from gateway.ends.sqlite_file import SqliteFile
 from gateway.protocol.outbox import OutgoingMessage
-from gateway.sqlite_file import SqliteFile
 
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS kakitome_sessions (

@@ -11,7 +11,7 @@ async with open_session("wss://example.com/chat") as session:
         print(message)                  # acknowledged when the loop comes back
 """
 
-from gateway.client.connection import Connection, Data, Timeouts, connect
+from gateway.client.connection import Connection, Timeouts, connect
 from gateway.client.delivered import BinaryMessage, Message, TextMessage
 from gateway.client.events import (
     Acknowledged,
@@ -41,10 +41,8 @@ from gateway.client.receipts import Receipt
 from gateway.client.session import Session, open_session
 from gateway.client.store import Changes, SqliteStore, Store, StoredSession
 from gateway.client.upkeep import Settings
-from gateway.errors import MessageTooBig
-from gateway.protocol.outbox import OutgoingMessage
-from gateway.protocol.records import LossReport, Rung, SessionReport
-from gateway.sqlite_file import (
+from gateway.ends.messages import Data
+from gateway.ends.sqlite_file import (
     StoreCorrupt,
     StoreFailed,
     StoreFull,
@@ -53,6 +51,9 @@ from gateway.sqlite_file import (
     StoreReadOnly,
     StoreUnreachable,
 )
+from gateway.errors import MessageTooBig
+from gateway.protocol.outbox import OutgoingMessage
+from gateway.protocol.records import LossReport, Rung, SessionReport
 
 __all__ = [
     "Acknowledged",

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 import anyio
 
@@ -22,12 +22,10 @@ from gateway.client.dialing import Dialed, Target, dial
 from gateway.client.exchange import NOTHING_SAID, Exchange
 from gateway.client.faults import ConnectionClosed
 from gateway.client.link import Link
+from gateway.ends.messages import Data, encoded
 from gateway.protocol.handshake import Headers
 from gateway.protocol.messages import NO_CODE, CloseFrame
 from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
-
-Data: TypeAlias = str | bytes
-"""A message: text or binary."""
 
 QUEUE_BYTES: Final = 1 << 20
 MESSAGE_COST_BYTES: Final = 128
@@ -355,12 +353,3 @@ async def connect(
         raise
     finally:
         await connection.drop()
-
-
-def encoded(message: Data) -> tuple[bool, bytes]:
-    """Whether a message is text, and its payload. Raises TypeError for what is no message."""
-    if isinstance(message, str):
-        return True, message.encode()
-    if not isinstance(message, bytes | bytearray | memoryview):
-        raise TypeError(f"a message is str or bytes, not {type(message).__name__}")
-    return False, bytes(message)

@@ -24,6 +24,7 @@ from gateway.client.events import Acknowledged, Event, MessageRejected, Messages
 from gateway.client.faults import Fate, Lost, Rejected, SessionEnded, TooBig
 from gateway.client.receipts import Receipt
 from gateway.client.store import Changes, StoredSession
+from gateway.ends.messages import MAX_REJECT_REASON_BYTES, check_code
 from gateway.errors import ConnectionFault, MessageTooBig, ProtocolViolation, fitting_reason
 from gateway.protocol.inbox import Inbox, OversizeMessage, WholeMessage
 from gateway.protocol.outbox import MessageNotKept, Outbox, OutgoingMessage
@@ -43,10 +44,6 @@ from gateway.protocol.records import (
 
 LOST_CODES: Final = frozenset({1011, 1012, 1013, 1014})
 """Codes of a CLOSE that nobody meant: the session is gone together with what it needs, and a new one is to begin."""
-
-MIN_CODE: Final = 1000
-MAX_CODE: Final = 4999
-MAX_REJECT_REASON_BYTES: Final = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -547,9 +544,3 @@ def _is_unknown(message: OutgoingMessage, upstream: LossReport | None, begun: in
     newest = upstream.settled if upstream.unknown is None else upstream.unknown[1]
     # What the report does not reach up to never came to the gateway whole, but it may have sent on fragments of it.
     return message.seq <= newest or (message.seq == newest + 1 and message.size > FRAGMENT_BYTES)
-
-
-def check_code(code: int) -> None:
-    """Raises ValueError for a code that neither CLOSE nor REJECT may carry."""
-    if not MIN_CODE <= code <= MAX_CODE:
-        raise ValueError(f"code {code}, expected {MIN_CODE} to {MAX_CODE}")

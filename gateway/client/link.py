@@ -12,8 +12,8 @@ from anyio.abc import ByteStream
 
 from gateway.client.exchange import Exchange
 from gateway.client.progress import Progress
+from gateway.ends.wakeup import Signal
 from gateway.protocol.pieces import Piece
-from gateway.wakeup import Signal
 
 READ_BYTES: Final = 64 * 1024
 

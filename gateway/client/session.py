@@ -25,10 +25,7 @@ from gateway.client.connection import (
     GOODBYE_SECONDS,
     INTERNAL_ERROR,
     NORMAL,
-    Data,
-    encoded,
 )
-from gateway.client.conversation import check_code
 from gateway.client.delivered import Message, deliver
 from gateway.client.dialing import Target
 from gateway.client.events import Event, SessionState
@@ -36,6 +33,7 @@ from gateway.client.faults import SessionEnded, WindowFull
 from gateway.client.receipts import Receipt
 from gateway.client.store import Store
 from gateway.client.upkeep import Settings, Upkeep
+from gateway.ends.messages import Data, check_code, encoded
 from gateway.protocol.inbox import Inbox, OversizeMessage
 from gateway.protocol.records import SUBPROTOCOL, Rung, SessionReport
 

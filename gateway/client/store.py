@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Final, Protocol
 
+from gateway.ends.sqlite_file import SqliteFile
 from gateway.protocol.outbox import OutgoingMessage
-from gateway.sqlite_file import SqliteFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 import click
 import trio
 
-from gateway.client.connection import Connection, Data, Timeouts, connect
+from gateway.client.connection import Connection, Timeouts, connect
 from gateway.client.delivered import Message
 from gateway.client.events import (
     Acknowledged,
@@ -34,6 +34,7 @@ from gateway.client.events import (
 from gateway.client.faults import ConnectionClosed, SessionEnded, system_text
 from gateway.client.session import Session, open_session
 from gateway.client.upkeep import Settings
+from gateway.ends.messages import Data
 from gateway.errors import Blame, KakitomeError
 from gateway.protocol.records import Rung
 

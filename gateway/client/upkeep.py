@@ -28,6 +28,7 @@ from gateway.client.faults import (
 from gateway.client.link import Link
 from gateway.client.reconnection import GHOST_SECONDS, BackOff, is_passing, is_taken_over, retry_after_seconds
 from gateway.client.store import Store
+from gateway.ends.wakeup import Signal
 from gateway.protocol.inbox import Inbox
 from gateway.protocol.messages import is_legal_close_code
 from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
@@ -40,7 +41,6 @@ from gateway.protocol.records import (
     RecordAssembler,
     Rung,
 )
-from gateway.wakeup import Signal
 
 logger: Final = logging.getLogger("kakitome.client")
 

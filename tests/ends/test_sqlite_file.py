@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway import backend, client
-from gateway.protocol.outbox import OutgoingMessage
-from gateway.sqlite_file import (
+from gateway.ends.sqlite_file import (
     SqliteFile,
     StoreCorrupt,
     StoreFailed,
@@ -18,6 +17,7 @@ from gateway.sqlite_file import (
     StoreReadOnly,
     StoreUnreachable,
 )
+from gateway.protocol.outbox import OutgoingMessage
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, what BLOB);
@@ -170,7 +170,7 @@ def use_client_store(path: Path) -> None:
 @pytest.fixture(params=[use_file, use_backend_store, use_client_store])
 def use(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Use:
     """Opens a store, writes and reads."""
-    monkeypatch.setattr("gateway.sqlite_file.BUSY_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr("gateway.ends.sqlite_file.BUSY_TIMEOUT_SECONDS", 0.0)
     return request.param  # type: ignore[no-any-return]
 
 
