@@ -105,6 +105,9 @@ HOLDER_SHARE: Final = 4
 
 LARGEST_SHOWN: Final = 10
 
+KEPT_ALIVE_SECONDS: Final = 600.0
+"""An HTTP connection that is older is not kept for another request: so nobody has one for ever."""
+
 GUEST_BYTES: Final = 64 * 1024
 """What a connection takes in the midst of its TLS handshake: 55 kB measured, nearly all of it OpenSSL's."""
 
@@ -444,6 +447,8 @@ class Server(SessionKeeper):
                 self._gatehouse.spend(REQUEST_SECONDS)
                 if not await self._answer(established, request, reader.leftover, attempt, guest):
                     break
+                if trio.current_time() - attempt.began > KEPT_ALIVE_SECONDS:
+                    break
                 request = await self._read_request(established, reader, attempt, guest, first=False)
         except HandshakeRefused as refusal:
             await self._refuse(accepted, refusal, attempt)
@@ -522,7 +527,9 @@ class Server(SessionKeeper):
                 visitor = _visitor(established, view, origin=None, is_page=False)
                 request = (await service.gatekeeper.admit(request, visitor, speaks_records=False)).request
             count = metrics.count_file_response
-            return await serve_file(service.folder, request, established.channel, on_response=count)
+            limits = service.config.limits
+            with self._admission.admit(route=service.config.name, address=view.address, limits=limits):
+                return await serve_file(service.folder, request, established.channel, on_response=count)
         await self._open(established, request, leftover, service, view, guest)
         metrics.handshakes[HandshakeOutcome.UPGRADED] += 1
         metrics.handshake_seconds.observe(trio.current_time() - attempt.began)

@@ -1,0 +1,98 @@
+"""What the gateway's routes lead to: `python -m tests.attacks.backends` prints the ports of all of them as JSON.
+
+One epoll loop. `echo` sends back what comes, `hole` takes connections and never reads, `fire` sends without end,
+`lines` is a hole for whole lines, `pinging` speaks records: it opens the session, then sends PINGs without end and does
+not read what it is answered.
+"""
+
+import json
+import os
+import select
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+CHUNK: Final = 65536
+PINGS: Final = (struct.pack("!I", 10 + 64) + struct.pack("!BBQ", 7, 0, 0) + bytes(64)) * 500
+OPENED_BODY: Final = b'{"resumed": false}'
+OPENED: Final = struct.pack("!I", 10 + len(OPENED_BODY)) + struct.pack("!BBQ", 2, 0, 0) + OPENED_BODY
+
+
+class Peer:
+    """One connection of a backend's."""
+
+    def __init__(self, sock: socket.socket, kind: str) -> None:
+        self.sock = sock
+        self.kind = kind
+        self.rest = memoryview(bytes(CHUNK)) if kind == "fire" else memoryview(b"")
+        self.opened = False
+
+    @property
+    def mask(self) -> int:
+        reads = self.kind == "echo" or (self.kind == "pinging" and not self.opened)
+        return (select.EPOLLIN if reads and not self.rest else 0) | (select.EPOLLOUT if self.rest else 0)
+
+    def on_events(self, mask: int) -> None:
+        if mask & select.EPOLLIN:
+            data = self.sock.recv(CHUNK)
+            if not data:
+                raise ConnectionResetError
+            if self.kind == "pinging":
+                self.opened = True
+                self.rest = memoryview(OPENED)
+            else:
+                self.rest = memoryview(data)
+        if self.rest:
+            self.rest = self.rest[self.sock.send(self.rest) :]
+            if not self.rest and self.kind == "fire":
+                self.rest = memoryview(bytes(CHUNK))
+            if not self.rest and self.kind == "pinging":
+                self.rest = memoryview(PINGS)
+
+
+def serve(kinds: tuple[str, ...], told: Callable[[dict[str, int]], None]) -> None:
+    """Serves until it is killed; `told` gets the port of each kind."""
+    epoll = select.epoll()
+    listeners: dict[int, tuple[socket.socket, str]] = {}
+    for kind in kinds:
+        listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+        listener.setblocking(False)
+        listeners[listener.fileno()] = (listener, kind)
+        epoll.register(listener.fileno(), select.EPOLLIN)
+    told({kind: listener.getsockname()[1] for listener, kind in listeners.values()})
+    peers: dict[int, Peer] = {}
+    while True:
+        for fd, mask in epoll.poll():
+            if fd in listeners:
+                listener, kind = listeners[fd]
+                try:
+                    sock, _ = listener.accept()
+                except OSError:
+                    continue
+                sock.setblocking(False)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                peers[sock.fileno()] = Peer(sock, kind)
+                epoll.register(sock.fileno(), peers[sock.fileno()].mask)
+                continue
+            peer = peers[fd]
+            try:
+                peer.on_events(mask)
+                if mask & (select.EPOLLERR | select.EPOLLHUP) and not mask & select.EPOLLIN:
+                    raise ConnectionResetError
+            except BlockingIOError:
+                pass
+            except OSError:
+                epoll.unregister(fd)
+                peers.pop(fd).sock.close()
+                continue
+            epoll.modify(fd, peer.mask)
+
+
+def print_line(ports: dict[str, int]) -> None:
+    """One line, at once."""
+    os.write(1, (json.dumps(ports) + "\n").encode())
+
+
+if __name__ == "__main__":
+    serve(("echo", "hole", "fire", "lines", "pinging"), lambda ports: print_line(ports))
