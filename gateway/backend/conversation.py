@@ -28,6 +28,7 @@ from gateway.protocol.records import (
     SessionReport,
     encode_prefixed_record,
 )
+from gateway.protocol.rejections import Rejections, tells_of
 
 SUPERSEDED: Final = 4001
 """Close code for a connection whose session a newer one has taken over."""
@@ -83,12 +84,17 @@ class Conversation:
             window_messages=window_messages,
             window_bytes=window_bytes,
             kept_bytes=kept_bytes,
+            rejected=stored.rejected,
         )
         self.outbox = Outbox(settled=stored.settled, sent=stored.sent, messages=stored.outbox, kept_bytes=kept_bytes)
         self.settled_rung: Rung | None = None
         """What the newest ACK proved of the messages it settled."""
         self.rejections: dict[int, RejectBody] = {}
         """The newest of our messages that the peer has refused, and why."""
+        self._refused = Rejections(stored.rejected, accepted=stored.consumed, window_messages=window_messages)
+        """What we have refused of the peer's messages, and it may not know of."""
+        self._saved_refused = stored.rejected
+        self._saved_refused_version = self._refused.version
         self._saved_epoch = stored.epoch
         self._saved_consumed = stored.consumed
         self._saved_sent = stored.sent
@@ -137,16 +143,20 @@ class Conversation:
         self._attached = True
         self._at_once = False
         try:
-            self.outbox.resume(position)
+            self._learn_rejected(self.outbox.resume(position, opening.rejected))
         except (ProtocolViolation, MessageNotKept) as fault:
             self.fail(fault)
             return
         body = OpenedByBackend(
-            resumed=resumed, window_messages=self.inbox.window_messages, window_bytes=self.inbox.window_bytes
+            resumed=resumed,
+            window_messages=self.inbox.window_messages,
+            window_bytes=self.inbox.window_bytes,
+            rejected=self._saved_refused,
         )
         self._opened = True
-        # A message whose REJECT was never sent must not be told as consumed: its REJECT follows, and then the ACK.
-        self._acked = min([self._saved_consumed, *(seq - 1 for seq in self._rejects)])
+        # A message that was rejected must not be told as consumed: if not the list, its REJECT tells, and then the ACK.
+        untold = [seq for seq in self._rejects if not tells_of(self._saved_refused, seq)]
+        self._acked = min([self._saved_consumed, *(seq - 1 for seq in untold)])
         self._control.append(encode_prefixed_record(RecordType.OPENED, 0, self._acked, body.to_json()))
 
     def interrupt(self) -> None:
@@ -190,9 +200,7 @@ class Conversation:
                 self.settled_rung = Rung(flags)
         elif record_type == RecordType.REJECT:
             if self.outbox.reject(seq):
-                self.rejections[seq] = RejectBody.from_json(body)
-                while len(self.rejections) > REJECTIONS_KEPT:
-                    del self.rejections[next(iter(self.rejections))]
+                self._learn_rejected([(seq, *RejectBody.from_json(body).told)])
         elif record_type == RecordType.PING:
             self._answer(encode_prefixed_record(RecordType.PONG, 0, seq, body))
         elif record_type == RecordType.PONG:
@@ -200,7 +208,8 @@ class Conversation:
         elif record_type == RecordType.CLOSE:
             close = CloseBody.from_json(body)
             self.report = close.report
-            if close.report is not None:  # an ACK may have been lost with an earlier connection
+            if close.report is not None:  # an ACK or REJECT may have been lost with an earlier connection
+                self._learn_rejected(self.outbox.refuse(close.report.downstream.rejected))
                 self.outbox.settle(min(close.report.downstream.settled, self.outbox.carried))
             if self.end is None:
                 self.end = SessionEnd(code=close.code, reason=close.reason, by_peer=True)
@@ -209,6 +218,13 @@ class Conversation:
         else:
             raise ProtocolViolation(f"{RecordType(record_type).name} in an open session")
 
+    def _learn_rejected(self, news: Sequence[tuple[int, int, str]]) -> None:
+        """The peer has refused messages of ours: (number, code, reason) of each."""
+        for seq, code, reason in news:
+            self.rejections[seq] = RejectBody(code=code, reason=reason)
+        while len(self.rejections) > REJECTIONS_KEPT:
+            del self.rejections[next(iter(self.rejections))]
+
     def fail(self, fault: ConnectionFault) -> None:
         """Ends the session at once because of `fault`; without effect once it has ended."""
         self.close(fault.close_code, fault.close_reason, at_once=True)
@@ -216,13 +232,15 @@ class Conversation:
     # --- from the handler -------------------------------------------------------------------------------------------
 
     def reject(self, seq: int, code: int, reason: str) -> None:
-        """Refuses one message of the peer's, which counts as consumed then.
+        """Refuses one message of the peer's, which counts as consumed then; one that is consumed already stays so.
 
         Raises ValueError as `Inbox.consume`, and for a code outside 1000 to 4999 or a reason of more than 1024 bytes.
         """
         _check_end(code, reason, max_reason_bytes=MAX_REJECT_REASON_BYTES)
         body = RejectBody(code=code, reason=reason).to_json()
-        self.inbox.discard(seq)
+        if not self.inbox.discard(seq):
+            return
+        self._refused.add(seq, code, reason, accepted=self.inbox.accepted, window_messages=self.inbox.window_messages)
         self._rejects[seq] = encode_prefixed_record(RecordType.REJECT, 0, seq, body)
 
     def ping(self, payload: bytes) -> None:
@@ -257,6 +275,7 @@ class Conversation:
             sent=outbox.sent if has_sent else None,
             settled=outbox.settled if outbox.settled != self._saved_settled else None,
             appended=outbox.unsaved() if has_sent and takes_messages else (),
+            rejected=self._refused.ranges if self._refused.version != self._saved_refused_version else None,
         )
         if self.end is None or (self._end_saved and not changes):
             return changes
@@ -274,6 +293,9 @@ class Conversation:
             self.outbox.mark_saved(changes.sent)
         if changes.settled is not None:
             self._saved_settled = changes.settled
+        if changes.rejected is not None:
+            self._saved_refused = tuple(changes.rejected)
+            self._saved_refused_version = self._refused.version
         if changes.end is not None:
             self._end_saved = True
 

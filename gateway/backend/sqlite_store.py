@@ -6,6 +6,7 @@ all. That makes exactly-once effects reachable: the effect, the reply and the po
 Several processes must not serve from one file: each session's state is also in memory while it is open.
 """
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -26,7 +27,8 @@ CREATE TABLE IF NOT EXISTS kakitome_sessions (
     end_order INTEGER UNIQUE,  -- NULL while the session is open
     end_code INTEGER,
     end_reason TEXT,
-    end_by_peer INTEGER
+    end_by_peer INTEGER,
+    rejected TEXT  -- JSON, NULL for none
 );
 CREATE TABLE IF NOT EXISTS kakitome_outbox (
     session TEXT NOT NULL REFERENCES kakitome_sessions(id) ON DELETE CASCADE,
@@ -54,6 +56,7 @@ class SqliteStore:
         if synchronous not in ("normal", "full"):
             raise ValueError(f"synchronous is 'normal' or 'full', not {synchronous!r}")
         self._file = SqliteFile(path, schema=SCHEMA, synchronous=synchronous)
+        self._file.add_column("kakitome_sessions", "rejected", "TEXT")
         self.connection = self._file.connection
         """For the handler's own tables; what is done through it outside `transaction` commits on its own."""
 
@@ -68,13 +71,13 @@ class SqliteStore:
 
     def _load(self, session_id: str) -> StoredSession | None:
         row = self.connection.execute(
-            "SELECT epoch, consumed, sent, settled, end_code, end_reason, end_by_peer"
+            "SELECT epoch, consumed, sent, settled, rejected, end_code, end_reason, end_by_peer"
             " FROM kakitome_sessions WHERE id = ?",
             (session_id,),
         ).fetchone()
         if row is None:
             return None
-        epoch, consumed, sent, settled, end_code, end_reason, by_peer = row
+        epoch, consumed, sent, settled, rejected, end_code, end_reason, by_peer = row
         outbox = self.connection.execute(
             "SELECT seq, text, payload FROM kakitome_outbox WHERE session = ? ORDER BY seq", (session_id,)
         )
@@ -84,6 +87,7 @@ class SqliteStore:
             sent=sent,
             settled=settled,
             outbox=tuple(OutgoingMessage(seq=seq, text=bool(text), chunks=(payload,)) for seq, text, payload in outbox),
+            rejected=tuple(map(tuple, json.loads(rejected or "[]"))),
             end=None if end_code is None else SessionEnd(code=end_code, reason=end_reason, by_peer=bool(by_peer)),
         )
 
@@ -99,16 +103,17 @@ class SqliteStore:
     def _write(self, session_id: str, changes: Changes) -> None:
         execute = self.connection.execute
         execute(
-            "INSERT INTO kakitome_sessions (id, epoch, consumed, sent, settled)"
-            " VALUES (:id, ifnull(:epoch, 0), ifnull(:consumed, 0), ifnull(:sent, 0), ifnull(:settled, 0))"
+            "INSERT INTO kakitome_sessions (id, epoch, consumed, sent, settled, rejected)"
+            " VALUES (:id, ifnull(:epoch, 0), ifnull(:consumed, 0), ifnull(:sent, 0), ifnull(:settled, 0), :rejected)"
             " ON CONFLICT (id) DO UPDATE SET epoch = ifnull(:epoch, epoch), consumed = ifnull(:consumed, consumed),"
-            " sent = ifnull(:sent, sent), settled = ifnull(:settled, settled)",
+            " sent = ifnull(:sent, sent), settled = ifnull(:settled, settled), rejected = ifnull(:rejected, rejected)",
             {
                 "id": session_id,
                 "epoch": changes.epoch,
                 "consumed": changes.consumed,
                 "sent": changes.sent,
                 "settled": changes.settled,
+                "rejected": None if changes.rejected is None else json.dumps(changes.rejected, ensure_ascii=False),
             },
         )
         if changes.appended:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from gateway.protocol.outbox import OutgoingMessage
+from gateway.protocol.rejections import RejectedRange
 
 ENDED_SESSIONS_KEPT: Final = 1024
 """Ended sessions whose end is remembered, so that a gateway that missed it is told again instead of starting anew."""
@@ -39,6 +40,8 @@ class StoredSession:
     settled: int = 0
     """Highest message of ours that the peer has settled; the outbox holds those after it."""
     outbox: tuple[OutgoingMessage, ...] = ()
+    rejected: tuple[RejectedRange, ...] = ()
+    """What was refused lately of the peer's messages: (first, last, code, reason)."""
     end: SessionEnd | None = None
 
 
@@ -52,11 +55,13 @@ class Changes:
     settled: int | None = None
     appended: Sequence[OutgoingMessage] = ()
     """New messages of ours, up to number `sent`; one that is too large to be kept is left out."""
+    rejected: Sequence[RejectedRange] | None = None
+    """All that was refused lately, in place of what was saved before."""
     end: SessionEnd | None = None
 
     def __bool__(self) -> bool:
         return bool(self.appended) or any(
-            value is not None for value in (self.epoch, self.consumed, self.sent, self.settled, self.end)
+            value is not None for value in (self.epoch, self.consumed, self.sent, self.settled, self.rejected, self.end)
         )
 
 
@@ -97,17 +102,19 @@ class Store(Protocol):
 class _Kept:
     """One session in memory; mutable, so that a save costs what changed and not what is kept."""
 
-    __slots__ = ("consumed", "end", "epoch", "outbox", "sent", "settled")
+    __slots__ = ("consumed", "end", "epoch", "outbox", "rejected", "sent", "settled")
 
     def __init__(self) -> None:
         self.epoch = self.consumed = self.sent = self.settled = 0
         self.outbox: deque[OutgoingMessage] = deque()
+        self.rejected: tuple[RejectedRange, ...] = ()
         self.end: SessionEnd | None = None
 
     def apply(self, changes: Changes) -> None:
         self.epoch = self.epoch if changes.epoch is None else changes.epoch
         self.consumed = self.consumed if changes.consumed is None else changes.consumed
         self.settled = self.settled if changes.settled is None else changes.settled
+        self.rejected = self.rejected if changes.rejected is None else tuple(changes.rejected)
         self.end = changes.end or self.end
         self.outbox.extend(changes.appended)
         self.sent = self.sent if changes.sent is None else changes.sent
@@ -149,6 +156,7 @@ class MemoryStore:
             sent=kept.sent,
             settled=kept.settled,
             outbox=tuple(kept.outbox),
+            rejected=kept.rejected,
             end=kept.end,
         )
 

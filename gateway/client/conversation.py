@@ -41,6 +41,7 @@ from gateway.protocol.records import (
     SessionReport,
     encode_record,
 )
+from gateway.protocol.rejections import Rejections, tells_of
 
 LOST_CODES: Final = frozenset({1011, 1012, 1013, 1014})
 """Codes of a CLOSE that nobody meant: the session is gone together with what it needs, and a new one is to begin."""
@@ -85,7 +86,12 @@ class Conversation:
         """Why there is no connection, as the caller knows it: the cause of what gets lost."""
         self.resumes = 0
         """How many times the session was taken up again by this process."""
-        self.inbox = Inbox(consumed=stored.consumed, window_messages=window_messages, window_bytes=window_bytes)
+        self.inbox = Inbox(
+            consumed=stored.consumed,
+            window_messages=window_messages,
+            window_bytes=window_bytes,
+            rejected=stored.rejected,
+        )
         self.outbox = Outbox(
             settled=stored.settled, sent=stored.sent, messages=stored.outbox, kept_bytes=0, encode=encode_record
         )
@@ -101,6 +107,10 @@ class Conversation:
         """Of sessions that are gone: what came in them and was not taken."""
         self._rejects: dict[int, bytes] = {}
         """REJECT records that no connection has carried yet."""
+        self._refused = Rejections(stored.rejected, accepted=stored.consumed, window_messages=window_messages)
+        """What we have refused of the gateway's messages, and it may not know of."""
+        self._saved_refused = stored.rejected
+        self._saved_refused_version = self._refused.version
         self._events: list[Event] = []
         self._begins_anew = False
         self._saved_token = stored.token
@@ -152,13 +162,15 @@ class Conversation:
         """A connection is there: OPEN goes out on it."""
         self.interrupt()
         self._attached = True
-        # A message whose REJECT was never sent must not be told as consumed: its REJECT follows, and then the ACK.
-        self._acked = min([self._saved_consumed, *(seq - 1 for seq in self._rejects)])
+        # A message that was rejected must not be told as consumed: if not the list, its REJECT tells, and then the ACK.
+        untold = [seq for seq in self._rejects if not tells_of(self._saved_refused, seq)]
+        self._acked = min([self._saved_consumed, *(seq - 1 for seq in untold)])
         body = OpenFromClient(
             session=self._saved_token,
             receipts=self._wanted,
             window_messages=self.inbox.window_messages,
             window_bytes=self.inbox.window_bytes,
+            rejected=self._saved_refused,
         )
         self._control.append(encode_record(RecordType.OPEN, 0, self._acked, body.to_json()))
 
@@ -241,7 +253,7 @@ class Conversation:
         self.outbox.window_bytes = opened.window_bytes
         before = self.outbox.settled
         begun = self.outbox.begun
-        self.outbox.resume(position)
+        self._learn_rejected(self.outbox.resume(position, opened.rejected if opened.resumed else ()))
         self._is_open = True
         self._settle(before, opened.settles_at)
         if opened.message_bytes is not None:
@@ -291,6 +303,9 @@ class Conversation:
             receipt.seq = self.outbox.append(text=message.text, payload=b"".join(message.chunks))
             self._receipts[receipt.seq] = receipt
         self._rejects.clear()
+        self._refused = Rejections()
+        self._saved_refused = ()
+        self._saved_refused_version = 0
         self._climbed.clear()
         self._begins_anew = True
         self._saved_consumed = self._acked = self._saved_sent = self._saved_settled = 0
@@ -352,16 +367,22 @@ class Conversation:
         self._events.append(event)
 
     def _reject(self, seq: int, body: RejectBody) -> None:
-        if not self.outbox.reject(seq):
-            return
-        self._receipts.pop(seq).fail(Rejected(seq, body.code, body.reason))
-        self._events.append(MessageRejected(seq=seq, code=body.code, reason=body.reason))
+        if self.outbox.reject(seq):
+            self._learn_rejected([(seq, *body.told)])
+
+    def _learn_rejected(self, news: Sequence[tuple[int, int, str]]) -> None:
+        """The far side has refused messages of ours: (number, code, reason) of each."""
+        for seq, code, reason in news:
+            self._receipts.pop(seq).fail(Rejected(seq, code, reason))
+            self._events.append(MessageRejected(seq=seq, code=code, reason=reason))
 
     def _conclude(self, report: SessionReport | None, *, carry_over: bool) -> Sequence[OutgoingMessage]:
         """The session is over: settle or lose all messages; those to be carried over are returned, not lost."""
         self.report = report or self.report
         upstream = None if report is None else report.upstream
         before = self.outbox.settled
+        if upstream is not None:
+            self._learn_rejected(self.outbox.refuse(upstream.rejected))
         unsettled = self.outbox.unsettled()
         if upstream is not None:
             settled = min(upstream.settled, self.outbox.carried)
@@ -429,9 +450,10 @@ class Conversation:
         Raises ValueError for a message that has not come or a code outside 1000 to 4999. A reason is cut to 1024 bytes.
         """
         check_code(code)
-        inbox.discard(seq)
-        if inbox is self.inbox:
-            body = RejectBody(code=code, reason=fitting_reason(reason, MAX_REJECT_REASON_BYTES)).to_json()
+        if inbox.discard(seq) and inbox is self.inbox:
+            why = fitting_reason(reason, MAX_REJECT_REASON_BYTES)
+            self._refused.add(seq, code, why, accepted=inbox.accepted, window_messages=inbox.window_messages)
+            body = RejectBody(code=code, reason=why).to_json()
             self._rejects[seq] = encode_record(RecordType.REJECT, 0, seq, body)
 
     def close(self, code: int, reason: str, *, at_once: bool = False) -> None:
@@ -481,6 +503,7 @@ class Conversation:
             sent=outbox.sent if has_sent else None,
             settled=outbox.settled if outbox.settled != self._saved_settled else None,
             appended=outbox.unsaved() if has_sent else (),
+            rejected=self._refused.ranges if self._refused.version != self._saved_refused_version else None,
         )
 
     def mark_saved(self, changes: Changes) -> None:
@@ -497,6 +520,9 @@ class Conversation:
             self.outbox.mark_saved(changes.sent)
         if changes.settled is not None:
             self._saved_settled = changes.settled
+        if changes.rejected is not None:
+            self._saved_refused = tuple(changes.rejected)
+            self._saved_refused_version = self._refused.version
 
     # --- to the gateway ---------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ and a consumed position before it is acknowledged; so a client that is killed at
 believes it to be.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -12,6 +13,7 @@ from typing import Final, Protocol
 
 from gateway.ends.sqlite_file import SqliteFile
 from gateway.protocol.outbox import OutgoingMessage
+from gateway.protocol.rejections import RejectedRange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +29,8 @@ class StoredSession:
     settled: int = 0
     """Highest message that was settled; the outbox holds those after it."""
     outbox: tuple[OutgoingMessage, ...] = ()
+    rejected: tuple[RejectedRange, ...] = ()
+    """What was refused lately of the gateway's messages: (first, last, code, reason)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,8 @@ class Changes:
     settled: int | None = None
     appended: Sequence[OutgoingMessage] = ()
     """New messages, up to number `sent`."""
+    rejected: Sequence[RejectedRange] | None = None
+    """All that was refused lately, in place of what was saved before."""
     ended: bool = False
     """The session has ended for good: all is forgotten."""
 
@@ -49,7 +55,7 @@ class Changes:
             self.begins_anew
             or self.ended
             or bool(self.appended)
-            or any(value is not None for value in (self.token, self.consumed, self.sent, self.settled))
+            or any(value is not None for value in (self.token, self.consumed, self.sent, self.settled, self.rejected))
         )
 
 
@@ -69,7 +75,8 @@ class SqliteStore:
     _SCHEMA: Final = """
         CREATE TABLE IF NOT EXISTS session (
             id INTEGER PRIMARY KEY CHECK (id = 1),
-            token TEXT, consumed INTEGER NOT NULL, sent INTEGER NOT NULL, settled INTEGER NOT NULL
+            token TEXT, consumed INTEGER NOT NULL, sent INTEGER NOT NULL, settled INTEGER NOT NULL,
+            rejected TEXT  -- JSON, NULL for none
         );
         CREATE TABLE IF NOT EXISTS outbox (seq INTEGER PRIMARY KEY, text INTEGER NOT NULL, payload BLOB NOT NULL);
     """
@@ -82,6 +89,7 @@ class SqliteStore:
         """
         # Every save is on the disk when it returns: what it says is then told to the gateway.
         self._file = SqliteFile(path, schema=self._SCHEMA, synchronous="full")
+        self._file.add_column("session", "rejected", "TEXT")
 
     def load(self) -> StoredSession | None:
         with self._file.telling():
@@ -89,7 +97,7 @@ class SqliteStore:
 
     def _load(self) -> StoredSession | None:
         execute = self._file.connection.execute
-        row = execute("SELECT token, consumed, sent, settled FROM session").fetchone()
+        row = execute("SELECT token, consumed, sent, settled, rejected FROM session").fetchone()
         if row is None:
             return None
         messages = execute("SELECT seq, text, payload FROM outbox ORDER BY seq")
@@ -98,6 +106,7 @@ class SqliteStore:
             consumed=row[1],
             sent=row[2],
             settled=row[3],
+            rejected=tuple(map(tuple, json.loads(row[4] or "[]"))),
             outbox=tuple(
                 OutgoingMessage(seq=seq, text=bool(text), chunks=(payload,)) for seq, text, payload in messages
             ),
@@ -114,11 +123,17 @@ class SqliteStore:
             execute("DELETE FROM outbox")
         if changes.ended:
             return
-        execute("INSERT OR IGNORE INTO session VALUES (1, NULL, 0, 0, 0)")
+        execute("INSERT OR IGNORE INTO session (id, consumed, sent, settled) VALUES (1, 0, 0, 0)")
         execute(
             "UPDATE session SET token = coalesce(?, token), consumed = coalesce(?, consumed), sent = coalesce(?, sent),"
-            " settled = coalesce(?, settled)",
-            (changes.token, changes.consumed, changes.sent, changes.settled),
+            " settled = coalesce(?, settled), rejected = coalesce(?, rejected)",
+            (
+                changes.token,
+                changes.consumed,
+                changes.sent,
+                changes.settled,
+                None if changes.rejected is None else json.dumps(changes.rejected, ensure_ascii=False),
+            ),
         )
         self._file.connection.executemany(
             "INSERT INTO outbox VALUES (?, ?, ?)",

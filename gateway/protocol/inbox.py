@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from gateway.errors import PolicyViolation
 from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
 from gateway.protocol.records import Record
+from gateway.protocol.rejections import RejectedRange
 from gateway.protocol.sequencing import DataReceiver
 
 _TEXT: Final = int(Opcode.TEXT)
@@ -58,7 +59,7 @@ class Inbox:
 
     `consumed` is the position to start from: messages up to it are dropped when they come again. What the application
     has taken is kept until it is consumed, so that it can be put back; of a message that is taken in pieces no more
-    than `kept_bytes`. None keeps nothing.
+    than `kept_bytes`. None keeps nothing. What an earlier process has refused, `rejected`, is dropped when it comes.
     """
 
     __slots__ = (
@@ -67,6 +68,7 @@ class Inbox:
         "_kept_bytes",
         "_queue",
         "_receiver",
+        "_rejected",
         "_sizes",
         "_taken",
         "_unfinished_taken",
@@ -78,7 +80,13 @@ class Inbox:
     )
 
     def __init__(
-        self, *, consumed: int, window_messages: int, window_bytes: int, kept_bytes: int | None = None
+        self,
+        *,
+        consumed: int,
+        window_messages: int,
+        window_bytes: int,
+        kept_bytes: int | None = None,
+        rejected: Sequence[RejectedRange] = (),
     ) -> None:
         self.consumed = consumed
         """All messages up to this one are consumed (or rejected)."""
@@ -91,6 +99,7 @@ class Inbox:
         self._receiver = DataReceiver(start=consumed)
         self._queue: deque[IncomingPiece] = deque()
         self._kept_bytes = kept_bytes
+        self._rejected = [(first, last) for first, last, *_ in rejected if last > consumed]
         self._taken: dict[int, _Taken] = {}
         self._sizes: dict[int, int] = {}
         """Bytes that came of each message that is not consumed."""
@@ -131,6 +140,10 @@ class Inbox:
     def _add(self, seq: int, piece: Piece) -> None:
         opcode, data, flags = piece
         last = bool(flags & LAST)
+        if flags & FIRST and seq != self._discarded and any(first <= seq <= end for first, end in self._rejected):
+            self._sizes[seq] = 0
+            self._mark_consumed(seq)
+            self._discarded = seq
         if seq == self._discarded:
             if last:
                 self._discarded = 0
@@ -260,8 +273,8 @@ class Inbox:
         if seq > self.accepted:
             raise ValueError(f"message {seq} has not come whole, only those up to {self.accepted} have")
 
-    def discard(self, seq: int) -> None:
-        """Marks one message as consumed, and forgets what waits or is still to come of it.
+    def discard(self, seq: int) -> bool:
+        """Marks one message as consumed, and forgets what waits or is still to come of it; False if it was before.
 
         Raises ValueError for a message that has not begun.
         """
@@ -269,19 +282,23 @@ class Inbox:
             if seq not in self._sizes and seq != self._discarded:
                 raise ValueError(f"message {seq} has not come")
             self._discarded = seq
-        self._mark_consumed(seq)
+        if not self._mark_consumed(seq):
+            return False
         kept = [piece for piece in self._queue if piece.seq != seq]
         if len(kept) < len(self._queue):
             self.queued_bytes = sum(len(piece.data) for piece in kept)
             self._queue = deque(kept)
+        return True
 
-    def _mark_consumed(self, seq: int) -> None:
+    def _mark_consumed(self, seq: int) -> bool:
+        """False if it was before."""
         size = self._sizes.pop(seq, None)
         if size is None:
-            return
+            return False
         self._taken.pop(seq, None)
         self.unconsumed_bytes -= size
         self._consumed_ahead.add(seq)
         while self.consumed + 1 in self._consumed_ahead:
             self.consumed += 1
             self._consumed_ahead.remove(self.consumed)
+        return True

@@ -20,6 +20,7 @@ from gateway.protocol.records import (
     RecordType,
     encode_prefixed_record,
 )
+from gateway.protocol.rejections import RejectedRange
 
 PIECES_AHEAD_BYTES: Final = 256 * 1024
 """How far a message that is sent in pieces may be ahead of its connection: more would only fill memory."""
@@ -291,17 +292,22 @@ class Outbox:
 
     # --- the connection's side --------------------------------------------------------------------------------------
 
-    def resume(self, position: int) -> None:
+    def resume(self, position: int, rejected: Sequence[RejectedRange] = ()) -> Sequence[tuple[int, int, str]]:
         """A new connection: the peer has all up to `position`, what follows is sent again.
 
-        Raises ProtocolViolation for a position that cannot be, MessageNotKept for a message that cannot be sent again.
+        `rejected` is what the peer has refused lately; (number, code, reason) of what is news of it. Raises
+        ProtocolViolation for positions that cannot be, MessageNotKept for a message that cannot be sent again.
         """
-        if not self.settled <= position <= self.carried:
-            raise ProtocolViolation(f"OPEN at {position}, expected {self.settled} to {self.carried}")
+        refused_last = any(first <= self.begun <= last for first, last, *_ in rejected)
+        newest = self.begun if refused_last else self.carried  # one can be refused before it was sent to its end
+        if not self.settled <= position <= newest:
+            raise ProtocolViolation(f"OPEN at {position}, expected {self.settled} to {newest}")
         self._current = None
-        self.settle(position)
+        news = self.refuse(rejected)
+        self.settle(max(self.settled, min(position, self.carried)))
+        self._pass_rejected()
         for entry in self._entries.values():
-            if entry.dropped:
+            if entry.dropped and not entry.settled:
                 raise MessageNotKept(f"message {entry.seq} was interrupted and is too large to be sent again")
             entry.begun = False
             entry.sent_bytes = 0
@@ -309,6 +315,23 @@ class Outbox:
         self._chunk_at = self._chunk_offset = 0
         self._flight_messages = self._flight_bytes = 0
         self.unsent_bytes = sum(entry.size for entry in self._entries.values())
+        return news
+
+    def refuse(self, rejected: Sequence[RejectedRange]) -> Sequence[tuple[int, int, str]]:
+        """The peer's list of what it has refused lately: (number, code, reason) of what is news, which settles it.
+
+        Raises ProtocolViolation for a message that was never sent.
+        """
+        news = []
+        for first, last, code, reason in rejected:
+            if last > self.begun:
+                raise ProtocolViolation(f"rejects message {last}, expected at most {self.begun}, the last message sent")
+            for seq in range(max(first, self.settled + 1), last + 1):
+                entry = self._entries.get(seq)
+                if entry is not None and not entry.settled:
+                    self._uncount(entry)
+                    news.append((seq, code, reason))
+        return news
 
     def settle(self, seq: int) -> bool:
         """All messages up to `seq` are settled; whether that is news. Raises ProtocolViolation beyond what was sent."""

@@ -15,6 +15,7 @@ header and body together). Whoever breaks these rules is answered with a `Protoc
 backend the caller turns it into a `FramingViolation`, so that the client is not blamed.
 """
 
+import operator
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -289,6 +290,11 @@ def _ordered_range(value: tuple[int, int]) -> tuple[int, int]:
     return value
 
 
+def _ordered_messages(value: tuple[int, int, int, str]) -> tuple[int, int, int, str]:
+    _ordered_range(value[:2])
+    return value
+
+
 Position = Annotated[int, Field(ge=0, le=MAX_SEQ)]
 Positive = Annotated[int, Field(ge=1, le=MAX_SEQ)]
 SeqRange = Annotated[tuple[Positive, Positive], AfterValidator(_ordered_range)]
@@ -297,6 +303,14 @@ RungName = Annotated[
 ]
 Token = Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,256}$")]
 CloseCode = Annotated[int, Field(ge=1000, le=4999)]
+
+RejectedRange = Annotated[
+    tuple[Positive, Positive, CloseCode, Annotated[str, _bounded_reason(1024)]], AfterValidator(_ordered_messages)
+]
+"""`[from, to, code, reason]`: these messages were rejected, see `rejections`."""
+
+RejectedRanges = Annotated[tuple[RejectedRange, ...], Field(exclude_if=operator.not_)]
+"""Left out of a body where there are none."""
 
 _ADAPTERS: Final[dict[type[Any], TypeAdapter[Any]]] = {}
 
@@ -335,7 +349,7 @@ class _Body(_Checked):
             raise ProtocolViolation(message) from None
 
     def to_json(self) -> bytes:
-        """The body as it is sent: every key, null where there is nothing to say."""
+        """The body as it is sent: every key, null where there is nothing to say, but for `rejected` that is empty."""
         return _adapter(type(self)).dump_json(self)
 
 
@@ -353,6 +367,8 @@ class LossReport(_Checked):
     """Sent on, at least in part, and no evidence that they arrived."""
     never_forwarded: SeqRange | None = None
     """Accepted, and not a byte of them was sent on."""
+    rejected: RejectedRanges = ()
+    """Of what is settled, and perhaps of what is not, what was refused lately: their sender may not have heard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -373,6 +389,8 @@ class OpenFromClient(_Body):
     receipts: tuple[RungName, ...] = ()
     window_messages: Positive = DEFAULT_WINDOW_MESSAGES
     window_bytes: Positive = DEFAULT_WINDOW_BYTES
+    rejected: RejectedRanges = ()
+    """What the client has refused lately of the gateway's messages."""
     token: str | None = None
     """The credential, on routes that take it here."""
     heartbeat: bool = False
@@ -395,6 +413,8 @@ class OpenedByGateway(_Body):
     grace_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     heartbeat_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """While both sides are silent an ACK comes at least so often; null: nothing comes then."""
+    rejected: RejectedRanges = ()
+    """What was refused lately of the client's messages, in the session that is resumed."""
     report: SessionReport | None = None
     """Of the old session, when `resumed` is false and something is known about it."""
 
@@ -430,6 +450,8 @@ class OpenToBackend(_Body):
     claims: Mapping[str, JsonValue] | None = None
     window_messages: Positive = DEFAULT_WINDOW_MESSAGES
     window_bytes: Positive = DEFAULT_WINDOW_BYTES
+    rejected: RejectedRanges = ()
+    """What was refused lately of the backend's messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -442,6 +464,8 @@ class OpenedByBackend(_Body):
     """Whether the backend still had this session's state, from an earlier epoch."""
     window_messages: Positive = DEFAULT_WINDOW_MESSAGES
     window_bytes: Positive = DEFAULT_WINDOW_BYTES
+    rejected: RejectedRanges = ()
+    """What was refused lately of the gateway's messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -467,3 +491,8 @@ class RejectBody(_Body):
 
     code: CloseCode
     reason: Annotated[str, _bounded_reason(1024)] = ""
+
+    @property
+    def told(self) -> tuple[int, str]:
+        """(code, reason)."""
+        return self.code, self.reason

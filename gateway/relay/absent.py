@@ -137,4 +137,4 @@ class AbsentBackend(BackendLink):
     def downstream_settled(self, now: float) -> None: ...
 
     def downstream_rejected(self, seq: int, body: RejectBody, now: float) -> None:
-        """Lost with the connection; the message counts as settled when it is acknowledged by the resume."""
+        """It is told when it is back."""

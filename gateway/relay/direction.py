@@ -11,6 +11,8 @@ from mypy_extensions import i64
 
 from gateway.protocol.frames import FIRST, LAST, Piece
 from gateway.protocol.ledger import Ledger, Run
+from gateway.protocol.records import RejectBody
+from gateway.protocol.rejections import RejectedRange, Rejections
 from gateway.relay.outbox import Outbox
 from gateway.relay.pump import BUFFER_BYTES
 from gateway.telemetry.metrics import DirectionMetrics, PauseCause
@@ -33,6 +35,7 @@ class Direction:
         "messages",
         "metrics",
         "outbox",
+        "rejections",
         "waives_window",
     )
 
@@ -41,6 +44,8 @@ class Direction:
         self.metrics = metrics
         self.ledger = ledger
         self.outbox = outbox
+        self.rejections = Rejections()
+        """What the receiver has refused, and the sender may not have heard of."""
         self.held: list[Piece] = []
         """Pieces that came and may not go on yet."""
         self.held_bytes = 0
@@ -55,6 +60,24 @@ class Direction:
         self.waives_window = False
         """Evidence cannot come, because we do not read whoever would give it: only buffers hold this direction back."""
         self._paused_for: PauseCause | None = None
+
+    def note_rejected(self, seq: int, body: RejectBody) -> None:
+        """The receiver has refused message number `seq`: it is told until its sender must have heard."""
+        ledger = self.ledger
+        if ledger is not None:
+            self.rejections.add(
+                seq, body.code, body.reason, accepted=ledger.accepted, window_messages=ledger.window_messages
+            )
+
+    def news_of(self, rejected: Sequence[RejectedRange]) -> list[tuple[int, RejectBody]]:
+        """What a receiver that is back has refused lately, as far as its REJECTs never came."""
+        news: list[tuple[int, RejectBody]] = []
+        ledger = self.ledger
+        if ledger is not None:
+            for first, last, code, reason in rejected:
+                for seq in range(max(first, ledger.settled + 1), min(last, ledger.accepted) + 1):
+                    news.append((seq, RejectBody(code=code, reason=reason)))  # noqa: PERF401 - reads better so
+        return news
 
     # --- passing on -----------------------------------------------------------------------------------------------
 

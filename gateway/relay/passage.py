@@ -167,6 +167,7 @@ class Passage(ABC):
         seq = ledger.refuse(now=now)
         self.up.metrics.rejected += 1
         body = RejectBody(code=refusal.close_code, reason=refusal.close_reason)
+        self.up.note_rejected(seq, body)
         self.client.upstream_rejected(seq, body, now)
         rest = _behind_message(pieces, refusal.messages + 1)
         if rest:
@@ -210,6 +211,7 @@ class Passage(ABC):
         ledger = self.up.ledger
         if ledger is not None and ledger.reject(seq):
             self.up.metrics.rejected += 1
+            self.up.note_rejected(seq, body)
             self.up.trim()
             self.client.upstream_rejected(seq, body, now)
             if self.up.held:
@@ -301,6 +303,7 @@ class Passage(ABC):
         ledger = self.down.ledger
         if ledger is not None and ledger.reject(seq):
             self.down.metrics.rejected += 1
+            self.down.note_rejected(seq, body)
             self.down.trim()
             self.backend.downstream_rejected(seq, body, now)
             self.backend.downstream_settled(now)

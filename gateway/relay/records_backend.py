@@ -24,6 +24,7 @@ from gateway.protocol.records import (
     Rung,
     encode_prefixed_record,
 )
+from gateway.protocol.rejections import RejectedRange, tells_of
 from gateway.protocol.sequencing import DataReceiver, DataSender
 from gateway.relay.backend_socket import BackendSocket
 from gateway.relay.endpoint import Endpoint
@@ -49,6 +50,10 @@ class OpenedBackend:
     window_messages: int
     """What it was told that it may have unsettled; its client may have a smaller window, and then we hold more back."""
     window_bytes: int
+    acknowledged: int
+    """The highest message of its own that OPEN told it is settled."""
+    refused: tuple[RejectedRange, ...]
+    """What OPEN told of those that were refused."""
 
 
 class RecordsBackend(BackendSocket):
@@ -61,6 +66,7 @@ class RecordsBackend(BackendSocket):
         "_early",
         "_finished",
         "_hop_end",
+        "_refused_told",
         "_sender",
         "_window_bytes",
         "_window_messages",
@@ -79,8 +85,9 @@ class RecordsBackend(BackendSocket):
         self.receiver = receiver
         self._sender = DataSender(start=opened.consumed)
         self._ack_due = False
-        self._acked = relay.down.ledger.settled if relay.down.ledger is not None else 0
+        self._acked = opened.acknowledged
         """What the backend has been told is settled of its messages."""
+        self._refused_told = opened.refused
         self._finished = False
         self._hop_end = 0
 
@@ -98,6 +105,12 @@ class RecordsBackend(BackendSocket):
         self.endpoint.write(data)
 
     def start(self, now: float) -> None:
+        # What the client has acknowledged or refused while OPEN was under way.
+        for first, last, code, reason in self.relay.down.rejections.ranges:
+            for seq in range(first, last + 1):
+                if not tells_of(self._refused_told, seq):
+                    self.downstream_rejected(seq, RejectBody(code=code, reason=reason), now)
+        self.downstream_settled(now)
         early, self._early = self._early, ()
         if early:
             self._take(early, now)

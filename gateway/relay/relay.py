@@ -15,6 +15,8 @@ for it is out, and the relay has ended when both are gone. A side that makes no 
 Design section 6 is the table of causes; each has a method here.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -23,6 +25,7 @@ import structlog
 from gateway.errors import BackendFault, ConnectionFault, ProtocolViolation
 from gateway.protocol.messages import is_legal_close_code
 from gateway.protocol.records import OpenedByGateway, Rung, SessionReport
+from gateway.protocol.rejections import RejectedRange, tells_of
 from gateway.relay.direction import Direction
 from gateway.relay.ending import ABNORMAL, TAKEN_OVER, Ending, ending_by_fault
 from gateway.relay.passage import Passage, RelaySettings
@@ -183,16 +186,23 @@ class Relay(Passage):
         self.backend = absent
         self._steer(now)
 
-    def backend_restored(self, backend: "RecordsBackend", consumed: int, now: float) -> None:
+    def backend_restored(
+        self, backend: "RecordsBackend", consumed: int, rejected: Sequence[RejectedRange], now: float
+    ) -> None:
         """The backend is back on a new connection, having consumed the client's messages up to `consumed`.
 
-        Raises ProtocolViolation, with nothing changed, for a number that cannot be.
+        `rejected` is what it has refused of them lately. Raises ProtocolViolation, with nothing changed, for a number
+        that cannot be.
         """
         ledger, outbox = self.up.ledger, self.up.outbox
         assert ledger is not None
         assert outbox is not None
         if consumed < ledger.settled:
             raise ProtocolViolation(f"has consumed {consumed}, but has acknowledged {ledger.settled} before")
+        if consumed == ledger.accepted + 1 and tells_of(rejected, consumed):
+            consumed -= 1  # refused before it was whole: it settles when its end has come
+        for seq, body in self.up.news_of(rejected):
+            self.rejected_upstream(seq, body, now)
         settled = ledger.advance(Rung.CONSUMED, consumed)
         if settled:
             self.up.note_settled(settled, now)
@@ -419,7 +429,12 @@ class Relay(Passage):
             self.client.take_stock(now)
         if not self.backend.is_gone:
             self.backend.take_stock(now)
-        return None if up is None or down is None else SessionReport(upstream=up.report(), downstream=down.report())
+        if up is None or down is None:
+            return None
+        return SessionReport(
+            upstream=replace(up.report(), rejected=self.up.rejections.ranges),
+            downstream=replace(down.report(), rejected=self.down.rejections.ranges),
+        )
 
     # --- time -----------------------------------------------------------------------------------------------------
 

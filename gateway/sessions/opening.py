@@ -47,7 +47,7 @@ async def open_backend(
                 records = decoder.feed(data)
                 if decoder.error is not None and not records:
                     raise decoder.error
-            return _check(records, decoder, body)
+            return _check(records, decoder, body, consumed)
     except trio.TooSlowError:
         raise BackendTimeout(f"the backend did not answer OPEN within {timeout_seconds:g} s") from None
     except ProtocolViolation as violation:
@@ -56,7 +56,7 @@ async def open_backend(
         raise BackendUnreachable(f"the backend's connection broke before OPENED: {error}") from None
 
 
-def _check(records: Sequence[Record], decoder: RecordDecoder, told: OpenToBackend) -> OpenedBackend:
+def _check(records: Sequence[Record], decoder: RecordDecoder, told: OpenToBackend, acknowledged: int) -> OpenedBackend:
     record_type, _, seq, body = records[0]
     if record_type == RecordType.CLOSE:
         close = CloseBody.from_json(body)
@@ -70,6 +70,8 @@ def _check(records: Sequence[Record], decoder: RecordDecoder, told: OpenToBacken
         early=records[1:],
         window_messages=told.window_messages,
         window_bytes=told.window_bytes,
+        acknowledged=acknowledged,
+        refused=told.rejected,
     )
 
 

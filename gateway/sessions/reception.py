@@ -204,7 +204,7 @@ async def _find(
         if not keeper.account.admits(resuming=False):
             raise Overloaded("this gateway is short of memory; try again later")
         token = new_token()
-        session = await _begin(arrival, keeper, token, binding, consumed=0)
+        session = await _begin(arrival, keeper, token, binding)
         assert session is not None
     return session, outcome, report
 
@@ -227,20 +227,24 @@ async def _look_up(
         return ResumeOutcome.EXPIRED, None, ended
     if arrival.service.backend.framing == "records":
         # Begun at another gateway, or before a restart: its backend knows.
-        adopted = await _begin(arrival, keeper, token, binding, consumed=greeting.consumed, must_exist=True)
+        adopted = await _begin(arrival, keeper, token, binding, resumes=greeting)
         if adopted is not None:
             return ResumeOutcome.ADOPTED, adopted, None
     return ResumeOutcome.UNKNOWN, None, None
 
 
 async def _begin(
-    arrival: Arrival, keeper: SessionKeeper, token: str, binding: Binding, *, consumed: int, must_exist: bool = False
+    arrival: Arrival, keeper: SessionKeeper, token: str, binding: Binding, *, resumes: Greeting | None = None
 ) -> Session | None:
-    """A session with its backend, waiting for `attach`; None if it must exist at the backend and does not."""
+    """A session with its backend, waiting for `attach`.
+
+    `resumes` is what a client says that brings it from another gateway; None if the backend does not know it then.
+    """
+    must_exist, consumed = resumes is not None, 0 if resumes is None else resumes.consumed
     identity = session_id(token, binding)
     subprotocol = arrival.service.choose_subprotocol(arrival.upgrade)
     try:
-        backend = await _reach(arrival, identity, subprotocol, consumed=consumed, must_exist=must_exist)
+        backend = await _reach(arrival, identity, subprotocol, resumes=resumes)
     except BackendRefused as refusal:
         if must_exist and refusal.code not in PASSING_REFUSALS | {SUPERSEDED}:
             return None  # it is lost or has ended; if it is the client that is not wanted, a fresh one is refused too
@@ -272,7 +276,7 @@ async def _begin(
 
 
 async def _reach(
-    arrival: Arrival, identity: str, subprotocol: str | None, *, consumed: int = 0, must_exist: bool = False
+    arrival: Arrival, identity: str, subprotocol: str | None, *, resumes: Greeting | None = None
 ) -> Reached:
     """Raises BackendUnreachable, BackendTimeout, BackendRefused."""
     service, view, established = arrival.service, arrival.view, arrival.established
@@ -286,17 +290,17 @@ async def _reach(
     # What may be looked for again, by this gateway or another, is found by its ID; a plain service's client by where
     # it comes from.
     key = identity if speaks_records or arrival.speaks_records else view.address or identity
-    opening = _open_body(arrival, identity, subprotocol, resume=must_exist) if speaks_records else None
-    return await reach(service, facts, opening, key=key, consumed=consumed)
+    opening = _open_body(arrival, identity, subprotocol, resumes) if speaks_records else None
+    return await reach(service, facts, opening, key=key, consumed=0 if resumes is None else resumes.consumed)
 
 
-def _open_body(arrival: Arrival, identity: str, subprotocol: str | None, *, resume: bool) -> OpenToBackend:
+def _open_body(arrival: Arrival, identity: str, subprotocol: str | None, resumes: Greeting | None) -> OpenToBackend:
     service, view, request = arrival.service, arrival.view, arrival.request
     headers = {name.lower(): request.get(name.lower()) for name in service.backend.headers}
     return OpenToBackend(
         session=identity,
         epoch=next_epoch(),
-        resume=resume,
+        resume=resumes is not None,
         route=service.config.name,
         path=request.path,
         query=request.query,
@@ -308,6 +312,7 @@ def _open_body(arrival: Arrival, identity: str, subprotocol: str | None, *, resu
         claims=_claims(arrival.principal),
         window_messages=service.config.delivery.window_messages,
         window_bytes=service.config.delivery.window_bytes,
+        rejected=() if resumes is None else resumes.body.rejected,
     )
 
 
@@ -402,6 +407,10 @@ def _session(
         down=Direction(metrics.downstream, down_ledger if track else None, down_outbox),
         host=session,
     )
+    if backend.opened is not None:
+        session.relay.up.rejections.remember(
+            backend.opened.body.rejected, accepted=up_ledger.accepted, window_messages=up_ledger.window_messages
+        )
     keeper.registry.add(session)
     return session
 

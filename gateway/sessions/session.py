@@ -200,9 +200,16 @@ class Session:
             window_bytes=up.window_bytes,
             message_bytes=self.service.config.limits.message_bytes,
             grace_seconds=delivery.grace or 0.0,
+            rejected=relay.up.rejections.ranges if resumed else (),
             heartbeat_seconds=relay.settings.keepalive_seconds if numbering.has_heartbeat else None,
             report=None if report is None else report.report,
         )
+        if resumed:
+            relay.down.rejections.remember(
+                greeting.body.rejected, accepted=down.accepted, window_messages=down.window_messages
+            )
+            for seq, why in relay.down.news_of(greeting.body.rejected):
+                relay.rejected_downstream(seq, why, now)
         relay.attach(client, body, consumed, now)
         client.start(b"", now)
         if not self._backend_started:
@@ -329,7 +336,12 @@ class Session:
         reached = await reach(
             self.service,
             self._client_facts,
-            replace(self._opening, epoch=self.epoch, resume=was_told or bool(up.ledger.last_sent)),
+            replace(
+                self._opening,
+                epoch=self.epoch,
+                resume=was_told or bool(up.ledger.last_sent),
+                rejected=self.relay.down.rejections.ranges,
+            ),
             key=self.id,
             consumed=down.settled,
             skews_ms=(0,),
@@ -356,7 +368,7 @@ class Session:
         sock = dialed.channel.release()
         backend = RecordsBackend(sock, relay, opened, receiver, Evidence(sock))
         try:
-            relay.backend_restored(backend, opened.consumed, now)
+            relay.backend_restored(backend, opened.consumed, opened.body.rejected, now)
         except ProtocolViolation as violation:
             backend.close()
             relay.backend_ended(now, fault=BackendFault(f"the backend broke the record protocol: {violation}"))

@@ -90,6 +90,8 @@ export interface LossReport {
   unknown: [from: number, to: number] | null;
   /** Not a byte of them was sent on. */
   neverForwarded: [from: number, to: number] | null;
+  /** What was refused lately, and perhaps not heard of before. */
+  rejected: [from: number, to: number, code: number, reason: string][];
 }
 
 /** `upstream` are our messages, `downstream` the backend's. */
@@ -365,6 +367,8 @@ export interface StoredState {
   consumed: number;
   settled: number;
   carried: number;
+  /** What was refused lately of the gateway's messages: [from, to, code, reason] each. */
+  rejected?: [from: number, to: number, code: number, reason: string][];
 }
 
 /** Where a conversation is kept; its writes are made one after the other, each whole or not at all. */

@@ -263,6 +263,7 @@ const Body = {
       windowMessages: integer(value, "window_messages", { least: 1, fallback: DEFAULT_WINDOW_MESSAGES }),
       windowBytes: integer(value, "window_bytes", { least: 1, fallback: DEFAULT_WINDOW_BYTES }),
       messageBytes: integer(value, "message_bytes", { least: 1, fallback: null }),
+      rejected: Body.rejected("OPENED body", value.rejected),
       report: Body.report("OPENED", value.report),
     };
   },
@@ -278,6 +279,21 @@ const Body = {
     return { code: value.code, reason, report: Body.report(name, value.report) };
   },
 
+  /** What was refused lately: a list of `[from, to, code, reason]`. */
+  rejected(where, value) {
+    const ranges = value ?? [];
+    const isRange = (range) =>
+      Array.isArray(range) &&
+      range.length === 4 &&
+      range.slice(0, 2).every(Number.isSafeInteger) &&
+      range[0] >= 1 &&
+      range[0] <= range[1] &&
+      isCode(range[2]) &&
+      typeof range[3] === "string";
+    if (Array.isArray(ranges) && ranges.every(isRange)) return ranges;
+    throw new ProtocolViolation(`${where}: rejected: expected a list of [from, to, code, reason]`);
+  },
+
   report(name, value) {
     if (value === null || value === undefined) return null;
     const direction = (key) => {
@@ -290,7 +306,8 @@ const Body = {
         if (bounds === null || (valid && bounds[0] >= 1 && bounds[0] <= bounds[1])) return bounds;
         throw new ProtocolViolation(`${name} body: report.${key}.${rangeKey}: expected [from, to]`);
       };
-      return { settled, unknown: range("unknown"), neverForwarded: range("never_forwarded") };
+      const rejected = Body.rejected(`${name} body: report.${key}`, half.rejected);
+      return { settled, unknown: range("unknown"), neverForwarded: range("never_forwarded"), rejected };
     };
     if (!isObject(value)) throw new ProtocolViolation(`${name} body: report: expected an object`);
     return { upstream: direction("upstream"), downstream: direction("downstream") };
@@ -628,16 +645,20 @@ class Outbox {
 
   // --- connections ---
 
-  /** A connection begins whose gateway has all up to `position`: what follows is sent again. The newly settled. */
-  resume(position) {
+  /**
+   * A connection begins whose gateway has all up to `position`: what follows is sent again. `rejected` is what was
+   * refused lately. `{settled, refused}`: the entries of which that is news, the refused ones with why.
+   */
+  resume(position, rejected = []) {
     if (position < this.settled || position > this.carried) {
       throw new ProtocolViolation(`OPENED at ${position}, expected ${this.settled} to ${this.carried}`);
     }
-    const settled = this.settle(position);
+    const refused = this.refuse(rejected);
+    const settled = this.settle(Math.max(position, this.settled));
     this.#reserved = this.#left = this.answered = this.settled;
     this.#flightMessages = this.#flightBytes = 0;
     this.unsentBytes = this.entries.reduce((bytes, entry) => bytes + entry.data.length, 0);
-    return settled;
+    return { settled, refused };
   }
 
   /** Gives the next messages their places in the window, and with it their numbers for good. */
@@ -722,6 +743,21 @@ class Outbox {
     return entry;
   }
 
+  /** A list of what was refused lately: `{entry, code, reason}` of those for which that is news. */
+  refuse(rejected) {
+    const refused = [];
+    for (const [first, last, code, reason] of rejected) {
+      if (last > this.carried) {
+        throw new ProtocolViolation(`message ${last} rejected, expected at most ${this.carried}, the last message sent`);
+      }
+      for (let seq = Math.max(first, this.settled + 1); seq <= last; seq += 1) {
+        const entry = this.reject(seq);
+        if (entry) refused.push({ entry, code, reason });
+      }
+    }
+    return refused;
+  }
+
   #forget(count) {
     const gone = this.entries.splice(0, count);
     for (const entry of gone) {
@@ -769,6 +805,65 @@ function told({ seq, text, data }) {
   return { seq, data: text ? decoder.decode(data) : data.slice().buffer };
 }
 
+// --- rejections ------------------------------------------------------------------------------------------------------
+
+/** Which messages were refused lately, so that a refusal is not lost with the connection that carried its REJECT. */
+
+/** What the list may take as JSON. */
+const MAX_REJECTIONS_BYTES = 24 * 1024;
+
+/**
+ * The gateway's messages that we refused, and that their sender may not know of.
+ *
+ * It hears of refusals in the order in which they were made; so once it has sent a window full of messages more than it
+ * had when one was made, it must have heard of that one (docs/protocol.md, Acknowledgement).
+ */
+class Rejections {
+  /** `[from, to, code, reason]` of each, in that order; another array after each change. */
+  ranges = [];
+  #forgottenAt = [];
+
+  constructor(ranges = [], accepted = 0, windowMessages = 0) {
+    this.ranges = ranges;
+    this.#forgottenAt = ranges.map(() => accepted + windowMessages);
+  }
+
+  has(seq) {
+    return this.ranges.some(([first, last]) => first <= seq && seq <= last);
+  }
+
+  /** Message `seq` was refused when the newest that had come was `accepted`. */
+  add(seq, code, reason, accepted, windowMessages) {
+    const ranges = this.ranges.filter((_, index) => this.#forgottenAt[index] > accepted);
+    this.#forgottenAt = this.#forgottenAt.filter((at) => at > accepted);
+    const newest = ranges.at(-1);
+    if (newest && newest[1] + 1 === seq && newest[2] === code && newest[3] === reason) {
+      ranges.splice(-1, 1, [newest[0], seq, code, reason]);
+      this.#forgottenAt.pop();
+    } else {
+      ranges.push([seq, seq, code, reason]);
+    }
+    this.#forgottenAt.push(accepted + windowMessages);
+    this.ranges = this.#shortened(ranges);
+  }
+
+  /** The oldest lose first their reasons, and only then are forgotten. */
+  #shortened(ranges) {
+    const sizeOf = (range) => encoder.encode(JSON.stringify(range)).length + 1;
+    let size = ranges.reduce((bytes, range) => bytes + sizeOf(range), 0);
+    for (let at = 0; size > MAX_REJECTIONS_BYTES && at < ranges.length; at += 1) {
+      const bare = [...ranges[at].slice(0, 3), ""];
+      size += sizeOf(bare) - sizeOf(ranges[at]);
+      ranges[at] = bare;
+    }
+    while (size > MAX_REJECTIONS_BYTES) {
+      size -= sizeOf(ranges.shift());
+      this.#forgottenAt.shift();
+    }
+    return ranges;
+  }
+}
+
 // --- session ---------------------------------------------------------------------------------------------------------
 
 /** The record protocol without I/O. */
@@ -808,6 +903,7 @@ class Session {
   #acked;
   #told = 0;
   #rejects = new Map();
+  #refused;
   #presumed = new Map();
   #closeSent = false;
   /** `{report, connection}` of a CLOSE that told that the session is lost, until OPENED decides. */
@@ -834,6 +930,7 @@ class Session {
     this.outbox = new Outbox(stored ?? {});
     this.inbox = new Inbox(stored?.consumed ?? 0, this.#settings);
     this.#acked = this.inbox.consumed;
+    this.#refused = new Rejections(stored?.rejected, this.inbox.consumed, this.#settings.windowMessages);
     /** `{code, reason, cause, record}` once the session has ended, or shall end when everything is settled. */
     this.ending = null;
     if (stored) this.#saved = this.#state();
@@ -881,6 +978,7 @@ class Session {
       receipts,
       window_messages: windowMessages,
       window_bytes: windowBytes,
+      ...(this.#saved?.rejected ? { rejected: this.#saved.rejected } : {}),
       ...(heartbeat ? { heartbeat } : {}),
     };
     return encodeJsonRecord(RecordType.OPEN, this.#told, body);
@@ -915,6 +1013,7 @@ class Session {
     } else if (type === RecordType.DATA) {
       const message = this.inbox.receive(record);
       if (message?.data === null) this.reject(seq, 1009, `message exceeds ${this.#settings.messageBytes} bytes`);
+      else if (message && this.#refused.has(seq)) this.inbox.consume(seq); // by the page before this one
       else if (message) this.#facts.push({ type: "message", ...message });
     } else if (type === RecordType.ACK) {
       this.#acknowledged(flags, seq);
@@ -931,7 +1030,9 @@ class Session {
     const carried = this.outbox.carried;
     if (body.resumed) {
       if (this.token === null) throw new ProtocolViolation("OPENED resumes a session, but none was asked for");
-      for (const entry of this.outbox.resume(seq)) this.#presumed.set(entry.seq, entry);
+      const { settled, refused } = this.outbox.resume(seq, body.rejected);
+      this.#refusedBefore(refused);
+      for (const entry of settled) this.#presumed.set(entry.seq, entry);
       this.#positions.fill(this.outbox.settled);
       // A message whose REJECT has not left must not be told as consumed: its REJECT follows, and then the ACK.
       this.#acked = this.#told;
@@ -966,6 +1067,7 @@ class Session {
     this.inbox = new Inbox(0, this.#settings);
     this.#positions.fill(0);
     this.#rejects.clear();
+    this.#refused = new Rejections();
     this.#acked = 0;
     this.#generation += 1;
     this.#renumbered();
@@ -1010,8 +1112,14 @@ class Session {
     return { unknown, neverForwarded };
   }
 
-  #settleReported({ settled }) {
+  #settleReported({ settled, rejected }) {
+    this.#refusedBefore(this.outbox.refuse(rejected));
     this.#settled(this.outbox.settle(Math.min(settled, this.outbox.carried)), this.settlesAt);
+  }
+
+  /** The far side has refused these; their REJECTs were lost. */
+  #refusedBefore(refused) {
+    for (const each of refused) this.#facts.push({ type: "rejected", ...each });
   }
 
   /**
@@ -1104,7 +1212,10 @@ class Session {
 
   /** Refuses a message of the gateway's, which counts as consumed then. */
   reject(seq, code, reason) {
-    if (this.inbox.consume(seq)) this.#rejects.set(seq, rejectRecord(seq, code, reason));
+    if (!this.inbox.consume(seq)) return;
+    const why = cut(reason, MAX_REJECT_REASON_BYTES);
+    this.#refused.add(seq, code, why, this.inbox.accepted, this.#settings.windowMessages);
+    this.#rejects.set(seq, rejectRecord(seq, code, why));
   }
 
   /** Ends the session for good once everything of ours is settled. */
@@ -1146,12 +1257,14 @@ class Session {
       consumed: this.#tellable(),
       settled: this.outbox.settled,
       carried: this.outbox.carried,
+      ...(this.#refused.ranges.length ? { rejected: this.#refused.ranges } : {}),
     };
   }
 
-  /** How far our consuming may be told once it is saved: not beyond a message whose REJECT has not left. */
+  /** How far our consuming may be told once it is saved: not beyond a refused message that only its REJECT tells of. */
   #tellable() {
-    return Math.min(this.inbox.consumed, ...[...this.#rejects.keys()].map((seq) => seq - 1));
+    const untold = [...this.#rejects.keys()].filter((seq) => !this.#refused.has(seq));
+    return Math.min(this.inbox.consumed, ...untold.map((seq) => seq - 1));
   }
 
   // --- to the gateway ---

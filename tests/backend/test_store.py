@@ -52,6 +52,7 @@ def model(session: StoredSession, changes: Changes) -> StoredSession:
         consumed=session.consumed if changes.consumed is None else changes.consumed,
         settled=settled,
         sent=session.sent if changes.sent is None else changes.sent,
+        rejected=session.rejected if changes.rejected is None else tuple(changes.rejected),
         outbox=() if end and end.by_peer else tuple(m for m in (*session.outbox, *changes.appended) if m.seq > settled),
         end=end,
     )
@@ -72,6 +73,7 @@ def histories(draw: st.DrawFn) -> Sequence[Changes]:
                 epoch=draw(st.none() | st.integers(1, 2**63 - 1)),
                 consumed=draw(st.none() | st.just(consumed)),
                 settled=draw(st.none() | st.just(settled)),
+                rejected=draw(st.none() | st.just([(1, 3, 4000, "no 書"), (5, 5, 4001, "")])),
                 sent=sent if appended else None,
                 appended=appended,
             )

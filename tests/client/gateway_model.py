@@ -22,6 +22,7 @@ from gateway.protocol.records import (
     encode_record,
     parse_record,
 )
+from gateway.protocol.rejections import RejectedRange
 
 Payload = str | bytes
 
@@ -72,11 +73,16 @@ class GatewayModel:
         return session
 
 
+def ranges(seqs: set[int]) -> tuple[RejectedRange, ...]:
+    return tuple((seq, seq, 4009, "no") for seq in sorted(seqs))
+
+
 def report_of(session: ModelSession, accepted: int) -> SessionReport:
     arrived = len(session.arrived)
     return SessionReport(
         upstream=LossReport(
             settled=session.settled,
+            rejected=ranges(session.rejected),
             unknown=(session.settled + 1, arrived) if arrived > session.settled else None,
             never_forwarded=(arrived + 1, accepted) if accepted > arrived else None,
         ),
@@ -126,6 +132,7 @@ class ModelConnection:
             # It may have missed the ACK of what it sent, never the other way round.
             assert session.consumed <= position <= len(session.outgoing)
             session.consumed = position
+            session.refused.update(seq for first, last, *_ in body.rejected for seq in range(first, last + 1))
             self.sent = position
         else:
             assert body.session is not None or position == 0
@@ -135,6 +142,7 @@ class ModelConnection:
             settles_at=Rung.CONSUMED,
             window_messages=gateway.window_messages,
             window_bytes=gateway.window_bytes,
+            rejected=ranges(session.rejected),
             report=None if known else gateway.reports.get(body.session or ""),
         )
         self.opened_at = session.settled
@@ -221,4 +229,5 @@ class ModelStore:
             sent=old.sent if changes.sent is None else changes.sent,
             settled=settled,
             outbox=tuple(message for message in messages if message.seq > settled),
+            rejected=old.rejected if changes.rejected is None else tuple(changes.rejected),
         )

@@ -514,7 +514,7 @@ def test_nothing_is_refused_in_a_new_session_that_came_in_the_old_one() -> None:
     assert types_sent(session) == [RecordType.REJECT, RecordType.ACK]
 
 
-def test_a_reject_that_no_connection_carried_goes_out_on_the_next_one_before_its_ack() -> None:
+def test_a_reject_that_no_connection_carried_is_told_by_open() -> None:
     session = opened(conversation())
     session.receive([data(1), data(2)])
     first, second = take(session), take(session)
@@ -523,6 +523,85 @@ def test_a_reject_that_no_connection_carried_goes_out_on_the_next_one_before_its
     save(session)
     session.attach()
     [record] = session.records_to_send(1 << 20)
-    assert parse_record(record)[2] == 1, "OPEN must not call the rejected message consumed"
+    assert parse_record(record)[2] == 2
+    assert json.loads(parse_record(record)[3])["rejected"] == [[2, 2, 4009, "no"]]
     session.receive([(RecordType.OPENED, 0, 0, b'{"session":"token","resumed":true,"settles_at":"consumed"}')])
-    assert types_sent(session) == [RecordType.REJECT, RecordType.ACK]
+    assert types_sent(session) == [RecordType.REJECT]
+
+
+# --- a REJECT that was lost together with its ACK -----------------------------------------------------------------
+
+
+async def outcome(receipt: Receipt) -> Rung | Rejected | Lost:
+    try:
+        return await receipt.settled()
+    except (Rejected, Lost) as failure:
+        return failure
+
+
+async def test_opened_tells_what_was_rejected_before() -> None:
+    one = opened(conversation())
+    receipts = sent(one, "taken", "refused", "taken", "under way")
+    one.interrupt()
+    one.take_events()
+    opened(one, 3, resumed=True, rejected=[[2, 2, 4022, "no such room"]])
+    assert await outcome(receipts[0]) is Rung.CONSUMED
+    refused = await outcome(receipts[1])
+    assert isinstance(refused, Rejected)
+    assert (refused.seq, refused.code, refused.reject_reason) == (2, 4022, "no such room")
+    assert await outcome(receipts[2]) is Rung.CONSUMED
+    assert [receipt.seq for receipt in one.receipts] == [4]
+    events = one.take_events()
+    assert MessageRejected(seq=2, code=4022, reason="no such room") in events
+    assert Acknowledged(first=1, last=3, count=2, rung=Rung.CONSUMED, settled=True) in events
+
+
+async def test_a_loss_report_tells_what_was_rejected_before() -> None:
+    report = {
+        "upstream": {"settled": 2, "rejected": [[1, 1, 4000, "no"]], "unknown": [3, 3]},
+        "downstream": {"settled": 0},
+    }
+    for hear in (
+        lambda one: opened(one, token="new", report=report),
+        lambda one: one.receive([close_record(1000, report=report)]),
+    ):
+        one = opened(conversation())
+        receipts = sent(one, "refused", "taken", "unknown")
+        if hear(one) is None or not one.is_open:
+            one.interrupt()
+        outcomes = [await outcome(receipt) for receipt in receipts]
+        assert isinstance(outcomes[0], Rejected)
+        assert outcomes[1] is Rung.CONSUMED
+        assert isinstance(outcomes[2], Lost)
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_open_tells_what_was_rejected_before(restarted: bool) -> None:
+    store = ModelStore()
+    one = opened(conversation())
+    store.save(Changes(token="token"))
+    one.receive([(RecordType.DATA, 0, seq, b"x") for seq in (1, 2)])
+    one.reject(one.inbox, 1, 4022, "no")
+    one.inbox.consume(2)
+    changes = one.changes()
+    store.save(changes)
+    one.mark_saved(changes)
+    assert [parse_record(record)[0] for record in one.records_to_send(1 << 20)] == [RecordType.REJECT, RecordType.ACK]
+    one.interrupt()  # and both were lost
+    if restarted:
+        one = conversation(stored=store.load())
+    one.attach()
+    [record] = one.records_to_send(1 << 20)
+    _, _, position, body = parse_record(record)
+    assert (position, OpenFromClient.from_json(body).rejected) == (2, ((1, 1, 4022, "no"),))
+
+
+def test_a_new_session_knows_nothing_of_what_was_rejected_in_the_old_one() -> None:
+    one = opened(conversation())
+    one.receive([(RecordType.DATA, 0, 1, b"x")])
+    one.reject(one.inbox, 1, 4022, "no")
+    save(one)
+    opened(one, token="new")
+    one.attach()
+    [record] = one.records_to_send(1 << 20)
+    assert OpenFromClient.from_json(parse_record(record)[3]).rejected == ()

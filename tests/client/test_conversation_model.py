@@ -35,6 +35,8 @@ class Sessions(RuleBasedStateMachine):
         self.taken: list[tuple[str, int, Payload]] = []
         """(token of the session, number, payload)."""
         self.tokens: dict[Inbox, str] = {}
+        self.refused: dict[tuple[str, int], bool] = {}
+        """What was decided last about each message taken."""
         self.offered: list[Payload] = []
         """What the far side has sent in all sessions."""
         self.forgotten: list[ModelSession] = []
@@ -82,6 +84,7 @@ class Sessions(RuleBasedStateMachine):
         assert isinstance(message, WholeMessage)
         token = self.tokens.setdefault(inbox, str(self.conversation.token))
         self.taken.append((token, message.seq, message.data))
+        self.refused[token, message.seq] = refuse
         if refuse:
             self.conversation.reject(inbox, message.seq, 4009, "no")
         else:
@@ -191,11 +194,21 @@ class Sessions(RuleBasedStateMachine):
     def receipts_tell_the_truth(self) -> None:
         arrived = [payload for session in self.all_sessions() for payload in session.arrived]
         assert len(arrived) == len(set(arrived))
+        rejected = [session.arrived[seq - 1] for session in self.all_sessions() for seq in session.rejected]
         for payload, receipt in self.receipts:
             if receipt.is_settled:
                 assert payload in arrived
+                assert payload not in rejected
+            if isinstance(receipt.failure, Rejected):
+                assert payload in rejected
             if isinstance(receipt.failure, Lost) and receipt.failure.fate is Fate.NEVER_FORWARDED:
                 assert payload not in arrived
+
+    @invariant()
+    def what_the_gateway_hears_is_what_was_decided(self) -> None:
+        for token, session in self.gateway.sessions.items():
+            for seq in range(1, session.consumed + 1):
+                assert (seq in session.refused) == self.refused[token, seq]
 
     @invariant()
     def messages_come_once_and_in_order(self) -> None:

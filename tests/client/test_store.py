@@ -81,6 +81,7 @@ def histories(draw: st.DrawFn) -> list[Changes]:
                 consumed=consumed or None,
                 sent=sent or None,
                 settled=settled or None,
+                rejected=draw(st.none() | st.just([(1, 3, 4000, "no 書")])),
                 appended=[message(seq, b"%d" % seq, text=draw(st.booleans())) for seq in range(first, sent + 1)],
                 ended=draw(st.integers(0, 20)) == 0,
             )

@@ -31,7 +31,7 @@ test("what is unknown comes back to the application, what never left is sent aga
   assert.deepEqual(await never, { seq: 1, rung: "reached" });
   assert.deepEqual(onlost, [
     [{ seq: 2, data: "unknown" }],
-    { settled: 1, unknown: [2, 2], neverForwarded: [3, 3] },
+    { settled: 1, unknown: [2, 2], neverForwarded: [3, 3], rejected: [] },
   ]);
   assert.deepEqual(
     world.gateway.consumed.map((each) => (typeof each === "string" ? each : [...each])),
@@ -65,7 +65,7 @@ test("the gateway's CLOSE ends the conversation with its report", async () => {
   assert.ok((await outcome(sent)) instanceof NeverForwarded);
   const [close] = events(line, "close");
   assert.deepEqual([close.code, close.reason, close.wasClean], [4000, "enough", true]);
-  assert.deepEqual(close.report.upstream, { settled: 0, unknown: null, neverForwarded: [1, 1] });
+  assert.deepEqual(close.report.upstream, { settled: 0, unknown: null, neverForwarded: [1, 1], rejected: [] });
 });
 
 for (const [code, why] of [

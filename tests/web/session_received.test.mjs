@@ -19,6 +19,7 @@ import {
   parsedOpen,
   record,
   REJECT,
+  resume,
   TEXT,
   turn,
 } from "./sessions.mjs";
@@ -143,7 +144,7 @@ test("what is consumed is acknowledged once all before it is, and only when aske
   assert.deepEqual(turn(session), []);
 });
 
-test("a message whose REJECT has not left is not told as consumed", () => {
+test("a message whose REJECT has not left is told by OPEN as refused", () => {
   const session = open();
   for (const seq of [1, 2]) session.receive(record(DATA, 0, seq));
   session.consume(1);
@@ -152,11 +153,10 @@ test("a message whose REJECT has not left is not told as consumed", () => {
   const changes = session.changes();
   if (changes) session.markSaved(changes);
   session.detach();
-  const { seq } = parsedOpen(session.attach());
-  assert.equal(seq, 1);
+  const { seq, body } = parsedOpen(session.attach());
+  assert.deepEqual([seq, body.rejected], [2, [[2, 2, 4000, "no"]]]);
   session.receive(opened(0, { resumed: true }));
-  session.receive(record(DATA, 0, 2));
-  assert.deepEqual(turn(session), [[REJECT, 0, 2], [ACK, 4, 2]]);
+  assert.deepEqual(turn(session), [[REJECT, 0, 2]]);
 });
 
 // --- saving before telling -------------------------------------------------------------------------------------
@@ -277,3 +277,75 @@ for (const body of [{}, { code: 999 }, { code: 5000 }, { code: "1000" }, { code:
     }
   });
 }
+
+// --- a REJECT that was lost together with its ACK ---------------------------------------------------------------
+
+test("OPENED tells what was rejected before", () => {
+  const session = open();
+  append(session, "taken", "refused", "under way");
+  turn(session);
+  resume(session, 2, { rejected: [[2, 2, 4022, "no such room"]] });
+  session.confirm();
+  const told = facts(session).map(({ type, entry, code, reason }) => [type, entry?.seq, code, reason]);
+  assert.deepEqual(told.filter(([type]) => type !== "resumed"), [
+    ["rejected", 2, 4022, "no such room"],
+    ["settled", 1, undefined, undefined],
+  ]);
+  assert.deepEqual(session.outbox.entries.map(({ seq }) => seq), [3]);
+});
+
+test("a loss report tells what was rejected before", () => {
+  const upstream = { settled: 2, unknown: [3, 3], never_forwarded: null, rejected: [[1, 1, 4000, ""]] };
+  const session = open();
+  append(session, "refused", "taken", "unknown");
+  turn(session);
+  session.receive(json(CLOSE, 0, { code: 1000, report: { ...REPORT, upstream } }));
+  const told = facts(session).map(({ type, entry }) => [type, entry?.seq]);
+  assert.deepEqual(told.slice(0, 2), [["rejected", 1], ["settled", 2]]);
+});
+
+test("rejecting what was never sent is a fault", () => {
+  const session = open();
+  resume(session, 0, { rejected: [[1, 1, 4000, ""]] });
+  assert.match(fault(session).message, /message 1 rejected, expected at most 0/);
+});
+
+test("OPEN tells what was refused here before, also after a reload of the page", () => {
+  const session = open();
+  session.receive(record(DATA, TEXT, 1, bytes("x")));
+  session.receive(record(DATA, TEXT, 2, bytes("y")));
+  facts(session);
+  session.reject(1, 4022, "no");
+  session.consume(2);
+  const { state } = session.changes();
+  assert.deepEqual(state.rejected, [[1, 1, 4022, "no"]]);
+  session.markSaved({ state, appended: [], revision: 0 });
+  assert.equal(session.changes(), null, "nothing new is to be saved");
+  assert.deepEqual(session.take(true).map(parsed).map(({ type }) => type), [REJECT, ACK]);
+  session.detach(); // and both were lost
+  for (const one of [session, new Session({}, { ...state, messages: [] })]) {
+    const { seq, body } = parsedOpen(one.attach());
+    assert.deepEqual([seq, body.rejected], [2, [[1, 1, 4022, "no"]]]);
+  }
+});
+
+test("what was refused ahead of its turn is not given again after a reload of the page", () => {
+  const session = new Session({}, { token: "token", consumed: 0, settled: 0, carried: 0, rejected: [[2, 2, 4000, ""]] });
+  session.attach();
+  session.receive(opened(0, { resumed: true }));
+  for (const seq of [1, 2, 3]) session.receive(record(DATA, TEXT, seq, bytes("x")));
+  assert.deepEqual(facts(session).filter(({ type }) => type === "message").map(({ seq }) => seq), [1, 3]);
+  session.consume(1);
+  assert.equal(session.inbox.consumed, 2);
+});
+
+test("refusals are remembered for a window of messages, and no more than fit", () => {
+  const session = open({ windowMessages: 600 });
+  for (let seq = 1; seq <= 1200; seq += 1) {
+    session.receive(record(DATA, TEXT, seq, bytes("x")));
+    session.reject(seq, 4000 + (seq % 2), seq <= 600 ? "gone by then" : "x".repeat(1000));
+  }
+  const { rejected } = session.changes().state;
+  assert.ok(JSON.stringify(rejected).length <= 24 * 1024);
+  assert.deepEqual([rejected[0].slice(0, 3), rejected.at(-1)[3].length], [[601, 601, 4001], 1000]);
+});

@@ -80,16 +80,20 @@ export class Outbox {
 
   // --- connections ---
 
-  /** A connection begins whose gateway has all up to `position`: what follows is sent again. The newly settled. */
-  resume(position) {
+  /**
+   * A connection begins whose gateway has all up to `position`: what follows is sent again. `rejected` is what was
+   * refused lately. `{settled, refused}`: the entries of which that is news, the refused ones with why.
+   */
+  resume(position, rejected = []) {
     if (position < this.settled || position > this.carried) {
       throw new ProtocolViolation(`OPENED at ${position}, expected ${this.settled} to ${this.carried}`);
     }
-    const settled = this.settle(position);
+    const refused = this.refuse(rejected);
+    const settled = this.settle(Math.max(position, this.settled));
     this.#reserved = this.#left = this.answered = this.settled;
     this.#flightMessages = this.#flightBytes = 0;
     this.unsentBytes = this.entries.reduce((bytes, entry) => bytes + entry.data.length, 0);
-    return settled;
+    return { settled, refused };
   }
 
   /** Gives the next messages their places in the window, and with it their numbers for good. */
@@ -172,6 +176,21 @@ export class Outbox {
     while (this.entries[count]?.rejected) count += 1;
     this.#forget(count);
     return entry;
+  }
+
+  /** A list of what was refused lately: `{entry, code, reason}` of those for which that is news. */
+  refuse(rejected) {
+    const refused = [];
+    for (const [first, last, code, reason] of rejected) {
+      if (last > this.carried) {
+        throw new ProtocolViolation(`message ${last} rejected, expected at most ${this.carried}, the last message sent`);
+      }
+      for (let seq = Math.max(first, this.settled + 1); seq <= last; seq += 1) {
+        const entry = this.reject(seq);
+        if (entry) refused.push({ entry, code, reason });
+      }
+    }
+    return refused;
   }
 
   #forget(count) {

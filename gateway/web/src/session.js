@@ -3,6 +3,7 @@
 import { ProtocolViolation } from "./errors.js";
 import { Inbox } from "./inbox.js";
 import { Outbox } from "./outbox.js";
+import { Rejections } from "./rejections.js";
 import { cut } from "./text.js";
 import {
   Body,
@@ -14,6 +15,7 @@ import {
   encodeRecord,
   isWithin,
   MAX_CLOSE_REASON_BYTES,
+  MAX_REJECT_REASON_BYTES,
   parseRecord,
   RecordType,
   rejectRecord,
@@ -56,6 +58,7 @@ export class Session {
   #acked;
   #told = 0;
   #rejects = new Map();
+  #refused;
   #presumed = new Map();
   #closeSent = false;
   /** `{report, connection}` of a CLOSE that told that the session is lost, until OPENED decides. */
@@ -82,6 +85,7 @@ export class Session {
     this.outbox = new Outbox(stored ?? {});
     this.inbox = new Inbox(stored?.consumed ?? 0, this.#settings);
     this.#acked = this.inbox.consumed;
+    this.#refused = new Rejections(stored?.rejected, this.inbox.consumed, this.#settings.windowMessages);
     /** `{code, reason, cause, record}` once the session has ended, or shall end when everything is settled. */
     this.ending = null;
     if (stored) this.#saved = this.#state();
@@ -129,6 +133,7 @@ export class Session {
       receipts,
       window_messages: windowMessages,
       window_bytes: windowBytes,
+      ...(this.#saved?.rejected ? { rejected: this.#saved.rejected } : {}),
       ...(heartbeat ? { heartbeat } : {}),
     };
     return encodeJsonRecord(RecordType.OPEN, this.#told, body);
@@ -163,6 +168,7 @@ export class Session {
     } else if (type === RecordType.DATA) {
       const message = this.inbox.receive(record);
       if (message?.data === null) this.reject(seq, 1009, `message exceeds ${this.#settings.messageBytes} bytes`);
+      else if (message && this.#refused.has(seq)) this.inbox.consume(seq); // by the page before this one
       else if (message) this.#facts.push({ type: "message", ...message });
     } else if (type === RecordType.ACK) {
       this.#acknowledged(flags, seq);
@@ -179,7 +185,9 @@ export class Session {
     const carried = this.outbox.carried;
     if (body.resumed) {
       if (this.token === null) throw new ProtocolViolation("OPENED resumes a session, but none was asked for");
-      for (const entry of this.outbox.resume(seq)) this.#presumed.set(entry.seq, entry);
+      const { settled, refused } = this.outbox.resume(seq, body.rejected);
+      this.#refusedBefore(refused);
+      for (const entry of settled) this.#presumed.set(entry.seq, entry);
       this.#positions.fill(this.outbox.settled);
       // A message whose REJECT has not left must not be told as consumed: its REJECT follows, and then the ACK.
       this.#acked = this.#told;
@@ -214,6 +222,7 @@ export class Session {
     this.inbox = new Inbox(0, this.#settings);
     this.#positions.fill(0);
     this.#rejects.clear();
+    this.#refused = new Rejections();
     this.#acked = 0;
     this.#generation += 1;
     this.#renumbered();
@@ -258,8 +267,14 @@ export class Session {
     return { unknown, neverForwarded };
   }
 
-  #settleReported({ settled }) {
+  #settleReported({ settled, rejected }) {
+    this.#refusedBefore(this.outbox.refuse(rejected));
     this.#settled(this.outbox.settle(Math.min(settled, this.outbox.carried)), this.settlesAt);
+  }
+
+  /** The far side has refused these; their REJECTs were lost. */
+  #refusedBefore(refused) {
+    for (const each of refused) this.#facts.push({ type: "rejected", ...each });
   }
 
   /**
@@ -352,7 +367,10 @@ export class Session {
 
   /** Refuses a message of the gateway's, which counts as consumed then. */
   reject(seq, code, reason) {
-    if (this.inbox.consume(seq)) this.#rejects.set(seq, rejectRecord(seq, code, reason));
+    if (!this.inbox.consume(seq)) return;
+    const why = cut(reason, MAX_REJECT_REASON_BYTES);
+    this.#refused.add(seq, code, why, this.inbox.accepted, this.#settings.windowMessages);
+    this.#rejects.set(seq, rejectRecord(seq, code, why));
   }
 
   /** Ends the session for good once everything of ours is settled. */
@@ -394,12 +412,14 @@ export class Session {
       consumed: this.#tellable(),
       settled: this.outbox.settled,
       carried: this.outbox.carried,
+      ...(this.#refused.ranges.length ? { rejected: this.#refused.ranges } : {}),
     };
   }
 
-  /** How far our consuming may be told once it is saved: not beyond a message whose REJECT has not left. */
+  /** How far our consuming may be told once it is saved: not beyond a refused message that only its REJECT tells of. */
   #tellable() {
-    return Math.min(this.inbox.consumed, ...[...this.#rejects.keys()].map((seq) => seq - 1));
+    const untold = [...this.#rejects.keys()].filter((seq) => !this.#refused.has(seq));
+    return Math.min(this.inbox.consumed, ...untold.map((seq) => seq - 1));
   }
 
   // --- to the gateway ---

@@ -9,7 +9,7 @@ export const FRAGMENT_BYTES = 64 * 1024;
 const MAX_BODY_BYTES = 1024 * 1024;
 const MAX_JSON_BYTES = 64 * 1024;
 export const MAX_CLOSE_REASON_BYTES = 123;
-const MAX_REJECT_REASON_BYTES = 1024;
+export const MAX_REJECT_REASON_BYTES = 1024;
 const MAX_REASON_BYTES = { CLOSE: MAX_CLOSE_REASON_BYTES, REJECT: MAX_REJECT_REASON_BYTES };
 export const DEFAULT_WINDOW_MESSAGES = 1024;
 export const DEFAULT_WINDOW_BYTES = 4 * 1024 * 1024;
@@ -135,6 +135,7 @@ export const Body = {
       windowMessages: integer(value, "window_messages", { least: 1, fallback: DEFAULT_WINDOW_MESSAGES }),
       windowBytes: integer(value, "window_bytes", { least: 1, fallback: DEFAULT_WINDOW_BYTES }),
       messageBytes: integer(value, "message_bytes", { least: 1, fallback: null }),
+      rejected: Body.rejected("OPENED body", value.rejected),
       report: Body.report("OPENED", value.report),
     };
   },
@@ -150,6 +151,21 @@ export const Body = {
     return { code: value.code, reason, report: Body.report(name, value.report) };
   },
 
+  /** What was refused lately: a list of `[from, to, code, reason]`. */
+  rejected(where, value) {
+    const ranges = value ?? [];
+    const isRange = (range) =>
+      Array.isArray(range) &&
+      range.length === 4 &&
+      range.slice(0, 2).every(Number.isSafeInteger) &&
+      range[0] >= 1 &&
+      range[0] <= range[1] &&
+      isCode(range[2]) &&
+      typeof range[3] === "string";
+    if (Array.isArray(ranges) && ranges.every(isRange)) return ranges;
+    throw new ProtocolViolation(`${where}: rejected: expected a list of [from, to, code, reason]`);
+  },
+
   report(name, value) {
     if (value === null || value === undefined) return null;
     const direction = (key) => {
@@ -162,7 +178,8 @@ export const Body = {
         if (bounds === null || (valid && bounds[0] >= 1 && bounds[0] <= bounds[1])) return bounds;
         throw new ProtocolViolation(`${name} body: report.${key}.${rangeKey}: expected [from, to]`);
       };
-      return { settled, unknown: range("unknown"), neverForwarded: range("never_forwarded") };
+      const rejected = Body.rejected(`${name} body: report.${key}`, half.rejected);
+      return { settled, unknown: range("unknown"), neverForwarded: range("never_forwarded"), rejected };
     };
     if (!isObject(value)) throw new ProtocolViolation(`${name} body: report: expected an object`);
     return { upstream: direction("upstream"), downstream: direction("downstream") };

@@ -1,0 +1,106 @@
+"""What is remembered of refusals: as long as their sender may not have heard, and no more than fits."""
+
+import json
+
+import pytest
+
+from gateway.errors import ProtocolViolation
+from gateway.protocol.records import (
+    MAX_JSON_BYTES,
+    CloseBody,
+    LossReport,
+    OpenedByGateway,
+    OpenFromClient,
+    SessionReport,
+)
+from gateway.protocol.rejections import REJECTIONS_BYTES, RejectedRange, Rejections
+
+
+def rejected(*seqs: int, accepted: int = 0, window: int = 1 << 20, reason: str = "no") -> Rejections:
+    rejections = Rejections()
+    for seq in seqs:
+        rejections.add(seq, 4000, reason, accepted=accepted or seq, window_messages=window)
+    return rejections
+
+
+def test_neighbours_that_were_rejected_alike_are_one_range() -> None:
+    rejections = rejected(1, 2, 3, 5)
+    rejections.add(6, 4001, "no", accepted=6, window_messages=9)
+    rejections.add(7, 4001, "never", accepted=7, window_messages=9)
+    assert list(rejections.ranges) == [
+        (1, 3, 4000, "no"),
+        (5, 5, 4000, "no"),
+        (6, 6, 4001, "no"),
+        (7, 7, 4001, "never"),
+    ]
+    assert 2 in rejections
+    assert 4 not in rejections
+
+
+def test_the_same_rejection_again_is_no_news() -> None:
+    rejections = rejected(1, 2)
+    version = rejections.version
+    rejections.add(1, 4001, "other", accepted=2, window_messages=9)
+    assert (rejections.ranges, rejections.version) == (((1, 2, 4000, "no"),), version)
+
+
+def test_a_rejection_is_forgotten_when_a_window_of_messages_has_come_since() -> None:
+    rejections = Rejections()
+    rejections.add(3, 4000, "no", accepted=5, window_messages=4)
+    rejections.forget(8)
+    assert rejections
+    rejections.forget(9)
+    assert not rejections
+
+
+def test_what_was_kept_before_is_kept_for_a_window_more() -> None:
+    kept: list[RejectedRange] = [(1, 2, 4000, "no")]
+    rejections = Rejections(kept, accepted=7, window_messages=4)
+    rejections.forget(10)
+    assert rejections.ranges == ((1, 2, 4000, "no"),)
+    rejections.forget(11)
+    assert not rejections
+
+
+def size(rejections: Rejections) -> int:
+    return len(json.dumps(rejections.ranges, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def test_reasons_are_shortened_before_a_rejection_is_forgotten() -> None:
+    rejections = rejected(*range(2, 1000, 2), reason="x" * 1024)
+    assert size(rejections) <= REJECTIONS_BYTES
+    assert [first for first, *_ in rejections.ranges] == list(range(2, 1000, 2))
+    assert rejections.ranges[0][3] == ""
+    assert rejections.ranges[-1][3] == "x" * 1024
+
+
+@pytest.mark.parametrize("reason", ["書" * 341, "\n\x00" * 500, '"' * 1000])
+def test_what_is_told_never_exceeds_its_bound(reason: str) -> None:
+    rejections = rejected(*range(2, 20_000, 2), reason=reason)
+    assert size(rejections) <= REJECTIONS_BYTES
+    assert 19_998 in rejections
+    kept = rejections.ranges
+    report = SessionReport(
+        upstream=LossReport(settled=0, rejected=kept), downstream=LossReport(settled=0, rejected=kept)
+    )
+    assert len(CloseBody(code=1006, report=report).to_json()) < MAX_JSON_BYTES
+    assert OpenFromClient.from_json(OpenFromClient(rejected=kept).to_json()).rejected == kept
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("[[1]]", "rejected.0"),
+        ('[[0, 1, 4000, ""]]', "rejected.0.0"),
+        ('[[2, 1, 4000, ""]]', "from no greater than to"),
+        ('[[1, 2, 999, ""]]', "rejected.0.2"),
+        ("[[1, 2, 4000, null]]", "rejected.0.3"),
+        ('[[1, 2, 4000, "' + "x" * 1025 + '"]]', "1024 bytes"),
+        ("7", "rejected"),
+    ],
+)
+def test_a_list_that_cannot_be_is_refused_by_name(wrong: str, words: str) -> None:
+    with pytest.raises(ProtocolViolation, match=words):
+        OpenedByGateway.from_json(
+            b'{"session":"t","resumed":true,"settles_at":"consumed","rejected":' + wrong.encode() + b"}"
+        )
