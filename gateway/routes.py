@@ -18,7 +18,7 @@ from gateway.policy.routing import Router
 from gateway.protocol.framings import Framing, LengthPrefixedFraming, LinesFraming, StreamFraming
 from gateway.protocol.handshake import Upgrade
 from gateway.protocol.records import SUBPROTOCOL
-from gateway.relay.passage import RelaySettings
+from gateway.relay.settings import RelaySettings
 from gateway.telemetry.metrics import BackendReading, Metrics, RouteMetrics, ServiceRefusal
 from gateway.transport.connector import Connector
 from gateway.transport.files import Folder

@@ -374,11 +374,11 @@ class Server(SessionKeeper):
 
     def _in_flight(self) -> Iterator[InFlightReading]:
         for session in self.registry:
-            for direction in (session.relay.up, session.relay.down):
-                ledger = direction.ledger
+            for lane in (session.relay.up, session.relay.down):
+                ledger = lane.ledger
                 if ledger is not None and (oldest := ledger.oldest_accepted_at) is not None:
                     yield InFlightReading(
-                        direction=direction.metrics,
+                        direction=lane.metrics,
                         messages=ledger.in_flight_messages,
                         bytes=ledger.in_flight_bytes,
                         oldest_accepted_at=oldest,

@@ -15,9 +15,10 @@ import struct
 from collections import deque
 from contextlib import suppress
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final
 
 from gateway.protocol.pieces import Buffer
+from gateway.relay.ports import EndpointOwner, Source
 from gateway.relay.pump import BROKEN, READABLE, WRITABLE, Pump
 from gateway.relay.sockets import send
 
@@ -31,25 +32,6 @@ GATHER_BUFFERS: Final = 64
 """Buffers handed to one sendmsg at most."""
 
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
-
-
-class EndpointOwner(Protocol):
-    """Whoever reads an endpoint and is told of its end."""
-
-    def on_data(self, endpoint: "Endpoint", data: Buffer, now: float) -> None:
-        """Bytes came. `data` may be the pump's shared buffer: what is kept must be copied."""
-
-    def on_eof(self, endpoint: "Endpoint", now: float) -> None:
-        """The peer has ended its sending. Reading is over, writing still works."""
-
-    def on_drained(self, endpoint: "Endpoint", now: float) -> None:
-        """The buffer was full and is at the low mark again, or it is empty again, a `finish` done with it."""
-
-    def on_broken(self, endpoint: "Endpoint", error: OSError, now: float) -> None:
-        """The connection is gone: reset, timed out by the kernel, or a TLS failure. Nothing more comes or goes."""
-
-    def on_endpoint_fault(self, error: Exception) -> None:
-        """A bug of ours, in the owner or here."""
 
 
 class Output(Enum):
@@ -66,11 +48,12 @@ class Output(Enum):
 _OPEN: Final = Output.OPEN  # reading a member off an Enum costs as much as the rest of a call
 
 
-class Endpoint:
+class Endpoint(Source):
     """One plain socket, TCP or Unix; reading starts with `resume`."""
 
     __slots__ = (
         "_broken",
+        "_failure",
         "_fd",
         "_high_mark",
         "_mask",
@@ -99,6 +82,8 @@ class Endpoint:
         self._pending: deque[bytes | memoryview] | None = None
         self._mask = 0
         self._broken = False
+        self._failure: OSError | None = None
+        """Of a write, to be told at the turn's end."""
         self._nudged = False
         self._reading = False
         self._registered = False
@@ -160,7 +145,7 @@ class Endpoint:
             return
         if self._nudged:
             self._nudged = False
-            owner.on_data(self, b"", now)
+            owner.on_data(b"", now)
             return
         try:
             data = self._receive()
@@ -171,10 +156,10 @@ class Endpoint:
             return
         if data:
             self.bytes_read += len(data)
-            owner.on_data(self, data, now)
+            owner.on_data(data, now)
         else:
             self.pause()
-            owner.on_eof(self, now)
+            owner.on_eof(now)
 
     def _hung_up(self, mask: int, now: float) -> None:
         """Paused, and the kernel reports an end, which it would repeat for ever: stop watching, keep what is unread.
@@ -204,7 +189,8 @@ class Endpoint:
             taken = 0
         except OSError as error:
             self.output = Output.BROKEN
-            self.pump.at_turn_end(_Breaking(self, error))
+            self._failure = error
+            self.pump.at_turn_end(self._tell_failure)
             return
         self.bytes_taken += taken
         if taken < len(data):
@@ -255,7 +241,7 @@ class Endpoint:
         if not self.buffered or (self.is_full and self.buffered <= LOW_MARK_BYTES):
             self.is_full = False
             if self._owner is not None:
-                self._owner.on_drained(self, now)
+                self._owner.on_drained(now)
 
     # --- ending ---------------------------------------------------------------------------------------------------
 
@@ -288,7 +274,11 @@ class Endpoint:
             self.pump.unregister(self._fd)
             self._registered = False
         if self._owner is not None:
-            self._owner.on_broken(self, error, now)
+            self._owner.on_broken(error, now)
+
+    def _tell_failure(self, now: float) -> None:
+        if self._failure is not None and not self.is_closed:
+            self._break(self._failure, now)
 
     def close(self) -> None:
         """Closes the socket; what is still buffered is lost. Idempotent."""
@@ -314,7 +304,7 @@ class Endpoint:
 
     def on_fault(self, error: Exception) -> None:
         if self._owner is not None:
-            self._owner.on_endpoint_fault(error)
+            self._owner.on_fault(error)
 
     # --- the pump -------------------------------------------------------------------------------------------------
 
@@ -422,20 +412,6 @@ class TlsEndpoint(Endpoint):
         if self._read_wants_write:
             mask |= WRITABLE
         return mask
-
-
-class _Breaking:
-    """A failed write, to be reported at the turn's end."""
-
-    __slots__ = ("__self__", "error")
-
-    def __init__(self, endpoint: Endpoint, error: OSError) -> None:
-        self.__self__ = endpoint
-        self.error = error
-
-    def __call__(self, now: float) -> None:
-        if not self.__self__.is_closed:
-            self.__self__._break(self.error, now)
 
 
 def endpoint_for(

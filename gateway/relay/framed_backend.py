@@ -7,23 +7,25 @@ socket is closed, because the kernel forgets with it.
 import socket
 
 from gateway.errors import BackendReset
-from gateway.protocol.frames import Buffer, Piece
 from gateway.protocol.framings import Framing, MessageNotCarried
-from gateway.protocol.records import RejectBody, Rung
-from gateway.relay.backend_socket import BackendSocket
-from gateway.relay.endpoint import Endpoint
+from gateway.protocol.pieces import Buffer, Piece
+from gateway.protocol.records import RejectBody, Rung, SessionReport
+from gateway.relay.endpoint import Output
 from gateway.relay.evidence import Evidence
-from gateway.relay.relay import Relay
+from gateway.relay.lane import first_messages
+from gateway.relay.place import Place
+from gateway.relay.ports import UNKNOWN, Sample
+from gateway.relay.socket_side import SocketSide
 
 
-class FramedBackend(BackendSocket):
+class FramedBackend(SocketSide):
     """A TCP or Unix socket in the pump; its host's acknowledgements tell how far messages got."""
 
     __slots__ = ("framing",)
 
-    def __init__(self, sock: socket.socket, relay: Relay, framing: Framing, evidence: Evidence) -> None:
+    def __init__(self, sock: socket.socket, place: Place, framing: Framing, evidence: Evidence) -> None:
         """Takes the socket over, non-blocking, connected, behind its PROXY header; `evidence` is about it."""
-        super().__init__(sock, relay, evidence)
+        super().__init__(sock, place, evidence)
         self.framing = framing
 
     def start(self, now: float) -> None:
@@ -33,13 +35,17 @@ class FramedBackend(BackendSocket):
         try:
             data = self.framing.encode(pieces)
         except MessageNotCarried as refusal:
-            self.relay.up.enter(_first_messages(pieces, refusal.messages), 0, now)
+            self._outgoing.enter(first_messages(pieces, refusal.messages), 0, now)
             self.endpoint.write(refusal.encoded)
             raise
-        self.relay.up.enter(pieces, 0, now)
+        self._outgoing.enter(pieces, 0, now)
         self.endpoint.write(data)
 
-    def finish(self, code: int, reason: str) -> None:
+    @property
+    def is_finished(self) -> bool:
+        return self.endpoint.output is not Output.OPEN
+
+    def finish(self, code: int, reason: str, report: SessionReport | None, now: float) -> None:
         self.endpoint.finish()
 
     def leave(self) -> bool:
@@ -54,49 +60,31 @@ class FramedBackend(BackendSocket):
     def downstream_rejected(self, seq: int, body: RejectBody, now: float) -> None:
         pass
 
-    def sample(self, now: float) -> bool:
-        if self.is_gone:
-            return False
-        written = self.endpoint.bytes_taken
-        if self._evidence.settles_at is Rung.WRITTEN:
-            self.relay.settled_upstream(Rung.WRITTEN, offset=written, now=now)
-            return True
-        reached = self._evidence.reached_offset(written)
-        if reached is not None:
-            self.relay.settled_upstream(Rung.REACHED, offset=reached, now=now)
-        return True
+    @property
+    def written(self) -> int:
+        return self.endpoint.bytes_taken
 
-    def take_stock(self, now: float) -> None:
-        self.sample(now)
-        # What settles makes room, and what goes out into it is not to be told as never forwarded.
-        taken = -1
-        while taken != self.endpoint.bytes_taken:
-            taken = self.endpoint.bytes_taken
-            self.relay.settled_upstream(Rung.WRITTEN, offset=taken, now=now)
+    def sample(self, receipts: frozenset[Rung]) -> Sample | None:
+        if self.is_gone:
+            return None
+        written = self.endpoint.bytes_taken
+        reached = self._evidence.reached_offset(written)
+        return Sample(written, UNKNOWN if reached is None else reached)
 
     # --- the endpoint's news --------------------------------------------------------------------------------------
 
-    def on_data(self, endpoint: Endpoint, data: Buffer, now: float) -> None:
+    def on_data(self, data: Buffer, now: float) -> None:
         pieces = self.framing.receive_data(data)
         if pieces:
-            self.relay.from_backend(pieces, now)
+            self._junction.from_backend(pieces, now)
         if self.framing.error is not None and not self.is_gone:
-            self.relay.backend_ended(now, fault=self.framing.error)
+            self._junction.backend_ended(now, fault=self.framing.error)
 
-    def on_eof(self, endpoint: Endpoint, now: float) -> None:
+    def on_eof(self, now: float) -> None:
         pieces = self.framing.receive_eof()
         if pieces:
-            self.relay.from_backend(pieces, now)
-        self.relay.backend_ended(now, fault=self.framing.error)
+            self._junction.from_backend(pieces, now)
+        self._junction.backend_ended(now, fault=self.framing.error)
 
-    def on_broken(self, endpoint: Endpoint, error: OSError, now: float) -> None:
-        self.relay.backend_ended(now, fault=BackendReset("the backend's connection broke"))
-
-
-def _first_messages(pieces: list[Piece], count: int) -> list[Piece]:
-    """The pieces up to the end of the `count`th message."""
-    for index, piece in enumerate(pieces):
-        if not count:
-            return pieces[:index]
-        count -= piece[2] >> 1 & 1
-    return pieces
+    def on_broken(self, error: OSError, now: float) -> None:
+        self._junction.backend_ended(now, fault=BackendReset("the backend's connection broke"))

@@ -25,6 +25,7 @@ import structlog
 import trio
 
 from gateway.relay.pace import Pace
+from gateway.relay.ports import Source
 from gateway.relay.sockets import ReadBuffer
 from gateway.relay.timers import Entry, Timers
 
@@ -46,16 +47,6 @@ BUFFER_BYTES: Final = 128 * 1024
 """The one read buffer all connections share. Allocating per read halves the throughput; see `make bench`."""
 
 log = structlog.get_logger("pump")
-
-
-class Source(Protocol):
-    """A file descriptor's owner."""
-
-    def on_events(self, mask: int, now: float) -> None:
-        """The descriptor is ready as `mask` (epoll's bits) says; `now` is the turn's time in seconds."""
-
-    def on_fault(self, error: Exception) -> None:
-        """A bug of ours escaped `on_events`: end this source's connection, and nothing else."""
 
 
 class Sleeper(Protocol):

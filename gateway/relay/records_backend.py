@@ -22,14 +22,15 @@ from gateway.protocol.records import (
     RecordType,
     RejectBody,
     Rung,
+    SessionReport,
     encode_prefixed_record,
 )
 from gateway.protocol.rejections import RejectedRange, tells_of
 from gateway.protocol.sequencing import DataReceiver, DataSender
-from gateway.relay.backend_socket import BackendSocket
-from gateway.relay.endpoint import Endpoint
 from gateway.relay.evidence import Evidence
-from gateway.relay.relay import Relay
+from gateway.relay.place import Place
+from gateway.relay.ports import Sample
+from gateway.relay.socket_side import SocketSide
 
 BAD_GATEWAY = 1014
 
@@ -56,7 +57,7 @@ class OpenedBackend:
     """What OPEN told of those that were refused."""
 
 
-class RecordsBackend(BackendSocket):
+class RecordsBackend(SocketSide):
     """A backend connection behind its OPENED."""
 
     __slots__ = (
@@ -74,10 +75,10 @@ class RecordsBackend(BackendSocket):
     )
 
     def __init__(
-        self, sock: socket.socket, relay: Relay, opened: OpenedBackend, receiver: DataReceiver, evidence: Evidence
+        self, sock: socket.socket, place: Place, opened: OpenedBackend, receiver: DataReceiver, evidence: Evidence
     ) -> None:
         """Takes the socket over; `receiver` is the session's, and knows what has come on earlier connections."""
-        super().__init__(sock, relay, evidence)
+        super().__init__(sock, place, evidence)
         self._decoder = opened.decoder
         self._early = opened.early
         self._window_messages = opened.window_messages
@@ -95,7 +96,7 @@ class RecordsBackend(BackendSocket):
 
     def replay(self, pieces: Sequence[Piece], now: float) -> None:
         """Sends again, on a connection that was made anew, what the backend has not consumed."""
-        up = self.relay.up
+        up = self._outgoing
         assert up.ledger is not None
         self._sender.rewind(up.ledger.settled)
         data = self._sender.encode_prefixed(pieces)
@@ -106,7 +107,7 @@ class RecordsBackend(BackendSocket):
 
     def start(self, now: float) -> None:
         # What the client has acknowledged or refused while OPEN was under way.
-        for first, last, code, reason in self.relay.down.rejections.ranges:
+        for first, last, code, reason in self._incoming.rejections.ranges:
             for seq in range(first, last + 1):
                 if not tells_of(self._refused_told, seq):
                     self.downstream_rejected(seq, RejectBody(code=code, reason=reason), now)
@@ -122,15 +123,19 @@ class RecordsBackend(BackendSocket):
         endpoint = self.endpoint
         # Ends are positions in all that this endpoint sends: ACKs and PONGs stand between the messages.
         hop_end = endpoint.bytes_taken + endpoint.buffered + len(data)
-        self.relay.up.enter(pieces, hop_end - self._hop_end, now)
+        self._outgoing.enter(pieces, hop_end - self._hop_end, now)
         self._hop_end = hop_end
         endpoint.write(data)
 
-    def finish(self, code: int, reason: str) -> None:
+    @property
+    def is_finished(self) -> bool:
+        return self._finished
+
+    def finish(self, code: int, reason: str, report: SessionReport | None, now: float) -> None:
         if not self._finished:
             self._finished = True
-            self._acknowledge(self.relay.pump.now)  # behind CLOSE nothing is heard
-            body = CloseBody(code=code, reason=reason, report=self.relay.report())
+            self._acknowledge(now)  # behind CLOSE nothing is heard
+            body = CloseBody(code=code, reason=reason, report=report)
             self.endpoint.write(encode_prefixed_record(RecordType.CLOSE, 0, 0, body.to_json()))
             self.endpoint.finish()
 
@@ -141,54 +146,50 @@ class RecordsBackend(BackendSocket):
 
     def hold_back(self) -> None:
         # Its credit does, but for a message that is larger than its window.
-        if self.relay.down.held_bytes > self._window_bytes + MAX_BODY_BYTES:
+        if self._incoming.held_bytes > self._window_bytes + MAX_BODY_BYTES:
             self.endpoint.pause()
 
-    def take_stock(self, now: float) -> None:
-        ledger = self.relay.up.ledger
-        if ledger is not None:
-            ledger.advance_to_offset(Rung.WRITTEN, min(self.endpoint.bytes_taken, self._hop_end))
+    @property
+    def written(self) -> int:
+        return min(self.endpoint.bytes_taken, self._hop_end)
 
-    def sample(self, now: float) -> bool:
+    def sample(self, receipts: frozenset[Rung]) -> Sample | None:
         # Its ACKs come by themselves; the rungs below are looked at only for a client that wants to hear of them.
-        wanted = self.relay.client.receipts
-        if not wanted or self.is_gone:
-            return False
-        self.take_stock(now)
-        if Rung.REACHED in wanted:
+        if not receipts or self.is_gone:
+            return None
+        found = Sample(self.written)
+        if Rung.REACHED in receipts:
             reached = self._evidence.reached_offset(self.endpoint.bytes_taken)
             if reached is not None:
-                self.relay.settled_upstream(Rung.REACHED, offset=min(reached, self._hop_end), now=now)
-        self.relay.client.upstream_advanced(now)
-        return True
+                found.reached = min(reached, self._hop_end)
+        return found
 
     def downstream_settled(self, now: float) -> None:
         if not self._ack_due:
             self._ack_due = True
-            self.relay.pump.at_turn_end(self._acknowledge)
+            self._pump.at_turn_end(self._acknowledge)
 
     def downstream_rejected(self, seq: int, body: RejectBody, now: float) -> None:
         self.endpoint.write(encode_prefixed_record(RecordType.REJECT, 0, seq, body.to_json()))
 
     def _acknowledge(self, now: float) -> None:
         self._ack_due = False
-        ledger = self.relay.down.ledger
+        ledger = self._incoming.ledger
         if ledger is not None and ledger.settled > self._acked:
             self._acked = ledger.settled
             self.endpoint.write(encode_prefixed_record(RecordType.ACK, ledger.settles_at, self._acked))
 
     # --- the endpoint's news --------------------------------------------------------------------------------------
 
-    def on_data(self, endpoint: Endpoint, data: Buffer, now: float) -> None:
+    def on_data(self, data: Buffer, now: float) -> None:
         self._take(self._decoder.feed(data), now)
 
     def _take(self, records: Sequence[Record], now: float) -> None:
-        relay = self.relay
         duplicates = self.receiver.duplicates
         pieces, others = self.receiver.receive(records)
-        relay.down.metrics.duplicates += self.receiver.duplicates - duplicates
+        self._incoming.metrics.duplicates += self.receiver.duplicates - duplicates
         if pieces:
-            relay.from_backend(pieces, now)
+            self._junction.from_backend(pieces, now)
             if self._exceeds_window():
                 self._fail(
                     f"the backend has more than its window of {self._window_messages} messages "
@@ -209,7 +210,7 @@ class RecordsBackend(BackendSocket):
     def _exceeds_window(self) -> bool:
         # What is held is unsettled, so a backend that keeps to its window never has more there; but its last message
         # may be of any size, if there was room when it began.
-        down = self.relay.down
+        down = self._incoming
         return down.held_messages > self._window_messages or down.held_bytes_before_newest > self._window_bytes
 
     def _take_other(self, record: Record, now: float) -> None:
@@ -217,30 +218,30 @@ class RecordsBackend(BackendSocket):
         if self.is_gone:
             return
         if record_type == RecordType.ACK:
-            self.relay.settled_upstream(Rung(flags), seq=seq, now=now)
+            self._junction.settled_upstream(Rung(flags), seq, now)
         elif record_type == RecordType.PING:
             self.endpoint.write(encode_prefixed_record(RecordType.PONG, 0, seq, body))
         elif record_type == RecordType.CLOSE:
             close = CloseBody.from_json(body)
             if close.code == SUPERSEDED:  # ends this connection, not the session
-                self.relay.taken_over(now)
+                self._junction.taken_over(now)
                 return
             code = close.code if is_legal_close_code(close.code) else BAD_GATEWAY
-            self.relay.backend_ended(now, code=code, reason=close.reason)
+            self._junction.backend_ended(now, code=code, reason=close.reason)
         elif record_type == RecordType.REJECT:
-            self.relay.rejected_upstream(seq, RejectBody.from_json(body), now)
+            self._junction.rejected_upstream(seq, RejectBody.from_json(body), now)
         elif record_type != RecordType.PONG:
             raise ProtocolViolation(f"{RecordType(record_type).name} in an open session, expected it only to begin one")
 
     def _fail(self, problem: str, now: float) -> None:
         if not self.is_gone:
-            self.relay.backend_ended(now, fault=FramingViolation(problem))
+            self._junction.backend_ended(now, fault=FramingViolation(problem))
 
-    def on_eof(self, endpoint: Endpoint, now: float) -> None:
+    def on_eof(self, now: float) -> None:
         if self._finished:
-            self.relay.backend_ended(now)
+            self._junction.backend_ended(now)
         else:  # a session that is over ends with CLOSE, not with silence
-            self.relay.backend_lost(BackendVanished("the backend ended its connection without CLOSE"), now)
+            self._junction.backend_lost(BackendVanished("the backend ended its connection without CLOSE"), now)
 
-    def on_broken(self, endpoint: Endpoint, error: OSError, now: float) -> None:
-        self.relay.backend_lost(BackendReset("the backend's connection broke"), now)
+    def on_broken(self, error: OSError, now: float) -> None:
+        self._junction.backend_lost(BackendReset("the backend's connection broke"), now)

@@ -20,11 +20,12 @@ from gateway.protocol.records import (
     RecordType,
     RejectBody,
     Rung,
+    SessionReport,
     encode_record,
 )
 from gateway.protocol.sequencing import DataReceiver, DataSender
-from gateway.relay.relay import Relay
-from gateway.relay.websocket_client import WHOLE, WebSocketClient
+from gateway.relay.place import Place
+from gateway.relay.websocket_side import WHOLE, WebSocketSide
 from gateway.telemetry.metrics import UnknownReason
 
 SUPERSEDED = 4001
@@ -54,24 +55,20 @@ class Numbering:
         return record
 
 
-class RecordsClient(WebSocketClient):
+class RecordsClient(WebSocketSide):
     """One connection of a session whose client speaks records."""
 
     __slots__ = ("_ack_due", "_reader", "_told", "numbering")
 
     def __init__(
-        self, sock: socket.socket, relay: Relay, ws: WebSocketConnection, numbering: Numbering, reader: RecordAssembler
+        self, sock: socket.socket, place: Place, ws: WebSocketConnection, numbering: Numbering, reader: RecordAssembler
     ) -> None:
         """`reader` has read up to the OPEN."""
-        super().__init__(sock, relay, ws)
+        super().__init__(sock, place, ws)
         self.numbering = numbering
         self._reader = reader
         self._ack_due = False
         self._told: dict[Rung, int] = {}
-
-    @property
-    def is_resumable(self) -> bool:
-        return True
 
     @property
     def receipts(self) -> frozenset[Rung]:
@@ -81,8 +78,7 @@ class RecordsClient(WebSocketClient):
 
     def open(self, body: OpenedByGateway, unsettled: Sequence[Piece], now: float) -> None:
         """Answers the client's OPEN and sends again what it has not consumed."""
-        relay = self.relay
-        down, up = relay.down, relay.up
+        down, up = self._outgoing, self._incoming
         assert down.ledger is not None
         assert up.ledger is not None
         self._send_record(RecordType.OPENED, 0, up.ledger.settled, body.to_json())
@@ -105,7 +101,7 @@ class RecordsClient(WebSocketClient):
         endpoint = self.endpoint
         data = self.ws.send(self.numbering.sender.encode_messages(pieces))
         hop_end = endpoint.bytes_taken + endpoint.buffered + len(data)
-        self.relay.down.enter(pieces, hop_end - self._hop_end, now)
+        self._outgoing.enter(pieces, hop_end - self._hop_end, now)
         self._hop_end = hop_end
         endpoint.write(data)
 
@@ -114,7 +110,7 @@ class RecordsClient(WebSocketClient):
 
     def _raise_fence(self, now: float) -> bytes:
         ping = super()._raise_fence(now)
-        ledger = self.relay.up.ledger
+        ledger = self._incoming.ledger
         if not self.numbering.has_heartbeat or ledger is None:
             return ping
         # A page's pings are answered behind its back. What it was told last costs it nothing to hear again.
@@ -124,11 +120,11 @@ class RecordsClient(WebSocketClient):
     def upstream_advanced(self, now: float) -> None:
         if not self._ack_due:
             self._ack_due = True
-            self.relay.pump.at_turn_end(self._acknowledge)
+            self._pump.at_turn_end(self._acknowledge)
 
     def _acknowledge(self, now: float) -> None:
         self._ack_due = False
-        ledger = self.relay.up.ledger
+        ledger = self._incoming.ledger
         if ledger is None or self.is_closing or not self._told:
             return
         numbering = self.numbering
@@ -152,12 +148,12 @@ class RecordsClient(WebSocketClient):
             self.endpoint.write(self.ws.send([(_BINARY, record, WHOLE)]))
             self.upstream_advanced(now)
 
-    def send_close(self, code: int | None, reason: str) -> None:
+    def send_close(self, code: int | None, reason: str, report: SessionReport | None, now: float) -> None:
         if not self.is_closing and self.ws.error is None:
-            self._acknowledge(self.relay.pump.now)
-            body = CloseBody(code=1005 if code is None else code, reason=reason, report=self.relay.report())
+            self._acknowledge(now)
+            body = CloseBody(code=NO_CODE if code is None else code, reason=reason, report=report)
             self._send_record(RecordType.CLOSE, 0, 0, body.to_json())
-        super().send_close(code, reason)
+        super().send_close(code, reason, report, now)
 
     def leave(self, code: int | None, reason: str, now: float) -> None:
         if not self._left:
@@ -170,34 +166,34 @@ class RecordsClient(WebSocketClient):
     # --- the client's news ----------------------------------------------------------------------------------------
 
     def _take(self, pieces: list[Piece], now: float) -> None:
-        relay = self.relay
+        junction = self._junction
         records = self._reader.feed(pieces)
         receiver = self.numbering.receiver
         duplicates = receiver.duplicates
         data, others = receiver.receive(records)
-        relay.up.metrics.duplicates += receiver.duplicates - duplicates
+        self._incoming.metrics.duplicates += receiver.duplicates - duplicates
         if data:
             fault_found = self._overrun()
             if fault_found is not None:
-                relay.fail(fault_found, now)
+                junction.fail(fault_found, now)
                 return
-            relay.from_client(data, now)
+            junction.from_client(data, now)
             if Rung.ACCEPTED in self.numbering.receipts or Rung.WRITTEN in self.numbering.receipts:
                 self.upstream_advanced(now)
         try:
             for record in others:
-                if relay.client is self:
+                if not self._left:
                     self._take_other(record, now)
         except ConnectionFault as fault:
-            relay.fail(fault, now)
+            junction.fail(fault, now)
             return
         error = receiver.error or self._reader.error
-        if error is not None and relay.client is self:
-            relay.fail(error, now)
+        if error is not None and not self._left:
+            junction.fail(error, now)
 
     def _overrun(self) -> PolicyViolation | None:
         """Whether the client has more unsettled than its window allows."""
-        up = self.relay.up
+        up = self._incoming
         ledger = up.ledger
         assert ledger is not None
         unsettled = self.numbering.receiver.accepted - ledger.settled
@@ -210,30 +206,29 @@ class RecordsClient(WebSocketClient):
 
     def _take_other(self, record: Record, now: float) -> None:
         record_type, flags, seq, body = record
-        relay = self.relay
+        junction = self._junction
         if record_type == RecordType.ACK:
-            relay.settled_downstream(Rung(flags), seq=seq, now=now)
+            junction.settled_downstream(Rung(flags), seq, now)
         elif record_type == RecordType.REJECT:
-            relay.rejected_downstream(seq, RejectBody.from_json(body), now)
+            junction.rejected_downstream(seq, RejectBody.from_json(body), now)
         elif record_type == RecordType.CLOSE:
             close = CloseBody.from_json(body)
-            relay.client_closed(close.code, close.reason, now)
+            junction.client_closed(close.code, close.reason, now)
         else:
             raise ProtocolViolation(f"{RecordType(record_type).name} in an open session")
 
     def _closed(self, code: int, reason: str, now: float) -> None:
-        if self.close_sent or self.relay.ending is not None:
-            self.relay.client_closed(code, reason, now)
+        if self.close_sent or not self._junction.is_open:
+            self._junction.client_closed(code, reason, now)
         else:
             # Without CLOSE it may come back: only the connection ends.
-            self.relay.client_detached(now, code=code, reason=reason)
+            self._junction.client_detached(now, code=code, reason=reason)
             self.leave(None if code == NO_CODE else code, "", now)
 
     def _lost(self, unknown: UnknownReason, now: float) -> None:
-        self.take_stock(now)
+        self._junction.client_detached(now)
         self.close()
-        self.relay.client_detached(now)
 
     def _timed_out(self, fault: KeepaliveTimeout, now: float) -> None:
-        self.relay.client_detached(now)
+        self._junction.client_detached(now)
         self.leave(fault.close_code, fault.close_reason, now)

@@ -32,16 +32,16 @@ from gateway.protocol.ledger import Ledger
 from gateway.protocol.messages import WebSocketConnection, is_legal_close_code
 from gateway.protocol.records import SUBPROTOCOL, ClientAddress, OpenToBackend, Rung
 from gateway.protocol.sequencing import DataReceiver, DataSender
-from gateway.relay.absent import ParkedClient
-from gateway.relay.direction import Direction
+from gateway.relay.away import ParkedClient
 from gateway.relay.evidence import Evidence
 from gateway.relay.framed_backend import FramedBackend
-from gateway.relay.links import BackendLink, ClientLink
-from gateway.relay.outbox import Outbox
+from gateway.relay.lane import Lane
+from gateway.relay.plain_client import PlainClient
+from gateway.relay.ports import BackendSide
 from gateway.relay.records_backend import RecordsBackend
 from gateway.relay.records_client import SUPERSEDED, Numbering
-from gateway.relay.relay import Phase, Relay
-from gateway.relay.websocket_client import PlainClient
+from gateway.relay.relay import Relay
+from gateway.relay.retained import Retained
 from gateway.routes import RouteService
 from gateway.sessions.greeting import Greeting, close_politely, read_open
 from gateway.sessions.host import EndedSession
@@ -129,9 +129,9 @@ async def _receive_plain(arrival: Arrival, keeper: SessionKeeper, undo: ExitStac
     undo.pop_all()
     session = _session(arrival, keeper, backend, identity=identity, token=None, subprotocol=subprotocol)
     relay = session.relay
-    client = PlainClient(arrival.established.channel.release(), relay, ws)
+    client = PlainClient(arrival.established.channel.release(), relay.for_client, ws)
     client.on_closed = arrival.ticket.release
-    relay.start(client, _backend_link(arrival, session, backend, start=0), early=arrival.leftover, now=relay.opened_at)
+    relay.start(client, _backend_side(arrival, session, backend, start=0), early=arrival.leftover, now=relay.opened_at)
 
 
 async def _receive_records(arrival: Arrival, keeper: SessionKeeper, undo: ExitStack) -> None:
@@ -216,11 +216,12 @@ async def _look_up(
     if live is not None:
         if live.binding != binding:
             return ResumeOutcome.REFUSED, None, None
-        if live.relay.phase is Phase.OPEN:
+        if live.relay.is_open:
             if not live.may_be_resumed(keeper.pump.clock()):
                 raise Overloaded("this session is resumed too often; try again later")
             return ResumeOutcome.RESUMED, live, None
         # It is ending: over for its client, and not yet among the ended ones.
+        live.relay.take_stock(keeper.pump.clock())
         return ResumeOutcome.EXPIRED, None, live.as_ended()
     ended = keeper.registry.ended_by_token(token, binding)
     if ended is not None:
@@ -265,10 +266,10 @@ async def _begin(
     numbering = Numbering(
         receiver=DataReceiver(start=upstream_start, message_bytes=limit), sender=DataSender(start=consumed)
     )
-    client: ClientLink = ParkedClient(relay, numbering)
-    link = _backend_link(arrival, session, backend, start=consumed)
+    client = ParkedClient(relay.down, numbering)
+    side = _backend_side(arrival, session, backend, start=consumed)
     # The backend is not read before the client is attached: its first words, a CLOSE even, are for the client.
-    relay.join(client, link, now=relay.opened_at)
+    relay.join(client, side, now=relay.opened_at)
     return session
 
 
@@ -361,7 +362,7 @@ def _session(
     start: int = 0,
     resumed: bool = False,
 ) -> Session:
-    """The session and its relay, whose links are still to be made.
+    """The session and its relay, whose sides are still to be made.
 
     `start`: messages that its client has consumed; `resumed`: it was begun elsewhere.
     """
@@ -388,7 +389,7 @@ def _session(
         opening=backend.opening,
         dialed=backend.dialed,
     )
-    up_ledger, up_outbox = _upstream(arrival, backend, resumed=resumed)
+    up_ledger, up_retained = _upstream(arrival, backend, resumed=resumed)
     fenced = Rung.REACHED if delivery.fence else Rung.WRITTEN
     down_ledger = Ledger(
         fenced if token is None else Rung.CONSUMED,
@@ -398,13 +399,13 @@ def _session(
         start=start,
         resumed=resumed,
     )
-    down_outbox = None if token is None else Outbox(limit_bytes=delivery.window_bytes, start=start)
+    down_retained = None if token is None else Retained(limit_bytes=delivery.window_bytes, start=start)
     track = delivery.track
     session.relay = Relay(
         pump=keeper.pump,
         settings=service.settings,
-        up=Direction(metrics.upstream, up_ledger if track else None, up_outbox if track else None),
-        down=Direction(metrics.downstream, down_ledger if track else None, down_outbox),
+        up=Lane(metrics.upstream, up_ledger if track else None, up_retained if track else None),
+        down=Lane(metrics.downstream, down_ledger if track else None, down_retained),
         host=session,
     )
     if backend.opened is not None:
@@ -415,7 +416,7 @@ def _session(
     return session
 
 
-def _upstream(arrival: Arrival, backend: Reached, *, resumed: bool) -> tuple[Ledger, Outbox | None]:
+def _upstream(arrival: Arrival, backend: Reached, *, resumed: bool) -> tuple[Ledger, Retained | None]:
     delivery = arrival.service.config.delivery
     if backend.opened is None:
         ledger = Ledger(
@@ -434,13 +435,13 @@ def _upstream(arrival: Arrival, backend: Reached, *, resumed: bool) -> tuple[Led
         start=start,
         resumed=resumed,
     )
-    return ledger, Outbox(limit_bytes=delivery.window_bytes, start=start)
+    return ledger, Retained(limit_bytes=delivery.window_bytes, start=start)
 
 
-def _backend_link(arrival: Arrival, session: Session, backend: Reached, *, start: int) -> BackendLink:
+def _backend_side(arrival: Arrival, session: Session, backend: Reached, *, start: int) -> BackendSide:
     sock = backend.dialed.channel.release()
     evidence = Evidence(sock)
     if backend.opened is None:
-        return FramedBackend(sock, session.relay, arrival.service.new_framing(), evidence)
+        return FramedBackend(sock, session.relay.for_backend, arrival.service.new_framing(), evidence)
     receiver = DataReceiver(start=start, message_bytes=arrival.service.config.limits.message_bytes)
-    return RecordsBackend(sock, session.relay, backend.opened, receiver, evidence)
+    return RecordsBackend(sock, session.relay.for_backend, backend.opened, receiver, evidence)

@@ -30,13 +30,13 @@ from gateway.protocol.records import (
     Rung,
 )
 from gateway.protocol.sequencing import DataReceiver
-from gateway.relay.absent import AbsentBackend, ParkedClient
-from gateway.relay.direction import Direction
+from gateway.relay.away import ParkedClient
 from gateway.relay.ending import Ending
 from gateway.relay.evidence import Evidence
+from gateway.relay.lane import Lane
 from gateway.relay.records_backend import SUPERSEDED, OpenedBackend, RecordsBackend
 from gateway.relay.records_client import RecordsClient
-from gateway.relay.relay import Phase, Relay
+from gateway.relay.relay import Relay
 from gateway.routes import RouteService
 from gateway.sessions.greeting import Greeting
 from gateway.sessions.host import EndedSession, SessionHost
@@ -94,7 +94,6 @@ class Session:
         "binding",
         "epoch",
         "id",
-        "is_parked",
         "participants",
         "relay",
         "resumes",
@@ -123,7 +122,6 @@ class Session:
         self.service = service
         self.participants = participants
         self.epoch = 0 if opening is None else opening.epoch
-        self.is_parked = False
         self.resumes = 0
         self._backend_started = False
         self.relay: Relay
@@ -165,7 +163,7 @@ class Session:
         parked = relay.client
         assert isinstance(parked, ParkedClient | RecordsClient)
         numbering = parked.numbering
-        client = RecordsClient(channel.release(), relay, ws, numbering, greeting.reader)
+        client = RecordsClient(channel.release(), relay.for_client, ws, numbering, greeting.reader)
         client.on_closed = ticket.release
         up, down = relay.up.ledger, relay.down.ledger
         assert up is not None
@@ -179,7 +177,6 @@ class Session:
         if resumed:
             self.resumes += 1
         if self.is_parked:
-            self.is_parked = False
             self._host.session_returned(self.id)
             self._count(SessionState.PARKED, -1)
             self._count(SessionState.ATTACHED, +1)
@@ -219,26 +216,15 @@ class Session:
     # --- what the relay tells -------------------------------------------------------------------------------------
 
     def relay_detached(self, relay: Relay, now: float) -> None:
-        client = relay.client
-        if isinstance(client, ParkedClient):
-            return  # a drain finds it away already
-        assert isinstance(client, RecordsClient)
-        relay.client = ParkedClient(relay, client.numbering)
-        self.is_parked = True
         self.service.metrics.connections -= 1
         self._count(SessionState.ATTACHED, -1)
         self._count(SessionState.PARKED, +1)
         self._host.session_parked(self.id, now)
 
-    def relay_lost_backend(self, relay: Relay, now: float) -> AbsentBackend | None:
-        if self.service.settings.grace_seconds is None:
-            return None
-        backend = relay.backend
-        assert isinstance(backend, RecordsBackend)
-        backend.receiver.interrupt()
+    def relay_lost_backend(self, relay: Relay, lost: RecordsBackend, now: float) -> None:
+        lost.receiver.interrupt()
         log.info("backend_lost", session=self.id, route=self.participants.route, endpoint=self._dialed.state.name)
-        self._host.start_soon(partial(self._redial, backend.receiver))
-        return AbsentBackend()
+        self._host.start_soon(partial(self._redial, lost.receiver))
 
     def relay_ended(self, relay: Relay, ending: Ending) -> None:
         now = relay.pump.clock()
@@ -295,14 +281,14 @@ class Session:
             else:
                 await self._take_backend(dialed, opened, receiver)
                 return
-        if relay.phase is not Phase.ENDED:
+        if not relay.has_ended:
             fault = BackendAway(f"the backend was not back within {grace:g} s")
             relay.backend_ended(relay.pump.clock(), fault=fault)
 
     def _refused(self, refusal: BackendRefused) -> None:
         relay = self.relay
         now = relay.pump.clock()
-        if relay.phase is Phase.ENDED:
+        if relay.has_ended:
             return
         if refusal.code == SUPERSEDED:
             relay.taken_over(now)
@@ -358,7 +344,7 @@ class Session:
         if self._goes_on_elsewhere:
             dialed.close()
             return
-        if relay.phase is Phase.ENDED:
+        if relay.has_ended:
             assert relay.ending is not None
             await dismiss_backend(dialed, code=relay.ending.code, reason=relay.ending.reason, report=relay.report())
             return
@@ -366,7 +352,7 @@ class Session:
         self._dialed.close()
         self._dialed = dialed
         sock = dialed.channel.release()
-        backend = RecordsBackend(sock, relay, opened, receiver, Evidence(sock))
+        backend = RecordsBackend(sock, relay.for_backend, opened, receiver, Evidence(sock))
         try:
             relay.backend_restored(backend, opened.consumed, opened.body.rejected, now)
         except ProtocolViolation as violation:
@@ -376,6 +362,11 @@ class Session:
     # --- what others are told -------------------------------------------------------------------------------------
 
     @property
+    def is_parked(self) -> bool:
+        """Its client is away and may come back."""
+        return self.relay.is_parked
+
+    @property
     def state(self) -> str:
         """`attached` or `parked`."""
         return (SessionState.PARKED if self.is_parked else SessionState.ATTACHED).value
@@ -383,15 +374,14 @@ class Session:
     @property
     def held_bytes(self) -> int:
         """What the session keeps in memory beyond its own few kilobytes."""
-        directions = (self.relay.up, self.relay.down)
         reckoned = SESSION_BYTES + sum(
-            direction.held_bytes + (0 if direction.outbox is None else direction.outbox.bytes)
-            for direction in directions
+            lane.held_bytes + (0 if lane.retained is None else lane.retained.bytes)
+            for lane in (self.relay.up, self.relay.down)
         )
         return max(reckoned, self.tab.used)
 
     def describe(self) -> Mapping[str, object]:
-        """For the admin API: who, since when, and how far messages got in each direction."""
+        """For the admin API: who, since when, and how far messages got in each lane."""
         now = self.relay.pump.clock()
         who = self.participants
         return {
@@ -412,13 +402,13 @@ class Session:
         }
 
 
-def _ladder(direction: Direction, now: float) -> dict[str, object]:
+def _ladder(lane: Lane, now: float) -> dict[str, object]:
     ladder: dict[str, object] = {
-        "messages": direction.messages,
-        "bytes": direction.bytes,
-        "held_bytes": direction.held_bytes,
+        "messages": lane.messages,
+        "bytes": lane.bytes,
+        "held_bytes": lane.held_bytes,
     }
-    ledger = direction.ledger
+    ledger = lane.ledger
     if ledger is not None:
         oldest = ledger.oldest_accepted_at
         ladder |= {
@@ -431,15 +421,15 @@ def _ladder(direction: Direction, now: float) -> dict[str, object]:
     return ladder
 
 
-def _account(direction: Direction, ending: Ending) -> dict[str, object]:
+def _account(lane: Lane, ending: Ending) -> dict[str, object]:
     """One direction's totals for the log, its unsettled messages counted into the metrics on the way."""
-    account: dict[str, object] = {"messages": direction.messages, "bytes": direction.bytes}
-    if direction.ledger is not None:
-        report = direction.ledger.report()
+    account: dict[str, object] = {"messages": lane.messages, "bytes": lane.bytes}
+    if lane.ledger is not None:
+        report = lane.ledger.report()
         account["settled"] = report.settled
         if not ending.taken_over:  # what is unsettled is the other gateway's to tell of
-            direction.metrics.unknown[ending.unknown] += _width(report.unknown)
-            direction.metrics.never_forwarded += _width(report.never_forwarded)
+            lane.metrics.unknown[ending.unknown] += _width(report.unknown)
+            lane.metrics.never_forwarded += _width(report.never_forwarded)
             account |= {"unknown": report.unknown, "never_forwarded": report.never_forwarded}
     return account
 

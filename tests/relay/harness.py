@@ -10,15 +10,15 @@ from gateway.protocol.framings import Framing, StreamFraming
 from gateway.protocol.ledger import Ledger
 from gateway.protocol.messages import State, WebSocketConnection
 from gateway.protocol.records import Rung
-from gateway.relay.absent import AbsentBackend
-from gateway.relay.direction import Direction
 from gateway.relay.ending import Ending
 from gateway.relay.evidence import Evidence
 from gateway.relay.framed_backend import FramedBackend
-from gateway.relay.passage import RelaySettings
+from gateway.relay.lane import Lane
+from gateway.relay.plain_client import PlainClient
 from gateway.relay.pump import Pump
+from gateway.relay.records_backend import RecordsBackend
 from gateway.relay.relay import Relay
-from gateway.relay.websocket_client import PlainClient
+from gateway.relay.settings import RelaySettings
 from gateway.telemetry.metrics import RouteMetrics
 from tests.relay.sockets import tcp_pair
 
@@ -142,8 +142,8 @@ class Scene:
                 overhead_bytes=overhead,
             )
 
-        self.up = Direction(self.metrics.upstream, ledger(self.framing.overhead_bytes))
-        self.down = Direction(self.metrics.downstream, ledger(None))
+        self.up = Lane(self.metrics.upstream, ledger(self.framing.overhead_bytes))
+        self.down = Lane(self.metrics.downstream, ledger(None))
         self.relay = Relay(
             pump=self.pump,
             settings=self.settings,
@@ -152,15 +152,15 @@ class Scene:
             host=self,
         )
         ws = WebSocketConnection(client=False, message_bytes=self.message_bytes)
-        self.client = PlainClient(client_sock, self.relay, ws)
-        self.backend = FramedBackend(backend_sock, self.relay, self.framing, Evidence(backend_sock))
+        self.client = PlainClient(client_sock, self.relay.for_client, ws)
+        self.backend = FramedBackend(backend_sock, self.relay.for_backend, self.framing, Evidence(backend_sock))
         self.relay.start(self.client, self.backend, early=b"", now=self.now)
 
     def relay_detached(self, relay: Relay, now: float) -> None:
         raise AssertionError("a plain client cannot be away")
 
-    def relay_lost_backend(self, relay: Relay, now: float) -> AbsentBackend | None:
-        return None
+    def relay_lost_backend(self, relay: Relay, lost: RecordsBackend, now: float) -> None:
+        raise AssertionError("a backend without records cannot be dialled again")
 
     def relay_ended(self, relay: Relay, ending: Ending) -> None:
         self.endings.append(ending)
@@ -173,7 +173,7 @@ class Scene:
             if condition():
                 return
         browser = (self.browser.messages[-3:], self.browser.close_code)
-        state = (self.relay.phase, self.endings, browser, self.service.ended)
+        state = (self.relay.closing.state, self.endings, browser, self.service.ended)
         raise AssertionError(f"in vain: {state}")
 
     def flood(self, send: Callable[[], object]) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.protocol.pieces import Buffer
 from gateway.relay.endpoint import HIGH_MARK_BYTES, Endpoint, Output, endpoint_for
+from gateway.relay.ports import EndpointOwner
 from gateway.relay.pump import Pump
 from tests.relay.sockets import tcp_pair, tls_pair, unix_pair
 
@@ -19,26 +20,26 @@ PAIRS = pytest.mark.parametrize("pair", [tcp_pair, unix_pair, tls_pair])
 
 
 @dataclass
-class Owner:
+class Owner(EndpointOwner):
     data: bytearray = field(default_factory=bytearray)
     news: list[str] = field(default_factory=list)
     raises: bool = False
 
-    def on_data(self, endpoint: Endpoint, data: Buffer, now: float) -> None:
+    def on_data(self, data: Buffer, now: float) -> None:
         if self.raises:
             raise RuntimeError("a bug")
         self.data += data
 
-    def on_eof(self, endpoint: Endpoint, now: float) -> None:
+    def on_eof(self, now: float) -> None:
         self.news.append("eof")
 
-    def on_drained(self, endpoint: Endpoint, now: float) -> None:
+    def on_drained(self, now: float) -> None:
         self.news.append("drained")
 
-    def on_broken(self, endpoint: Endpoint, error: OSError, now: float) -> None:
+    def on_broken(self, error: OSError, now: float) -> None:
         self.news.append("broken")
 
-    def on_endpoint_fault(self, error: Exception) -> None:
+    def on_fault(self, error: Exception) -> None:
         self.news.append("fault")
 
 

@@ -8,11 +8,12 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from gateway.relay.ports import Source
 from gateway.relay.pump import READABLE, TIMER_SLACK_SECONDS, Pump
 from gateway.relay.timers import Entry
 
 
-class Reader:
+class Reader(Source):
     """A source that collects what it reads, or does something else."""
 
     def __init__(self, sock: socket.socket, action: Callable[[], None] | None = None) -> None:

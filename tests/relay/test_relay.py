@@ -7,12 +7,12 @@ import pytest
 from gateway.protocol.frames import FIRST, LAST, Opcode
 from gateway.protocol.framings import LengthPrefixedFraming, LinesFraming
 from gateway.protocol.records import LossReport, Rung
-from gateway.relay.direction import LOOK_AHEAD_BYTES
+from gateway.relay.closing import ECHO_LINGER_SECONDS
 from gateway.relay.endpoint import HIGH_MARK_BYTES
 from gateway.relay.evidence import Evidence
+from gateway.relay.lane import LOOK_AHEAD_BYTES
 from gateway.relay.pace import LOOK_SECONDS, TICK_SECONDS
-from gateway.relay.passage import RelaySettings
-from gateway.relay.relay import ECHO_LINGER_SECONDS, Phase
+from gateway.relay.settings import RelaySettings
 from gateway.telemetry.metrics import ClosedBy, PauseCause, UnknownReason
 from tests.relay.harness import NewScene, Scene
 
@@ -382,7 +382,7 @@ def test_too_many_messages_a_second_are_1008(new_scene: NewScene) -> None:
         scene.browser.text("x")
     scene.settle()
     scene.pass_time(1.0)
-    assert scene.relay.phase is Phase.OPEN
+    assert scene.relay.is_open
     for _ in range(6):
         scene.browser.text("x")
     scene.until(lambda: scene.browser.close_code is not None)
@@ -399,7 +399,7 @@ def test_a_silent_client_is_pinged_and_one_that_answers_lives_on(new_scene: NewS
         scene.pass_time(20.0)
         scene.pass_time(19.0)
     assert scene.browser.pings >= 5
-    assert scene.relay.phase is Phase.OPEN
+    assert scene.relay.is_open
 
 
 def test_an_unanswered_keepalive_is_1011(new_scene: NewScene) -> None:
@@ -408,7 +408,7 @@ def test_an_unanswered_keepalive_is_1011(new_scene: NewScene) -> None:
     scene.pass_time(20.0)
     assert scene.browser.pings == 1
     scene.pass_time(19.0)
-    assert scene.relay.phase is Phase.OPEN
+    assert scene.relay.is_open
     scene.pass_time(1.0)
     assert scene.browser.close_code == 1011
     assert scene.browser.close_reason.startswith("keepalive timeout")
@@ -421,7 +421,7 @@ def test_a_client_that_we_paused_is_not_timed_out(new_scene: NewScene) -> None:
     scene.browser.answers_pings = False
     for _ in range(20):
         scene.pass_time(20.0)
-    assert scene.relay.phase is Phase.OPEN
+    assert scene.relay.is_open
 
 
 def test_an_idle_connection_is_closed_and_messages_keep_it(new_scene: NewScene) -> None:
@@ -430,7 +430,7 @@ def test_an_idle_connection_is_closed_and_messages_keep_it(new_scene: NewScene) 
     scene.browser.text("awake")
     scene.settle()
     scene.pass_time(59.0)
-    assert scene.relay.phase is Phase.OPEN
+    assert scene.relay.is_open
     scene.pass_time(1.0)
     assert scene.browser.close_code == 1000
     assert scene.browser.close_reason == "idle for 60 s"

@@ -10,7 +10,6 @@ import trio
 
 from gateway.protocol.pieces import FIRST, LAST, Opcode
 from gateway.protocol.records import MORE_FLAG, TEXT_FLAG, RecordType
-from gateway.relay.passage import RelaySettings
 from gateway.relay.timers import NEVER
 from gateway.server import Server
 from tests.sessions.harness import Client, config_of, running, until
@@ -196,9 +195,7 @@ async def test_a_client_that_ends_the_session_meanwhile_has_its_messages_and_its
 
 
 async def test_a_backend_that_comes_back_after_the_end_is_told_of_it() -> None:
-    async with opened() as (client, link, service, server):
-        for session in server.registry:
-            session.relay.settings = RelaySettings(close_seconds=0.05)
+    async with opened(timeouts={"close": "50ms"}) as (client, link, service, server):
         await link.cut()
         await until(lambda: is_away(server))
         await client.send(RecordType.CLOSE, body=b'{"code": 1000}')

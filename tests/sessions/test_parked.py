@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from gateway.protocol.records import RecordType
-from gateway.relay.outbox import Outbox
+from gateway.relay.retained import Retained
 from gateway.server import Server
 from gateway.telemetry.metrics import SessionState, UnknownReason
 from tests.sessions.harness import Client, backend, config_of, forget_closed, running, tcp_echo, until
@@ -238,9 +238,9 @@ async def test_a_stream_backend_fills_a_parked_clients_window_and_then_waits() -
             await client.cut()
             await until(lambda: parked(server) == 1)
             (session,) = server.registry
-            outbox = session.relay.down.outbox
-            assert isinstance(outbox, Outbox)
-            await until(lambda: outbox.bytes >= 256 * 1024)
+            retained = session.relay.down.retained
+            assert isinstance(retained, Retained)
+            await until(lambda: retained.bytes >= 256 * 1024)
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert session.held_bytes < 1_000_000
             assert sent < 20_000_000

@@ -1,4 +1,4 @@
-"""The messages of one direction that are not settled, kept to be sent again when the next hop is made anew.
+"""The messages of one lane that are not settled, kept to be sent again when the next hop is made anew.
 
 Invariant: `pieces` begins with the first piece of message `settled` + 1 and leaves nothing out, unless `is_cut`.
 """
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from gateway.protocol.pieces import FIRST, LAST, Piece
 
 
-class Outbox:
+class Retained:
     """Bounded by the window: what is settled leaves it, and a message that exceeds it while it comes in is not kept."""
 
     __slots__ = ("_cut_seq", "_limit_bytes", "_newest", "_unfinished_bytes", "bytes", "pieces", "settled")

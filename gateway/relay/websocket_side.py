@@ -9,16 +9,14 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Final
 
-import structlog
-
 from gateway.errors import KeepaliveTimeout
 from gateway.protocol.fence import Fence
 from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Buffer, Opcode, Piece
-from gateway.protocol.records import RejectBody, Rung
-from gateway.relay.endpoint import Endpoint, Output, endpoint_for
-from gateway.relay.links import ClientLink
-from gateway.relay.relay import Relay
+from gateway.protocol.records import SessionReport
+from gateway.relay.endpoint import Output, endpoint_for
+from gateway.relay.place import Place
+from gateway.relay.ports import ClientSide, EndpointOwner
 from gateway.relay.timers import NEVER, Entry
 from gateway.telemetry.metrics import PauseCause, UnknownReason
 
@@ -29,34 +27,40 @@ _CLOSE: Final = int(Opcode.CLOSE)
 _PING: Final = int(Opcode.PING)
 _PONG: Final = int(Opcode.PONG)
 
-log = structlog.get_logger("client")
-
 
 def _nothing() -> None: ...
 
 
-class WebSocketClient(ClientLink):
+class WebSocketSide(ClientSide, EndpointOwner):
     """A client's socket under RFC 6455: control frames, keepalive, and the closing handshake."""
 
     __slots__ = (
         "_fence",
         "_hop_end",
+        "_incoming",
+        "_junction",
         "_last_heard",
         "_left",
         "_mid_message",
+        "_outgoing",
         "_pong",
+        "_pump",
+        "_settings",
         "close_sent",
         "endpoint",
         "on_closed",
-        "relay",
         "timer",
         "ws",
     )
 
-    def __init__(self, sock: socket.socket, relay: Relay, ws: WebSocketConnection) -> None:
+    def __init__(self, sock: socket.socket, place: Place, ws: WebSocketConnection) -> None:
         """Takes the socket over, non-blocking and behind its handshake."""
-        self.endpoint = endpoint_for(sock, relay.pump, self)
-        self.relay = relay
+        self.endpoint = endpoint_for(sock, place.pump, self)
+        self._pump = place.pump
+        self._junction = place.junction
+        self._incoming = place.incoming
+        self._outgoing = place.outgoing
+        self._settings = place.settings
         self.ws = ws
         self.close_sent = False
         self.on_closed: Callable[[], None] = _nothing
@@ -65,7 +69,7 @@ class WebSocketClient(ClientLink):
         """The pump's, used once the relay has been left."""
         self._fence = Fence()
         self._hop_end = 0
-        self._last_heard = relay.pump.clock()
+        self._last_heard = place.pump.clock()
         self._left = False
         self._mid_message = False
         self._pong: bytes | None = None
@@ -112,9 +116,13 @@ class WebSocketClient(ClientLink):
     def progress(self) -> tuple[int, int]:
         return self.endpoint.bytes_taken, self.endpoint.buffered
 
+    @property
+    def written(self) -> int:
+        return min(self.endpoint.bytes_taken, self._hop_end)
+
     def start(self, early: bytes, now: float) -> None:
         if early:
-            self.on_data(self.endpoint, early, now)
+            self.on_data(early, now)
         if not self.is_gone:
             self.resume()
 
@@ -130,7 +138,7 @@ class WebSocketClient(ClientLink):
 
     def finish(self) -> None:
         self.endpoint.finish()
-        self.relay.pump.at_turn_end(self._end_if_flushed)
+        self._pump.at_turn_end(self._end_if_flushed)
 
     def _end_if_flushed(self, now: float) -> None:
         """Both have sent Close and ours is out: the server closes TCP first (RFC 6455 section 7.1.1).
@@ -143,14 +151,14 @@ class WebSocketClient(ClientLink):
         if self._left:
             self.close()
         else:
-            self.relay.client_lost(now)
+            self._junction.client_lost(now)
 
     def close(self) -> None:
         self.endpoint.close()
-        self.relay.pump.forget(self)
+        self._pump.forget(self)
         self.on_closed()
 
-    def send_close(self, code: int | None, reason: str) -> None:
+    def send_close(self, code: int | None, reason: str, report: SessionReport | None, now: float) -> None:
         self.close_sent = True
         self._pong = None
         self.endpoint.write(self.ws.close(code, reason))
@@ -163,12 +171,7 @@ class WebSocketClient(ClientLink):
         if self.close_received:
             self.finish()
         self.resume()
-        self.relay.pump.wake_at(self, now + self.relay.settings.close_seconds)
-
-    def take_stock(self, now: float) -> None:
-        ledger = self.relay.down.ledger
-        if ledger is not None:
-            ledger.advance_to_offset(Rung.WRITTEN, min(self.endpoint.bytes_taken, self._hop_end))
+        self._pump.wake_at(self, now + self._settings.close_seconds)
 
     # --- fences and keepalive -------------------------------------------------------------------------------------
 
@@ -177,7 +180,7 @@ class WebSocketClient(ClientLink):
         return not (self._mid_message or self.is_closing or self.ws.close_received is not None)
 
     def _raise_fence(self, now: float) -> bytes:
-        ledger = self.relay.down.ledger
+        ledger = self._outgoing.ledger
         payload = self._fence.raise_(0 if ledger is None else ledger.accepted, now=now)
         return self.ws.send([(_PING, payload, WHOLE)])
 
@@ -185,7 +188,7 @@ class WebSocketClient(ClientLink):
         self._fence.answered(payload)
 
     def next_deadline(self, now: float) -> float:
-        settings = self.relay.settings
+        settings = self._settings
         if self._fence.in_flight:
             timeout = settings.keepalive_timeout_seconds
             return NEVER if timeout is None else max(self._fence.sent_at, self._last_heard) + timeout
@@ -200,25 +203,22 @@ class WebSocketClient(ClientLink):
             if self._can_ping:
                 self.endpoint.write(self._raise_fence(now))
         elif self.endpoint.is_reading:  # a client that we have paused is not to blame for its silence
-            timeout = self.relay.settings.keepalive_timeout_seconds
+            timeout = self._settings.keepalive_timeout_seconds
             fault = KeepaliveTimeout(f"keepalive timeout: nothing heard for {timeout:g} s after a ping")
             self._timed_out(fault, now)
         else:
             self._last_heard = now
 
     def _timed_out(self, fault: KeepaliveTimeout, now: float) -> None:
-        self.relay.fail(fault, now)
+        self._junction.fail(fault, now)
 
     def on_timer(self, now: float) -> None:
         """The relay was left, and the client has not ended its side in time."""
-        self.endpoint.close()
-
-    def on_fault(self, error: Exception) -> None:
-        self.on_endpoint_fault(error)
+        self.close()
 
     # --- the endpoint's news --------------------------------------------------------------------------------------
 
-    def on_data(self, endpoint: Endpoint, data: Buffer, now: float) -> None:
+    def on_data(self, data: Buffer, now: float) -> None:
         self._last_heard = now
         ws = self.ws
         pieces = ws.receive_data(data)
@@ -231,6 +231,7 @@ class WebSocketClient(ClientLink):
                 break
         if pieces:
             self._take(pieces, now)
+        endpoint = self.endpoint
         if ws.has_pending:
             if endpoint.is_reading:
                 endpoint.nudge()
@@ -238,7 +239,7 @@ class WebSocketClient(ClientLink):
         if self._left or endpoint.is_closed:
             return
         if ws.error is not None:
-            self.relay.fail(ws.error, now)
+            self._junction.fail(ws.error, now)
         elif ws.close_received is not None:
             endpoint.pause()
             self._closed(ws.close_received.code, ws.close_received.reason, now)
@@ -259,7 +260,7 @@ class WebSocketClient(ClientLink):
             elif opcode == _PONG:
                 self._answered(piece[1], now)
                 # The next ping may be due long before this one's answer would have been overdue.
-                self.relay.pump.wake_at(self.relay, self.next_deadline(now))
+                self._junction.arm(now)
         if pongs and not self.is_closing:
             if self.endpoint.is_full:
                 self._pong = pongs[-1][1]
@@ -267,111 +268,28 @@ class WebSocketClient(ClientLink):
                 self.endpoint.write(self.ws.send(pongs))
         return data
 
-    def on_eof(self, endpoint: Endpoint, now: float) -> None:
+    def on_eof(self, now: float) -> None:
         if self._left:
             self.close()
         else:
             self._lost(UnknownReason.VANISHED, now)
 
-    def on_drained(self, endpoint: Endpoint, now: float) -> None:
+    def on_drained(self, now: float) -> None:
         if self._pong is not None and not self.is_closing:
             pong, self._pong = self._pong, None
-            endpoint.write(self.ws.send([(_PONG, pong, WHOLE)]))
+            self.endpoint.write(self.ws.send([(_PONG, pong, WHOLE)]))
         if not self._left:
-            self.relay.flush_downstream(now)
+            self._junction.flush_downstream(now)
         self._end_if_flushed(now)
 
-    def on_broken(self, endpoint: Endpoint, error: OSError, now: float) -> None:
+    def on_broken(self, error: OSError, now: float) -> None:
         if self._left:
             self.close()
         else:
             self._lost(UnknownReason.RESET, now)
 
-    def on_endpoint_fault(self, error: Exception) -> None:
+    def on_fault(self, error: Exception) -> None:
         if self._left:
             self.close()
         else:
-            self.relay.on_fault(error)
-
-
-class PlainClient(WebSocketClient):
-    """A client that speaks nothing but RFC 6455: evidence of its receiving comes from ping fences."""
-
-    __slots__ = ("_fences", "_settles_written")
-
-    def __init__(self, sock: socket.socket, relay: Relay, ws: WebSocketConnection) -> None:
-        is_tracked = relay.down.ledger is not None
-        self._fences = is_tracked and relay.settings.fence
-        self._settles_written = is_tracked and not relay.settings.fence
-        super().__init__(sock, relay, ws)
-
-    @property
-    def is_resumable(self) -> bool:
-        return False
-
-    @property
-    def receipts(self) -> frozenset[Rung]:
-        return frozenset()
-
-    def deliver(self, pieces: list[Piece], now: float, *, fence: bool) -> None:
-        self._mid_message = not pieces[-1][2] & LAST
-        endpoint = self.endpoint
-        data = self.ws.send(pieces)
-        # Ends are positions in all that this endpoint sends: pongs and fences stand between the messages.
-        hop_end = endpoint.bytes_taken + endpoint.buffered + len(data)
-        down = self.relay.down
-        ledger = down.ledger
-        down.enter(pieces, hop_end - self._hop_end, now)
-        self._hop_end = hop_end
-        wants_fence = self._fences and (fence or (ledger is not None and ledger.is_half_full))
-        if wants_fence and not self._fence.in_flight and self._can_ping:
-            data += self._raise_fence(now)  # in the same write: such a fence costs no system call
-        endpoint.write(data)
-        if self._settles_written:
-            self._settle_written(now)
-
-    def fence(self, now: float) -> bool:
-        if not self._fences or not self._can_ping:
-            return False
-        if not self._fence.in_flight:
-            self.endpoint.write(self._raise_fence(now))
-        return True
-
-    def _settle_written(self, now: float) -> None:
-        """Without fences there is no other evidence than that the kernel has taken it."""
-        offset = min(self.endpoint.bytes_taken, self._hop_end)
-        self.relay.settled_downstream(Rung.WRITTEN, offset=offset, now=now)
-
-    def on_drained(self, endpoint: Endpoint, now: float) -> None:
-        if self._settles_written and not self._left:
-            self._settle_written(now)
-        super().on_drained(endpoint, now)
-
-    def _answered(self, payload: bytes, now: float) -> None:
-        covers = self._fence.answered(payload)
-        if covers is None or not self._fences:
-            return
-        self.relay.settled_downstream(Rung.REACHED, seq=covers, now=now)
-        ledger = self.relay.down.ledger
-        if ledger is not None and ledger.is_half_full:
-            self.fence(now)  # the backend may be waiting for room
-
-    def upstream_advanced(self, now: float) -> None:
-        pass  # a plain client is told nothing
-
-    def upstream_rejected(self, seq: int, body: RejectBody, now: float) -> None:
-        log.info("message_rejected", seq=seq, code=body.code, reason=body.reason)
-
-    def _take(self, pieces: list[Piece], now: float) -> None:
-        self.relay.from_client(pieces, now)
-
-    def _closed(self, code: int, reason: str, now: float) -> None:
-        if self.close_sent and self._fences:
-            # It has answered our Close, so its stack has read all that came before.
-            ledger = self.relay.down.ledger
-            assert ledger is not None
-            self.relay.settled_downstream(Rung.REACHED, seq=ledger.accepted, now=now)
-        self.relay.client_closed(code, reason, now)
-
-    def _lost(self, unknown: UnknownReason, now: float) -> None:
-        self.relay.client_lost(now, unknown=unknown)
+            self._junction.on_fault(error)

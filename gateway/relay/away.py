@@ -1,33 +1,33 @@
 """What stands for a side that is away while its session goes on: a parked client, a backend that is dialled again.
 
-Invariant: nothing is lost by it: what is delivered to a parked client is recorded and kept in the outbox, and nothing
+Invariant: nothing is lost by it: what is delivered to a parked client is entered and retained in its lane, and nothing
 is sent to an absent backend, because it is always full.
 """
 
 from gateway.protocol.pieces import Piece
-from gateway.protocol.records import RejectBody, Rung
-from gateway.relay.links import BackendLink, ClientLink
+from gateway.protocol.records import RejectBody, Rung, SessionReport
+from gateway.relay.lane import Lane
+from gateway.relay.ports import UNKNOWN, BackendSide, ClientSide, Sample
 from gateway.relay.records_client import Numbering
-from gateway.relay.relay import Relay
 from gateway.relay.timers import NEVER
 from gateway.telemetry.metrics import PauseCause
 
 
-class ParkedClient(ClientLink):
+class ParkedClient(ClientSide):
     """A records client whose connection is gone and may come back."""
 
-    __slots__ = ("_is_gone", "close_sent", "numbering", "relay")
+    __slots__ = ("_is_gone", "_outgoing", "close_sent", "numbering")
 
     is_full = False
     is_mid_message = False
-    is_resumable = True
     close_received = True
     receipts: frozenset[Rung] = frozenset()
     pause_cause = PauseCause.PARKED
     progress = (0, 0)
+    written = UNKNOWN
 
-    def __init__(self, relay: Relay, numbering: Numbering) -> None:
-        self.relay = relay
+    def __init__(self, outgoing: Lane, numbering: Numbering) -> None:
+        self._outgoing = outgoing
         self.numbering = numbering
         self._is_gone = False
         self.close_sent = False
@@ -49,10 +49,10 @@ class ParkedClient(ClientLink):
     def resume(self) -> None: ...
 
     def deliver(self, pieces: list[Piece], now: float, *, fence: bool) -> None:
-        """Kept by the direction's outbox; the hop it will go out on does not exist yet."""
-        self.relay.down.enter(pieces, 0, now)
+        """Retained by its lane; the hop it will go out on does not exist yet."""
+        self._outgoing.enter(pieces, 0, now)
 
-    def send_close(self, code: int | None, reason: str) -> None:
+    def send_close(self, code: int | None, reason: str, report: SessionReport | None, now: float) -> None:
         """It learns of the end when it asks for its session."""
         self._is_gone = self.close_sent = True
 
@@ -63,8 +63,6 @@ class ParkedClient(ClientLink):
     def close(self) -> None:
         """The session ends without it."""
         self._is_gone = True
-
-    def take_stock(self, now: float) -> None: ...
 
     def fence(self, now: float) -> bool:
         """No evidence is to be had."""
@@ -83,14 +81,16 @@ class ParkedClient(ClientLink):
     def tick(self, now: float) -> None: ...
 
 
-class AbsentBackend(BackendLink):
+class AbsentBackend(BackendSide):
     """A records backend whose connection broke and is being made anew."""
 
     __slots__ = ("_is_gone",)
 
+    is_finished = False
     is_full = True
     pause_cause = PauseCause.REDIAL
     progress = (0, 0)
+    written = UNKNOWN
 
     def __init__(self) -> None:
         self._is_gone = False
@@ -106,7 +106,7 @@ class AbsentBackend(BackendLink):
         """Never called: an absent backend is full."""
         raise RuntimeError("an absent backend cannot be sent to")
 
-    def finish(self, code: int, reason: str) -> None:
+    def finish(self, code: int, reason: str, report: SessionReport | None, now: float) -> None:
         """Told when it is back, if that is soon enough."""
 
     def leave(self) -> bool:
@@ -128,11 +128,9 @@ class AbsentBackend(BackendLink):
 
     def resume(self) -> None: ...
 
-    def sample(self, now: float) -> bool:
+    def sample(self, receipts: frozenset[Rung]) -> Sample | None:
         """No evidence is to be had."""
-        return False
-
-    def take_stock(self, now: float) -> None: ...
+        return None
 
     def downstream_settled(self, now: float) -> None: ...
 

@@ -1,9 +1,9 @@
-"""What a direction holds back, and what it forgets of it when no new message is to begin."""
+"""What a lane holds back, and what it forgets of it when no new message is to begin."""
 
 import pytest
 
 from gateway.protocol.frames import FIRST, LAST, Opcode, Piece
-from gateway.relay.direction import Direction
+from gateway.relay.lane import Lane
 from gateway.telemetry.metrics import RouteMetrics
 
 WHOLE = FIRST | LAST
@@ -31,8 +31,8 @@ def pieces(*flags: int) -> list[Piece]:
 def test_a_message_of_which_only_the_beginning_is_held_is_forgotten(
     held: tuple[int, ...], kept: int, has_end: bool
 ) -> None:
-    direction = Direction(RouteMetrics("test").downstream, None)
-    direction.hold(pieces(*held))
-    assert direction.drop_unfinished() is has_end
-    assert direction.held == pieces(*held)[:kept]
-    assert direction.held_bytes == kept
+    lane = Lane(RouteMetrics("test").downstream, None)
+    lane.hold(pieces(*held))
+    assert lane.drop_unfinished() is has_end
+    assert lane.held == pieces(*held)[:kept]
+    assert lane.held_bytes == kept

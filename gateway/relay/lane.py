@@ -1,4 +1,4 @@
-"""One direction of a session: what may go on, what is held back, and why its sender is paused.
+"""A lane, one direction of a session: what may go on, what is held back, and why its sender is paused.
 
 Invariant: pieces leave in the order in which they came; a message is entered in the ledger before its last byte is
 handed on; while anything is held nothing overtakes it.
@@ -9,19 +9,19 @@ from typing import Final
 
 from mypy_extensions import i64
 
-from gateway.protocol.frames import FIRST, LAST, Piece
 from gateway.protocol.ledger import Ledger, Run
-from gateway.protocol.records import RejectBody
+from gateway.protocol.pieces import FIRST, LAST, Piece
+from gateway.protocol.records import RejectBody, Rung
 from gateway.protocol.rejections import RejectedRange, Rejections
-from gateway.relay.outbox import Outbox
 from gateway.relay.pump import BUFFER_BYTES
+from gateway.relay.retained import Retained
 from gateway.telemetry.metrics import DirectionMetrics, PauseCause
 
 LOOK_AHEAD_BYTES: Final = 64 * 1024
 """How far a paused client is read on, so that a ping or a close within it is still heard and answered."""
 
 
-class Direction:
+class Lane:
     """Upstream or downstream of one session."""
 
     __slots__ = (
@@ -34,16 +34,16 @@ class Direction:
         "ledger",
         "messages",
         "metrics",
-        "outbox",
         "rejections",
+        "retained",
         "waives_window",
     )
 
-    def __init__(self, metrics: DirectionMetrics, ledger: Ledger | None, outbox: Outbox | None = None) -> None:
-        """`ledger` None: delivery is not tracked. `outbox`: for a next hop that can be made anew."""
+    def __init__(self, metrics: DirectionMetrics, ledger: Ledger | None, retained: Retained | None = None) -> None:
+        """`ledger` None: delivery is not tracked. `retained`: for a next hop that can be made anew."""
         self.metrics = metrics
         self.ledger = ledger
-        self.outbox = outbox
+        self.retained = retained
         self.rejections = Rejections()
         """What the receiver has refused, and the sender may not have heard of."""
         self.held: list[Piece] = []
@@ -60,24 +60,6 @@ class Direction:
         self.waives_window = False
         """Evidence cannot come, because we do not read whoever would give it: only buffers hold this direction back."""
         self._paused_for: PauseCause | None = None
-
-    def note_rejected(self, seq: int, body: RejectBody) -> None:
-        """The receiver has refused message number `seq`: it is told until its sender must have heard."""
-        ledger = self.ledger
-        if ledger is not None:
-            self.rejections.add(
-                seq, body.code, body.reason, accepted=ledger.accepted, window_messages=ledger.window_messages
-            )
-
-    def news_of(self, rejected: Sequence[RejectedRange]) -> list[tuple[int, RejectBody]]:
-        """What a receiver that is back has refused lately, as far as its REJECTs never came."""
-        news: list[tuple[int, RejectBody]] = []
-        ledger = self.ledger
-        if ledger is not None:
-            for first, last, code, reason in rejected:
-                for seq in range(max(first, ledger.settled + 1), min(last, ledger.accepted) + 1):
-                    news.append((seq, RejectBody(code=code, reason=reason)))  # noqa: PERF401 - reads better so
-        return news
 
     # --- passing on -----------------------------------------------------------------------------------------------
 
@@ -152,28 +134,83 @@ class Direction:
         self.bytes += size
         self.metrics.messages += messages
         self.metrics.bytes += size
-        if self.outbox is not None:
-            self.outbox.add(pieces)
+        if self.retained is not None:
+            self.retained.add(pieces)
 
     # --- settling -------------------------------------------------------------------------------------------------
 
-    def note_settled(self, runs: list[Run], now: float) -> None:
-        """Counts messages that the ledger has just settled."""
-        assert self.ledger is not None
-        rung = self.ledger.settles_at
+    @property
+    def is_unsettled(self) -> bool:
+        """Something that was handed on is not settled."""
+        return self.ledger is not None and self.ledger.in_flight_messages > 0
+
+    def settle(self, rung: Rung, seq: int, now: float) -> bool:
+        """All messages up to number `seq` are at `rung`; whether any has settled by it. Raises ProtocolViolation."""
+        ledger = self.ledger
+        if ledger is None:
+            return False
+        return self._note_settled(ledger.advance(rung, seq), now)
+
+    def settle_to(self, rung: Rung, offset: int, now: float) -> bool:
+        """All messages up to byte `offset` on the next hop are at `rung`; whether any has settled by it."""
+        ledger = self.ledger
+        if ledger is None:
+            return False
+        return self._note_settled(ledger.advance_to_offset(rung, offset), now)
+
+    def fulfil(self, now: float) -> None:
+        """What was entered and had been told of before it came settles: call it where `ledger.is_foretold`."""
+        ledger = self.ledger
+        assert ledger is not None
+        self._note_settled(ledger.fulfil(), now)
+        if self.retained is not None:  # what settles as rejected is in no run
+            self.retained.settle(ledger.settled)
+
+    def reject(self, seq: int, body: RejectBody) -> bool:
+        """Message number `seq` is refused and counts as settled; whether that is news. Raises ProtocolViolation."""
+        ledger = self.ledger
+        if ledger is None or not ledger.reject(seq):
+            return False
+        self.note_rejected(seq, body)
+        if self.retained is not None:
+            self.retained.settle(ledger.settled)
+        return True
+
+    def note_rejected(self, seq: int, body: RejectBody) -> None:
+        """The receiver, or we, have refused message number `seq`: it is told until its sender must have heard."""
+        ledger = self.ledger
+        assert ledger is not None
+        self.metrics.rejected += 1
+        self.rejections.add(
+            seq, body.code, body.reason, accepted=ledger.accepted, window_messages=ledger.window_messages
+        )
+
+    def news_of(self, rejected: Sequence[RejectedRange]) -> list[tuple[int, RejectBody]]:
+        """What a receiver that is back has refused lately, as far as its REJECTs never came."""
+        news: list[tuple[int, RejectBody]] = []
+        ledger = self.ledger
+        if ledger is not None:
+            for first, last, code, reason in rejected:
+                for seq in range(max(first, ledger.settled + 1), min(last, ledger.accepted) + 1):
+                    news.append((seq, RejectBody(code=code, reason=reason)))  # noqa: PERF401 - reads better so
+        return news
+
+    def _note_settled(self, settled: list[Run], now: float) -> bool:
+        """Count messages that the ledger has just settled."""
+        if not settled:
+            return False
+        ledger = self.ledger
+        assert ledger is not None
+        rung = ledger.settles_at
         histogram = self.metrics.delivery[rung]
         count: i64 = 0
-        for run in runs:
+        for run in settled:
             histogram.observe(now - run.accepted_at, run.count)
             count += run.count
         self.metrics.settled[rung] += count
-        if self.outbox is not None:
-            self.outbox.settle(self.ledger.settled)
-
-    def trim(self) -> None:
-        """What is settled need not be kept: to be called where something settles without a run, as by a REJECT."""
-        if self.outbox is not None and self.ledger is not None:
-            self.outbox.settle(self.ledger.settled)
+        if self.retained is not None:
+            self.retained.settle(ledger.settled)
+        return True
 
     # --- pausing --------------------------------------------------------------------------------------------------
 
@@ -185,3 +222,26 @@ class Direction:
             if cause is not None:
                 self.metrics.paused_seconds[cause].begin(now)
             self._paused_for = cause
+
+
+def messages_ending(pieces: list[Piece]) -> int:
+    """How many messages end in these pieces."""
+    return sum(1 for piece in pieces if piece[2] & LAST)
+
+
+def behind_message(pieces: list[Piece], count: int) -> list[Piece]:
+    """The pieces behind the end of the `count`th message."""
+    for index, piece in enumerate(pieces):
+        count -= piece[2] >> 1 & 1
+        if not count:
+            return pieces[index + 1 :]
+    return []
+
+
+def first_messages(pieces: list[Piece], count: int) -> list[Piece]:
+    """The pieces up to the end of the `count`th message, all of them if it does not end here."""
+    for index, piece in enumerate(pieces):
+        if not count:
+            return pieces[:index]
+        count -= piece[2] >> 1 & 1
+    return pieces

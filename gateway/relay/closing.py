@@ -1,0 +1,164 @@
+"""How a session ends, as a machine of states: no I/O, and the time is an argument.
+
+General theory of operation
+---------------------------
+The first cause wins and is kept as `ending`. From then on each side goes its own way to its end: the backend is
+*finished* (`for_backend`) once everything that was accepted for it is out, the client gets its Close (`for_client`)
+once everything that was meant for it is out. What the client is owed before its Close makes the states. The page
+docs/ending.md draws them, made from `TRANSITIONS` by `python -m gateway.relay.reference`.
+
+A state lasts as long as it has to, but not for ever: `due` says that its time is over, or that nothing has moved for
+too long, and `overdue` goes on without what it waited for.
+"""
+
+from enum import Enum
+from typing import Final
+
+from gateway.protocol.pieces import LAST, Piece
+from gateway.relay.ending import Ending
+from gateway.relay.lane import first_messages
+from gateway.relay.timers import NEVER
+
+ECHO_LINGER_SECONDS: Final = 1.0
+"""How long a client's Close waits for the backend's last words. A client that closes wants its answer soon (browsers
+drop what comes meanwhile), but a backend that answers at once should be heard to the end."""
+
+
+class State(Enum):
+    """What a session waits for before its client gets its Close, and after."""
+
+    OPEN = "there is no ending"
+    ECHOING = "the client's Close is here: the backend's last words are awaited, then our Close answers it"
+    FINISHING_MESSAGE = "we restart: the rest of the backend's message that has begun is awaited"
+    FENCING = "we restart: the answer to the fence behind the last message is awaited"
+    FLUSHING = "what is held for the client goes out, our Close behind it"
+    CLOSING = "our Close is sent, or nobody is there to take one: the ends of both sides are awaited"
+    ENDED = "both sides are gone"
+
+
+class Step(Enum):
+    """What moves a session on to its end."""
+
+    CLIENT_CLOSED = "client's Close"
+    CLIENT_LOST = "client gone"
+    BACKEND_ENDED = "backend gone"
+    CLOSE_DECIDED = "fault, idle"
+    DRAINED_IN_MESSAGE = "restart amid a message"
+    DRAINED = "restart"
+    MOVED = "session moved elsewhere"
+    MESSAGE_ENDED = "message whole"
+    FENCED = "fence answered"
+    FLUSHED = "all is out"
+    OVERDUE = "overdue"
+    ALL_GONE = "both sides gone"
+
+
+TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
+    (State.OPEN, Step.CLIENT_CLOSED): State.ECHOING,
+    (State.OPEN, Step.BACKEND_ENDED): State.FLUSHING,
+    (State.OPEN, Step.CLOSE_DECIDED): State.FLUSHING,
+    (State.OPEN, Step.DRAINED_IN_MESSAGE): State.FINISHING_MESSAGE,
+    (State.OPEN, Step.DRAINED): State.FENCING,
+    (State.OPEN, Step.MOVED): State.CLOSING,
+    (State.FINISHING_MESSAGE, Step.MESSAGE_ENDED): State.FENCING,
+    (State.FENCING, Step.FENCED): State.FLUSHING,
+    (State.FINISHING_MESSAGE, Step.CLIENT_CLOSED): State.ECHOING,
+    (State.FENCING, Step.CLIENT_CLOSED): State.ECHOING,
+    (State.FLUSHING, Step.CLIENT_CLOSED): State.ECHOING,
+    (State.ECHOING, Step.BACKEND_ENDED): State.FLUSHING,
+    (State.FINISHING_MESSAGE, Step.BACKEND_ENDED): State.FLUSHING,
+    (State.FENCING, Step.BACKEND_ENDED): State.FLUSHING,
+    (State.FLUSHING, Step.BACKEND_ENDED): State.FLUSHING,
+    (State.FINISHING_MESSAGE, Step.OVERDUE): State.FLUSHING,
+    (State.FENCING, Step.OVERDUE): State.FLUSHING,
+    (State.ECHOING, Step.OVERDUE): State.CLOSING,
+    (State.FLUSHING, Step.OVERDUE): State.CLOSING,
+    (State.FLUSHING, Step.FLUSHED): State.CLOSING,
+    **{(state, Step.CLIENT_LOST): State.CLOSING for state in State if state is not State.ENDED},
+    (State.CLOSING, Step.CLIENT_CLOSED): State.CLOSING,
+    (State.CLOSING, Step.BACKEND_ENDED): State.CLOSING,
+    (State.CLOSING, Step.ALL_GONE): State.ENDED,
+}
+"""A pair that is missing is illegal."""
+
+# Plain names: reading a member off an Enum costs as much as the rest of a call.
+_OPEN: Final = State.OPEN
+_DRAINS: Final = (State.FINISHING_MESSAGE, State.FENCING)
+
+
+class Closing:
+    """The end of one session."""
+
+    __slots__ = (
+        "_progress",
+        "deadline",
+        "ending",
+        "for_backend",
+        "for_client",
+        "is_draining",
+        "is_open",
+        "state",
+    )
+
+    def __init__(self) -> None:
+        self.state = State.OPEN
+        self.is_open = True
+        """There is no `ending` yet."""
+        self.is_draining = False
+        """In FINISHING_MESSAGE or FENCING: no message of the backend's is begun any more."""
+        self.ending: Ending | None = None
+        """The first cause."""
+        self.for_backend: tuple[int, str] | None = None
+        """How upstream ends once what is held is out; then nothing more is taken from the client."""
+        self.for_client: tuple[int, str] | None = None
+        """How downstream ends once what is held is out."""
+        self.deadline = NEVER
+        """When to ask whether something is `due`."""
+        self._progress = (0, 0)
+
+    def begin(self, step: Step, ending: Ending, now: float, *, patience_seconds: float) -> None:
+        """A cause, and the first of them is the `ending`; the state lasts for `patience_seconds` without progress."""
+        if self.ending is None:
+            self.ending = ending
+            self.is_open = False
+        self.move(step, now, patience_seconds=patience_seconds)
+
+    def move(self, step: Step, now: float, *, patience_seconds: float) -> bool:
+        """Goes on; whether the state is another one. Raises RuntimeError for a step that is impossible here."""
+        before = self.state
+        state = TRANSITIONS.get((before, step))
+        if state is None:
+            raise RuntimeError(f"{step.name} is impossible in state {before.name}")
+        if state is before:
+            return False
+        self._enter(state)
+        if state is State.ENDED:
+            self.deadline = NEVER
+        elif not (before is State.FINISHING_MESSAGE and state is State.FENCING):  # these two share their time
+            if state is State.ECHOING:
+                patience_seconds = min(patience_seconds, ECHO_LINGER_SECONDS)
+            self.deadline = now + patience_seconds
+        return True
+
+    def _enter(self, state: State) -> None:
+        self.state = state
+        self.is_draining = state in _DRAINS
+
+    def rest_of_message(self, pieces: list[Piece]) -> list[Piece]:
+        """Of what the backend sends during a drain, the rest of the message that has begun."""
+        if self.state is not State.FINISHING_MESSAGE:
+            return []
+        rest = first_messages(pieces, 1)
+        if rest[-1][2] & LAST:
+            self._enter(TRANSITIONS[self.state, Step.MESSAGE_ENDED])
+        return rest
+
+    def due(self, now: float, *, progress: tuple[int, int], is_moving: bool, patience_seconds: float) -> bool:
+        """Whether the state has lasted too long, which what still moves puts off where there is something to move."""
+        if now < self.deadline:
+            return False
+        if self.state in (State.FLUSHING, State.CLOSING) and is_moving and progress != self._progress:
+            self._progress = progress
+            self.deadline = now + patience_seconds
+            return False
+        return True

@@ -1,0 +1,17 @@
+"""What a route says of its established connections."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelaySettings:
+    """Seconds, None for never."""
+
+    keepalive_seconds: float | None = 20.0
+    keepalive_timeout_seconds: float | None = 20.0
+    idle_seconds: float | None = None
+    close_seconds: float = 5.0
+    messages_per_second: float | None = None
+    fence: bool = True
+    grace_seconds: float | None = 120.0
+    """How long a records client may be away."""
