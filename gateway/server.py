@@ -63,6 +63,7 @@ from gateway.sessions.reception import Arrival, receive, speaks_records
 from gateway.sessions.registry import SessionKeeper, SessionRegistry
 from gateway.telemetry import logs
 from gateway.telemetry.lag import sample_lag
+from gateway.telemetry.logs import tell_folded
 from gateway.telemetry.metrics import (
     AcceptError,
     CertificateReading,
@@ -247,6 +248,7 @@ class Server(SessionKeeper):
         while True:
             await trio.sleep(PARKED_CHECK_SECONDS)
             self.registry.enforce_memory(self.pump.clock())
+            tell_folded()
 
     def _call_attention(self) -> None:
         self.pump.at_turn_end(self._relieve_memory)

@@ -13,11 +13,14 @@ import os
 import re
 import select
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any, Final, Literal, assert_never, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+from gateway.telemetry.folding import Folding
 
 Format = Literal["json", "console"]
 Level = Literal["debug", "info", "warning", "error"]
@@ -136,12 +139,31 @@ class _StandardLibraryBridge(logging.Handler):
         get_logger(record.name).log(level, record.getMessage(), exc_info=record.exc_info)
 
 
+_folding = Folding()
+"""Of all lines of this process, since `configure` was called last."""
+
+
+def _fold(_: WrappedLogger, __: str, event_dict: EventDict) -> EventDict:
+    if not _folding.writes(event_dict, time.time()):
+        raise structlog.DropEvent
+    return event_dict
+
+
+def tell_folded() -> None:
+    """Writes the lines that stand for those that were folded; to be called once a second or so."""
+    for line in _folding.due(time.time()):
+        level, name = str(line.pop("level", "info")), str(line.pop("logger", "log"))
+        getattr(get_logger(name), level)(**line)
+
+
 def configure(*, format: Format = "json", level: Level = "info", descriptor: int = STANDARD_ERROR) -> None:
     """From now on all loggers, also those made before, write lines from `level` up to `descriptor`.
 
     Each line has `event`, `level`, `timestamp` (ISO 8601, UTC), `logger` if it is named, and `exception`, a traceback
     as text, for what was logged with one.
     """
+    global _folding
+    _folding = Folding()
     sink = Sink(descriptor)
     renderer: tuple[Any, ...]
     match format:
@@ -160,6 +182,7 @@ def configure(*, format: Format = "json", level: Level = "info", descriptor: int
         processors=[
             structlog.processors.add_log_level,
             _add_logger_name,
+            _fold,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             *renderer,

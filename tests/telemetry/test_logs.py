@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.telemetry import logs
+from gateway.telemetry.folding import Folding
 from gateway.telemetry.logs import Format, Level, Sink, configure, get_logger
 
 
@@ -264,3 +266,23 @@ def test_the_default_is_json_on_standard_error(capfd: pytest.CaptureFixture[str]
     get_logger("relay").info("ready")
     assert json.loads(capfd.readouterr().err)["event"] == "ready"
     assert logs.STANDARD_ERROR == 2
+
+
+def test_a_storm_of_one_kind_and_source_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    logs.configure(descriptor=writing)
+    monkeypatch.setattr(logs, "_folding", Folding(burst=3))
+    try:
+        for port in range(1000):
+            logs.get_logger("server").info("refused", address=f"192.0.2.1:{port}", route="chat", status=403)
+        later = time.time() + 60
+        monkeypatch.setattr(time, "time", lambda: later)
+        logs.tell_folded()
+    finally:
+        logs.configure()
+        os.close(writing)
+    with open(reading) as pipe:
+        lines = [json.loads(line) for line in pipe]
+    assert [line["event"] for line in lines] == ["refused"] * 3 + ["lines_folded"]
+    assert (lines[-1]["of"], lines[-1]["source"], lines[-1]["lines"]) == ("refused", "192.0.2.1", 997)
+    assert (lines[-1]["logger"], lines[-1]["route"], lines[-1]["level"]) == ("server", "chat", "info")
