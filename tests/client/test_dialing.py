@@ -268,3 +268,20 @@ async def test_a_certificate_of_an_unknown_authority_is_told_and_not_tried_again
 async def test_compression_is_agreed_on_only_where_both_want_it(tls_url: str, certificates: Certificates) -> None:
     dialed = await dial_once(tls_url, certificates.client_context(), compression=True)
     assert dialed.deflate is None
+
+
+@on_both_runtimes
+async def test_tls_begins_with_the_name_that_is_asked_for() -> None:
+    heard: list[bytes] = []
+
+    async def listen(stream: SocketStream) -> None:
+        async with stream:
+            heard.append(await stream.receive())
+
+    async def work(address: str) -> None:
+        with pytest.raises(ConnectionFailed):
+            await dial_once(f"wss://localhost:{address.rpartition(':')[2]}")
+
+    await answering(listen, work)
+    # In the clear in the first message of TLS, behind its length (RFC 6066 section 3).
+    assert b"\x00\x09localhost" in heard[0]
