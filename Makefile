@@ -16,7 +16,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-platforms check lint types imports tests coverage tests-compiled compiled conformance bench trial soak-vnc fuzz lock chart npm web containers codec clean
+.PHONY: help demo test test-all test-platforms check lint types imports tests coverage tests-compiled compiled conformance bench trial soak-vnc fuzz lock chart npm web containers codec docs forge clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -140,6 +140,13 @@ lock: $(VENV)/.dev ## Pin what the image is made of and built with, with hashes
 
 containers: $(VENV)/.dev ## Prove image, composition and systemd unit on a Docker engine (tests/containers/README.md)
 	tests/containers/run
+
+docs: $(VENV)/.dev ## The docs as a site in build/site, strictly: no warning, no dead link, every example tried
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	$(BIN)/python -m pytest -q tests/docs
+
+forge: $(VENV)/.dev ## What a forge reads: workflows, templates, hooks, by zizmor and their schemas
+	$(BIN)/python -m pytest -q tests/docs/test_forge.py
 
 soak-vnc: $(VENV)/.dev ## Ten minutes before a real TigerVNC, which locks out whoever knocks and says nothing
 	KAKITOME_SOAK_SECONDS=600 $(BIN)/python -m pytest -q -s tests/integration/test_tigervnc.py -k never_locks

@@ -10,7 +10,7 @@ pieces into bytes. The relay lies between the two and decides: may these pieces 
 `away` stands in its place; the other side notices nothing but that it may have to wait.
 
 *Ending.* `closing` says what is waited for; entering a state of it does what that state is for. A side that makes no
-progress for `close` seconds is cut. Design section 6 is the table of causes; each has a method here.
+progress for `close` seconds is cut. docs/life-of-a-connection.md has the table of causes; each has a method here.
 """
 
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ from gateway.policy.principal import AccessRefusal
 from gateway.protocol.http import Refusal
 
 RUNG_NAMES: Final = ("accepted", "written", "reached", "consumed")
-"""The ladder of design section 2; a rung's number is its place here, counted from 1 as in an ACK record."""
+"""The ladder (docs/delivery.md); a rung's number is its place here, counted from 1 as in an ACK record."""
 
 Bounds: TypeAlias = tuple[float, ...]
 """Upper bounds of a histogram's counts, ascending."""

@@ -1,4 +1,4 @@
-"""Every row of design section 6, played between real sockets: who is told what, when, and what is counted."""
+"""Every row of "How it ends" (docs/life-of-a-connection.md), between real sockets: who is told what, and counted."""
 
 from contextlib import suppress
 
