@@ -63,6 +63,13 @@ class Outcome(Enum):
     HUNG_UP = "hung_up"
 
 
+class NothingCame(KakitomeError):
+    """An answer was wanted, and the peer has ended the connection in good order without one."""
+
+    blame = Blame.BACKEND
+    reason = "no_answer"
+
+
 class InputFault(KakitomeError):
     """What was typed or piped in cannot be sent."""
 
@@ -371,7 +378,7 @@ class Talk:
                 self._failure = failure
             nursery.cancel_scope.cancel()
         if self._failure is None and self._outcome is Outcome.DONE:
-            self._failure = self._unsent()
+            self._failure = self._unsent() or self._unanswered()
         if self._failure is not None:
             raise self._failure
         return self._outcome
@@ -387,6 +394,15 @@ class Talk:
                 " --binary sends bytes as they come"
             )
         return InputFault("the connection ended before all of the input was sent") if self._is_cut_short else None
+
+    def _unanswered(self) -> NothingCame | None:
+        """What is wrong with the same where one message was waited for."""
+        if not (self._call.one and self._ended_by_peer) or self._got:
+            return None
+        text = "the connection ended before a message came"
+        if self._lines is not None and self._said:
+            text += "; each line went as a text message, without its end: --binary is for services of bytes"
+        return NothingCame(text)
 
     def _hint(self) -> None:
         """Where `--binary` may have been forgotten: a service of bytes waits for ever for the ends of our lines."""

@@ -5,7 +5,7 @@ Invariant: what the conversation says is saved before it is told, whichever conn
 """
 
 import logging
-import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -110,6 +110,8 @@ class Upkeep:
         self._running: Background | None = None
         self._is_unanswered = False
         """OPEN went out on the newest connection, and no answer has come."""
+        self._late_opens: deque[float] = deque()
+        """Until when each of our OPENs that were given up without an answer may still arrive."""
 
     # --- the application's side -------------------------------------------------------------------------------------
 
@@ -180,7 +182,6 @@ class Upkeep:
 
     async def _run(self) -> None:
         """Connects until the session has ended."""
-        unanswered_at = -math.inf
         try:
             while True:
                 self._enter(SessionState.CONNECTING)
@@ -188,16 +189,27 @@ class Upkeep:
                 self.conversation.cause = cause
                 if self.is_released or self.conversation.end is not None:
                     break
-                now = anyio.current_time()
-                is_ghost = is_taken_over(cause) and now - unanswered_at < GHOST_SECONDS
-                if self._is_unanswered:
-                    unanswered_at = now
+                is_ghost = self._is_superseded_by_us(cause, now=anyio.current_time())
                 if not (is_passing(cause) or is_ghost) or (self.settings.wait_open and not self.was_open):
                     self.failure = cause
                     break
                 await self._pause(cause)
         finally:
             self._conclude()
+
+    def _is_superseded_by_us(self, cause: Exception, *, now: float) -> bool:
+        """Whether `cause`, the end of the newest connection, can only be the work of an OPEN of ours that came late.
+
+        Each of them can do so once. One that was answered, if only by a Close, is not on its way any more.
+        """
+        if self._is_unanswered and (not isinstance(cause, ConnectionClosed) or cause.code == NOTHING_SAID):
+            self._late_opens.append(now + GHOST_SECONDS)
+        if not is_taken_over(cause):
+            return False
+        while self._late_opens:
+            if self._late_opens.popleft() > now:
+                return True
+        return False
 
     async def _connect(self) -> Exception:
         """Dials and carries one connection; why it is not there any more."""

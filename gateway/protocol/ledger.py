@@ -339,7 +339,7 @@ class Ledger:
         A message may be refused before it has come whole; it then settles when its last piece comes. Raises
         ProtocolViolation for a message that was never sent.
         """
-        if seq == self.accepted + 1 and self._unfinished_begin != _NONE:
+        if seq == self.accepted + 1 and self.is_in_message:
             known, self._unfinished_rejected = self._unfinished_rejected, True
             self.is_foretold = True
             return not known
@@ -370,6 +370,11 @@ class Ledger:
         settled = self.advance(self.settles_at, min(self._foretold, self.accepted))
         self.is_foretold = self._foretold > self.settled or bool(self._foretold_rejects) or self._unfinished_rejected
         return settled
+
+    @property
+    def is_in_message(self) -> bool:
+        """A part of message `accepted` + 1 is here; known where the overhead varies."""
+        return self._unfinished_begin != _NONE
 
     @property
     def last_sent(self) -> int:

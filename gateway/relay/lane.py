@@ -190,8 +190,9 @@ class Lane:
         news: list[tuple[int, RejectBody]] = []
         ledger = self.ledger
         if ledger is not None:
+            newest = ledger.accepted + ledger.is_in_message  # a message may be refused before it has come whole
             for first, last, code, reason in rejected:
-                for seq in range(max(first, ledger.settled + 1), min(last, ledger.accepted) + 1):
+                for seq in range(max(first, ledger.settled + 1), min(last, newest) + 1):
                     news.append((seq, RejectBody(code=code, reason=reason)))  # noqa: PERF401 - reads better so
         return news
 

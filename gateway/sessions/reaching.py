@@ -15,6 +15,7 @@ from gateway.protocol.records import OpenToBackend
 from gateway.relay.records_backend import SUPERSEDED, OpenedBackend
 from gateway.routes import RouteService
 from gateway.sessions.opening import SESSION_LOST, dismiss_backend, open_backend
+from gateway.telemetry.metrics import DialOutcome
 from gateway.transport.balancing import EndpointState
 from gateway.transport.connector import ClientFacts, Dialed
 
@@ -96,7 +97,9 @@ async def _open(
         opened = await open_backend(
             dialed.channel, told, consumed=consumed, timeout_seconds=service.backend.connect_timeout
         )
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, BackendRefused):
+            dialed.state.record_dial(DialOutcome.REJECTED, now=trio.current_time())
         dialed.close()
         raise
     if told.resume and not opened.body.resumed:

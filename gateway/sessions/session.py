@@ -29,6 +29,7 @@ from gateway.protocol.records import (
     OpenToBackend,
     Rung,
 )
+from gateway.protocol.rejections import tells_of
 from gateway.protocol.sequencing import DataReceiver
 from gateway.relay.away import ParkedClient
 from gateway.relay.ending import Ending
@@ -170,6 +171,13 @@ class Session:
         assert down is not None
         # What it consumed of a session that is gone says nothing about the one that it gets in its place.
         consumed = greeting.consumed if resumed or greeting.body.session is None else 0
+        if (
+            resumed
+            and consumed == down.last_sent + 1
+            and down.is_in_message
+            and tells_of(greeting.body.rejected, consumed)
+        ):
+            consumed -= 1  # refused before it was whole: it settles when its end has come
         if consumed > down.last_sent:
             problem = f"OPEN has consumed message {consumed}, but the last one sent is {down.last_sent}"
             client.leave(ProtocolViolation.close_code, problem, now)

@@ -366,7 +366,8 @@ DECLARATIONS: Final = (
         kind=Kind.COUNTER,
         unit="dials",
         labels=("route", "endpoint", "outcome"),
-        help="Attempts to connect to an endpoint, health checks not among them; `outpaced`: another answered first.",
+        help="Attempts to connect to an endpoint, health checks not among them; `outpaced`: another answered first;"
+        " `rejected`: connected, as which it has counted, and then a CLOSE in answer to OPEN.",
         read=_dials,
     ),
     Declaration(

@@ -138,7 +138,7 @@ class DialOutcome(StrEnum):
     TIMED_OUT = "timed_out"
     TLS_FAILED = "tls_failed"
     REJECTED = "rejected"
-    """A records backend answered OPEN with CLOSE."""
+    """A records backend answered OPEN with CLOSE; it had counted as connected before."""
     OUTPACED = "outpaced"
     """It had not answered when another endpoint, dialled at least 250 ms later, had."""
     FAILED = "failed"
@@ -167,7 +167,7 @@ class ServiceRefusal(StrEnum):
     EXHAUSTED = "exhausted"
     """No descriptor, port or memory was left for the connection to the backend."""
     BACKEND = "backend"
-    """A records backend answered OPEN with CLOSE."""
+    """A records backend answered OPEN with CLOSE; it had counted as connected before."""
 
 
 OTHER_REFUSAL: Final = "other"

@@ -211,6 +211,13 @@ def test_one_ends_after_the_first_answer_however_long_that_takes(url: str) -> No
     assert (done.returncode, done.stdout) == (0, b"a\n")
 
 
+def test_one_that_never_comes_is_a_failure_that_a_script_can_see(url: str) -> None:
+    done = connect("--one", "--quiet", url, given=b"close 1000 bye\n")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"the connection ended before a message came" in done.stderr
+    assert b"--binary" in done.stderr
+
+
 def test_without_lingering_nothing_is_waited_for(url: str) -> None:
     done = connect("--linger", "0", url)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

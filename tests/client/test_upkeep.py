@@ -153,6 +153,28 @@ async def test_being_taken_over_soon_after_a_break_may_be_the_work_of_a_ghost_of
 
 
 @on_both_runtimes
+async def test_a_ghost_of_our_own_supersedes_us_once() -> None:
+    """An OPEN is answered once: the second time it was somebody else, and not even a break can have been our own."""
+    async with opened(token="t1") as (session, peer, double):
+        await peer.cut()
+        peer = await double.accept()
+        await peer.receive_open()
+        await peer.cut()
+        peer = await double.accept()
+        await peer.receive_open()
+        await peer.close(4001, "another gateway has it")
+        await peer.receive_end()
+        peer = await double.accept()
+        await peer.receive_open()
+        await peer.close(4001, "and again, in answer to our OPEN")
+        await peer.receive_end()
+        with pytest.raises(SessionEnded):
+            await anext(session)
+    assert session.close_code == 4001
+    assert len(double.peers) == 4
+
+
+@on_both_runtimes
 async def test_a_session_that_somebody_else_has_taken_over_is_not_taken_back() -> None:
     """Every OPEN of ours was answered: whoever has superseded us is somebody else."""
     async with opened(token="t1") as (session, peer, double):

@@ -8,6 +8,7 @@ import trio
 from gateway.backend import MemoryStore
 from gateway.config import Config
 from gateway.protocol.records import RecordType
+from gateway.telemetry.metrics import DialOutcome
 from tests.sessions.harness import Client, backend, config_of, echo, running, until
 from tests.sessions.scripted import BackendLink, ScriptedBackend, scripted
 
@@ -210,3 +211,17 @@ async def test_a_backend_that_has_no_room_for_the_moment_is_asked_again() -> Non
         await link.opened(resumed=True)
         await client.data(1, "goes on")
         await link.next(RecordType.DATA)
+
+
+async def test_a_backend_that_does_not_want_a_session_is_counted_and_not_suspended() -> None:
+    async with scripted() as service, running(config([service.port])) as server:
+        client = await Client.connect(server)
+        await client.send(RecordType.OPEN, body=b"{}")
+        link = await service.accept()
+        await link.next(RecordType.OPEN)
+        await link.send(RecordType.CLOSE, body=b'{"code": 4008, "reason": "not you"}')
+        assert await client.closed() == 4008
+        (endpoint,) = server._table.services[0].connector.endpoints  # type: ignore[union-attr]
+        assert endpoint.dials[DialOutcome.REJECTED] == endpoint.dials[DialOutcome.CONNECTED] == 1
+        assert endpoint.up
+        assert not endpoint.is_suspended
