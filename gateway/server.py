@@ -27,7 +27,7 @@ import trio
 from gateway import __version__
 from gateway.access.asking import HttpAsker
 from gateway.access.authorisers import Authorisers
-from gateway.access.gatekeeper import Entry, Visitor
+from gateway.access.gatekeeper import Entry, Gatekeeper, Visitor
 from gateway.access.method import CertificateNames
 from gateway.access.state import open_state
 from gateway.admin.app import AdminApp
@@ -158,6 +158,7 @@ class Server(SessionKeeper):
         except ValueError as fault:
             raise StartupError(str(fault)) from None
         self._asker: Final = HttpAsker()
+        self.access = state
         self._authorisers: Final = Authorisers(self._asker, state)
         self._table = RouteTable(config, self.metrics, self._authorisers)
         self._admission: Final = Admission()
@@ -243,6 +244,10 @@ class Server(SessionKeeper):
     def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
         """Runs a session's task, which may outlive the connection it was begun for; a fault of ours ends only it."""
         self._nursery.start_soon(_guarded, task)
+
+    def gatekeeper(self, service: RouteService) -> Gatekeeper | None:
+        named = self._table.named(service.config.name)
+        return None if named is None else named.gatekeeper
 
     async def _watch_parked(self) -> None:
         while True:

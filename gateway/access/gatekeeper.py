@@ -78,6 +78,11 @@ class Gatekeeper:
         self._unix_time: Final = unix_time
         self._methods: Final[Sequence[Method]] = tuple(_method(entry, authorisers) for entry in config.methods)
 
+    @property
+    def takes_open(self) -> bool:
+        """A records client may show its credential in OPEN, and another one in AUTH."""
+        return self._config.credential.open
+
     async def admit(self, request: Request, visitor: Visitor, *, speaks_records: bool) -> Entry:
         """Who it is, or that this is to be told in OPEN.
 

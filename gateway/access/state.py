@@ -67,6 +67,14 @@ class Bar:
     until: float | None
     """Unix time; None: for good."""
 
+    def bars(
+        self, principal: Principal | None, *, route: str, address: str | None, session: str | None, now: float
+    ) -> bool:
+        """Whether it keeps this somebody out."""
+        issued_at = None if principal is None else principal.issued_at
+        keys = _keys(principal, route=route, address=address, session=session)
+        return (self.kind, self.value) in keys and self.holds(now, issued_at)
+
     def holds(self, now: float, issued_at: float | None) -> bool:
         """Whether it bars at `now` a credential that was issued at `issued_at` (None: unknown, so barred)."""
         if self.until is not None and now >= self.until:
@@ -113,9 +121,13 @@ class AccessState:
         await self._write("INSERT INTO used VALUES (?, ?) ON CONFLICT DO NOTHING", (name, until))
         return True
 
+    def begin_bar(self, bar: Bar) -> None:
+        """Bars from now on, as long as this process lives: what `bar` does before it waits for the file."""
+        self._bars[bar.kind, bar.value] = bar
+
     async def bar(self, bar: Bar, *, now: float) -> None:
         """Bars from now on, whether or not it can be written. Raises StateUnwritable: then a restart forgets it."""
-        self._bars[bar.kind, bar.value] = bar
+        self.begin_bar(bar)
         self._sweep(now)
         await self._write(
             "INSERT OR REPLACE INTO barred VALUES (?, ?, ?, ?)", (bar.kind.value, bar.value, bar.since, bar.until)
@@ -137,16 +149,8 @@ class AccessState:
         """What keeps this somebody out; None if nothing does."""
         if not self._bars:
             return None
-        keys = [(Barred.ROUTE, route), (Barred.ADDRESS, address), (Barred.SESSION, session)]
-        issued_at = None
-        if principal is not None:
-            issued_at = principal.issued_at
-            keys += [
-                (Barred.TOKEN, principal.token_id),
-                (Barred.SUBJECT, principal.subject),
-                (Barred.LOGIN_SESSION, principal.login_session),
-            ]
-        for kind, value in keys:
+        issued_at = None if principal is None else principal.issued_at
+        for kind, value in _keys(principal, route=route, address=address, session=session):
             bar = None if value is None else self._bars.get((kind, value))
             if bar is not None and bar.holds(now, issued_at):
                 return bar
@@ -176,6 +180,23 @@ class AccessState:
         except sqlite3.Error as error:
             log.error("state_not_written", problem=str(error))
             raise StateUnwritable(str(error)) from None
+
+
+def _keys(
+    principal: Principal | None, *, route: str, address: str | None, session: str | None
+) -> list[tuple[Barred, str | None]]:
+    keys: list[tuple[Barred, str | None]] = [
+        (Barred.ROUTE, route),
+        (Barred.ADDRESS, address),
+        (Barred.SESSION, session),
+    ]
+    if principal is not None:
+        keys += [
+            (Barred.TOKEN, principal.token_id),
+            (Barred.SUBJECT, principal.subject),
+            (Barred.LOGIN_SESSION, principal.login_session),
+        ]
+    return keys
 
 
 def open_state(path: Path | None, *, now: float) -> AccessState:

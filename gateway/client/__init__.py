@@ -12,9 +12,11 @@ async with open_session("wss://example.com/chat") as session:
 """
 
 from gateway.client.connection import Connection, Timeouts, connect
+from gateway.client.credentials import Credential
 from gateway.client.delivered import BinaryMessage, Message, TextMessage
 from gateway.client.events import (
     Acknowledged,
+    CredentialJudged,
     Event,
     MessageRejected,
     MessagesLost,
@@ -26,6 +28,7 @@ from gateway.client.faults import (
     ConnectionClosed,
     ConnectionFailed,
     ConnectionTimeout,
+    CredentialFailed,
     Fate,
     HandshakeFailed,
     HandshakeRejected,
@@ -63,6 +66,9 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionFailed",
     "ConnectionTimeout",
+    "Credential",
+    "CredentialFailed",
+    "CredentialJudged",
     "Data",
     "Event",
     "Fate",

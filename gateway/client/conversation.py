@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.client.events import Acknowledged, Event, MessageRejected, MessagesLost, Opened
+from gateway.client.events import Acknowledged, CredentialJudged, Event, MessageRejected, MessagesLost, Opened
 from gateway.client.faults import Fate, Lost, Rejected, SessionEnded, TooBig
 from gateway.client.receipts import Receipt
 from gateway.client.store import Changes, StoredSession
@@ -30,6 +30,8 @@ from gateway.protocol.inbox import Inbox, OversizeMessage, WholeMessage
 from gateway.protocol.outbox import MessageNotKept, Outbox, OutgoingMessage
 from gateway.protocol.records import (
     FRAGMENT_BYTES,
+    AuthByGateway,
+    AuthFromClient,
     CloseBody,
     LossReport,
     OpenedByGateway,
@@ -128,6 +130,10 @@ class Conversation:
         self._is_open = False
         self._at_once = False
         self._close_sent = False
+        self.is_credential_due = False
+        """The gateway asks for another credential: it is to be given to `renew`."""
+        self._auths = 0
+        """The number of the newest AUTH of this connection."""
 
     # --- what it says -----------------------------------------------------------------------------------------------
 
@@ -158,8 +164,8 @@ class Conversation:
 
     # --- connections ------------------------------------------------------------------------------------------------
 
-    def attach(self) -> None:
-        """A connection is there: OPEN goes out on it."""
+    def attach(self, *, credential: str | None = None, renews: bool = False) -> None:
+        """A connection is there: OPEN goes out on it, with that credential; `renews`: another one can be asked for."""
         self.interrupt()
         self._attached = True
         # A message that was rejected must not be told as consumed: if not the list, its REJECT tells, and then the ACK.
@@ -171,14 +177,25 @@ class Conversation:
             window_messages=self.inbox.window_messages,
             window_bytes=self.inbox.window_bytes,
             rejected=self._saved_refused,
+            token=credential,
+            renew=renews,
         )
         self._control.append(encode_record(RecordType.OPEN, 0, self._acked, body.to_json()))
 
     def interrupt(self) -> None:
         """The connection is gone; the session waits for the next one."""
-        self._attached = self._is_open = self._close_sent = False
+        self._attached = self._is_open = self._close_sent = self.is_credential_due = False
+        self._auths = 0
         self._control.clear()
         self.inbox.interrupt()
+
+    def renew(self, credential: str) -> None:
+        """Shows another credential on the open connection; without effect where there is none that takes it."""
+        self.is_credential_due = False
+        if self._is_open and self.opened is not None and self.opened.renew:
+            self._auths += 1
+            body = AuthFromClient(token=credential)
+            self._control.append(encode_record(RecordType.AUTH, 0, self._auths, body.to_json()))
 
     def is_congested(self, queued_bytes: int) -> bool:
         """Nothing more should be read: over `queued_bytes` wait for the application."""
@@ -315,6 +332,8 @@ class Conversation:
             self._acknowledge(Rung(flags), seq)
         elif record_type == RecordType.REJECT:
             self._reject(seq, RejectBody.from_json(body))
+        elif record_type == RecordType.AUTH and self.opened is not None and self.opened.renew:
+            self._hear_of_credential(seq, AuthByGateway.from_json(body))
         elif record_type == RecordType.CLOSE:
             close = CloseBody.from_json(body)
             if self.end is None and close.code in LOST_CODES:
@@ -327,6 +346,15 @@ class Conversation:
             self._is_concluded = True
         else:
             raise ProtocolViolation(f"{RecordType(record_type).name} in an open session")
+
+    def _hear_of_credential(self, seq: int, judged: AuthByGateway) -> None:
+        if not seq:
+            self.is_credential_due = True
+            return
+        if seq != self._auths:
+            raise ProtocolViolation(f"AUTH {seq}, expected the answer to {self._auths}")
+        left = judged.expires_in_seconds
+        self._events.append(CredentialJudged(expires_in_seconds=left, code=judged.code, reason=judged.reason))
 
     def _lose(self, close: CloseBody) -> None:
         """The gateway says that the session is lost: it may be back on another connection, or begin anew there."""

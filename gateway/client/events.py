@@ -76,4 +76,15 @@ class MessagesLost:
     """They did not arrive. Where a new session began and carries them over, they are not in here."""
 
 
-Event: TypeAlias = StateChanged | Opened | Acknowledged | MessageRejected | MessagesLost
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialJudged:
+    """The gateway has judged another credential on a connection that goes on."""
+
+    expires_in_seconds: float | None
+    """When the permission ends that holds now; None: not by itself."""
+    code: int | None = None
+    """Why it was not taken (3000 who are you, 3003 not you, 1013 nobody knows at present); None: it was."""
+    reason: str = ""
+
+
+Event: TypeAlias = StateChanged | Opened | Acknowledged | MessageRejected | MessagesLost | CredentialJudged

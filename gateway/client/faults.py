@@ -16,6 +16,7 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionFailed",
     "ConnectionTimeout",
+    "CredentialFailed",
     "Fate",
     "HandshakeFailed",
     "HandshakeRejected",
@@ -40,6 +41,12 @@ class ConnectionTimeout(ConnectionFailed):
     """The server did not answer in time."""
 
     reason = "connection_timeout"
+
+
+class CredentialFailed(ConnectionFailed):
+    """The application's `token` function gave none; what it raised is the cause. Trying again may help."""
+
+    reason = "credential_failed"
 
 
 class Untrusted(ConnectionFailed):

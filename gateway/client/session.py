@@ -26,6 +26,7 @@ from gateway.client.connection import (
     INTERNAL_ERROR,
     NORMAL,
 )
+from gateway.client.credentials import Credential
 from gateway.client.delivered import Message, deliver
 from gateway.client.dialing import Target
 from gateway.client.events import Event, SessionState
@@ -268,6 +269,7 @@ async def open_session(
     headers: Sequence[tuple[str, str]] = (),
     origin: str | None = None,
     ssl_context: ssl.SSLContext | None = None,
+    token: Credential | None = None,
     store: Store | None = None,
     settings: Settings = DEFAULT_SETTINGS,
     on_event: Callable[[Event], None] | None = None,
@@ -279,14 +281,15 @@ async def open_session(
     Whatever is raised comes out as it is, in no group, and the message that was in hand is not acknowledged. The block
     may be left in another task than it was entered in. With a `store` the session is neither begun nor ended by the
     block: it is taken up where the store has it, and left there for the next one, unless it was closed. `on_event` is
-    called with what happens, on the event loop's thread.
+    called with what happens, on the event loop's thread. `token` is the credential that OPEN carries, for routes that
+    take it there; an async function is asked for a fresh one before each connection and before the permission ends.
 
     Raises ConnectionFailed, HandshakeFailed (and HandshakeRejected, its kind for an answer that is no upgrade),
     ConnectionClosed or SessionEnded when the session does not come about; ValueError for a URL or header that cannot
     be; what the store raises.
     """
     target = Target.of(url, subprotocols=(SUBPROTOCOL,), headers=headers, origin=origin, ssl_context=ssl_context)
-    upkeep = Upkeep(target, settings, store, on_event)
+    upkeep = Upkeep(target, settings, store, on_event, token)
     session = Session(upkeep)
     failure: BaseException | None = None
     upkeep.start()

@@ -15,6 +15,7 @@ import anyio
 from gateway.client.background import Background
 from gateway.client.connection import DEFAULT_MESSAGE_BYTES, DEFAULT_TIMEOUTS, GOING_AWAY, NORMAL, Timeouts
 from gateway.client.conversation import Conversation
+from gateway.client.credentials import Credential, obtain
 from gateway.client.dialing import Dialed, Target, dial
 from gateway.client.events import Event, Opened, SessionState, StateChanged
 from gateway.client.exchange import NOTHING_SAID, STALL_SECONDS, Exchange
@@ -22,6 +23,7 @@ from gateway.client.faults import (
     ConnectionClosed,
     ConnectionFailed,
     ConnectionTimeout,
+    CredentialFailed,
     HandshakeFailed,
     NotRecords,
 )
@@ -43,6 +45,14 @@ from gateway.protocol.records import (
 )
 
 logger: Final = logging.getLogger("kakitome.client")
+
+UNAUTHORIZED: Final = 3000
+"""Close code of a connection whose credential is none, or is over (IANA)."""
+
+MAX_REFUSALS: Final = 3
+"""A credential may expire on its way; one that is fresh and refused again and again is none."""
+
+RENEWAL_RETRY_SECONDS: Final = 1.0
 
 WRITE_BYTES: Final = 256 * 1024
 """What is taken from the conversation at a time: more would only wait in the connection's buffer."""
@@ -77,7 +87,12 @@ class Upkeep:
     """A conversation, and the connections that carry it one after the other."""
 
     def __init__(
-        self, target: Target, settings: Settings, store: Store | None, on_event: Callable[[Event], None] | None
+        self,
+        target: Target,
+        settings: Settings,
+        store: Store | None,
+        on_event: Callable[[Event], None] | None,
+        credential: Credential | None = None,
     ) -> None:
         """Raises what the store raises."""
         self.state = SessionState.CONNECTING
@@ -108,6 +123,9 @@ class Upkeep:
         self._link: Link | None = None
         self._hurry = Signal()
         self._running: Background | None = None
+        self._credential = credential
+        self._refusals = 0
+        """How many connections in a row ended for want of a good credential before the session was open on them."""
         self._is_unanswered = False
         """OPEN went out on the newest connection, and no answer has come."""
         self._late_opens: deque[float] = deque()
@@ -190,7 +208,8 @@ class Upkeep:
                 if self.is_released or self.conversation.end is not None:
                     break
                 is_ghost = self._is_superseded_by_us(cause, now=anyio.current_time())
-                if not (is_passing(cause) or is_ghost) or (self.settings.wait_open and not self.was_open):
+                may_pass = is_passing(cause) or is_ghost or self._may_have_another(cause)
+                if not may_pass or (self.settings.wait_open and not self.was_open):
                     self.failure = cause
                     break
                 await self._pause(cause)
@@ -211,11 +230,28 @@ class Upkeep:
                 return True
         return False
 
+    @property
+    def renews(self) -> bool:
+        """The application can be asked for another credential at any time."""
+        return callable(self._credential)
+
+    async def fresh_credential(self) -> str | None:
+        """Asks the application for one. Raises CredentialFailed."""
+        return await obtain(self._credential, timeout_seconds=self.settings.timeouts.connect)
+
+    def _may_have_another(self, cause: Exception) -> bool:
+        """Whether another credential may help: the one that was shown has expired, perhaps on its way."""
+        if not (self.renews and isinstance(cause, ConnectionClosed) and cause.code == UNAUTHORIZED):
+            return False
+        self._refusals = self._refusals + 1 if self._is_unanswered else 0
+        return self._refusals < MAX_REFUSALS
+
     async def _connect(self) -> Exception:
         """Dials and carries one connection; why it is not there any more."""
         timeout = self.settings.timeouts.connect
         self._is_unanswered = False
         try:
+            credential = await self.fresh_credential()
             dialed = await dial(self._target, timeout_seconds=timeout)
         except (ConnectionFailed, HandshakeFailed) as failure:
             return failure
@@ -226,7 +262,7 @@ class Upkeep:
         token, settled, accepted = self._position
         carriage = _Carriage(self, dialed)
         self.save()
-        self.conversation.attach()
+        self.conversation.attach(credential=credential, renews=self.renews)
         self._is_unanswered = True
         self._link = carriage.link
         try:
@@ -301,6 +337,7 @@ class Upkeep:
             if isinstance(event, Opened):
                 self.was_open = True
                 self._is_unanswered = False
+                self._refusals = 0
                 self._enter(SessionState.OPEN)
             self._tell(event)
         self.moved.wake()
@@ -324,7 +361,17 @@ class Upkeep:
 class _Carriage:
     """One connection of a session."""
 
-    __slots__ = ("_assembler", "_conversation", "_early", "_queued_bytes", "_upkeep", "exchange", "is_late", "link")
+    __slots__ = (
+        "_asked",
+        "_assembler",
+        "_conversation",
+        "_early",
+        "_queued_bytes",
+        "_upkeep",
+        "exchange",
+        "is_late",
+        "link",
+    )
 
     def __init__(self, upkeep: Upkeep, dialed: Dialed) -> None:
         settings = upkeep.settings
@@ -333,6 +380,7 @@ class _Carriage:
         self._queued_bytes = max(settings.window_bytes, settings.message_bytes)
         self._assembler = RecordAssembler()
         self._early = dialed.early
+        self._asked = Signal()
         self.exchange = Exchange(
             now=anyio.current_time(),
             message_bytes=HEADER.size + MAX_BODY_BYTES,
@@ -349,6 +397,8 @@ class _Carriage:
         """Carries records until the connection is over."""
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._expect_opened, tasks.cancel_scope)
+            if self._upkeep.renews:
+                tasks.start_soon(self._renew)
             await self.link.run(self, early=self._early)
             tasks.cancel_scope.cancel()
 
@@ -363,10 +413,28 @@ class _Carriage:
             self.is_late = True
             carrying.cancel()
 
+    async def _renew(self) -> None:
+        """Shows another credential whenever the gateway asks for one; what goes wrong is tried again."""
+        conversation = self._conversation
+        while True:
+            while not conversation.is_credential_due:
+                await self._asked.wait()
+            try:
+                credential = await self._upkeep.fresh_credential()
+            except CredentialFailed as failure:
+                logger.warning("the credential cannot be renewed: %s", failure)
+                await anyio.sleep(RENEWAL_RETRY_SECONDS)
+                continue
+            assert credential is not None  # a function gives one
+            conversation.renew(credential)
+            self.link.changed.wake()
+
     def receive(self, pieces: Sequence[Piece]) -> None:
         self._conversation.receive(self._assembler.feed(pieces))
         if self._assembler.error is not None:
             self._conversation.fail(self._assembler.error)
+        if self._conversation.is_credential_due:
+            self._asked.wake()
         self._upkeep.dispatch()
 
     def prepare(self) -> None:

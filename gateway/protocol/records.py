@@ -79,9 +79,12 @@ class RecordType(IntEnum):
     CLOSE = 0x06
     PING = 0x07
     PONG = 0x08
+    AUTH = 0x09
+    """On WebSocket only, and only where OPEN and OPENED agreed on it."""
 
 
 _DATA: Final = int(RecordType.DATA)
+_AUTH: Final = int(RecordType.AUTH)
 _WHOLE: Final = FIRST | LAST
 
 
@@ -114,11 +117,22 @@ def parse_record(message: bytes) -> Record:
     record_type, flags, seq = HEADER.unpack_from(message)
     body_bytes = len(message) - HEADER.size
     # The first condition is the common record, with all that _check_record would ask of it.
-    if not (record_type == _DATA and flags < 4 and body_bytes <= FRAGMENT_BYTES and 0 < seq <= MAX_SEQ):
+    if record_type == _AUTH:
+        _check_auth(flags, seq, body_bytes)
+    elif not (record_type == _DATA and flags < 4 and body_bytes <= FRAGMENT_BYTES and 0 < seq <= MAX_SEQ):
         _check_record(record_type, flags, seq, body_bytes)
         if record_type in (RecordType.PING, RecordType.PONG):
             raise ProtocolViolation(f"a {RecordType(record_type).name} record on WebSocket, which has pings of its own")
     return record_type, flags, seq, message[HEADER.size :]
+
+
+def _check_auth(flags: int, seq: int, body_bytes: int) -> None:
+    if flags:
+        raise ProtocolViolation(f"AUTH with flags {flags:#04x}, expected none")
+    if seq > MAX_SEQ:
+        raise ProtocolViolation(f"sequence number {seq}, expected at most {MAX_SEQ}")
+    if body_bytes > MAX_JSON_BYTES:
+        raise ProtocolViolation(f"AUTH body of {body_bytes} bytes, expected at most {MAX_JSON_BYTES}")
 
 
 def _check_record(record_type: int, flags: int, seq: int, body_bytes: int) -> None:
@@ -309,6 +323,12 @@ RejectedRange = Annotated[
 ]
 """`[from, to, code, reason]`: these messages were rejected, see `rejections`."""
 
+Flag = Annotated[bool, Field(exclude_if=operator.not_)]
+"""Left out of a body where it is false."""
+
+SecondsLeft = Annotated[float | None, Field(ge=0, allow_inf_nan=False, exclude_if=lambda seconds: seconds is None)]
+"""Left out of a body where there is no end."""
+
 RejectedRanges = Annotated[tuple[RejectedRange, ...], Field(exclude_if=operator.not_)]
 """Left out of a body where there are none."""
 
@@ -395,6 +415,8 @@ class OpenFromClient(_Body):
     """The credential, on routes that take it here."""
     heartbeat: bool = False
     """It cannot see pings, as a page cannot: an ACK is repeated with each of the gateway's."""
+    renew: Flag = False
+    """It knows AUTH, and can show another credential when it is asked for one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,8 +437,34 @@ class OpenedByGateway(_Body):
     """While both sides are silent an ACK comes at least so often; null: nothing comes then."""
     rejected: RejectedRanges = ()
     """What was refused lately of the client's messages, in the session that is resumed."""
+    expires_in_seconds: SecondsLeft = None
+    """When the client's permission ends; null: not by itself."""
+    renew: Flag = False
+    """AUTH is taken, and asked for before the permission ends."""
     report: SessionReport | None = None
     """Of the old session, when `resumed` is false and something is known about it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthFromClient(_Body):
+    """The client's AUTH: another credential, for whom the session is already."""
+
+    record_name = "AUTH"
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthByGateway(_Body):
+    """The gateway's AUTH: what became of the client's of the same number or, as number 0, that another is due."""
+
+    record_name = "AUTH"
+
+    expires_in_seconds: SecondsLeft = None
+    """When the permission ends that holds now; null: not by itself."""
+    code: Annotated[CloseCode | None, Field(exclude_if=lambda code: code is None)] = None
+    """Why the credential was not taken, as a Close code: 3000, 3003 or 1013; null: it was."""
+    reason: Annotated[str, _bounded_reason(MAX_CLOSE_REASON_BYTES), Field(exclude_if=operator.not_)] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ next; so whatever is sent again is known again. ACKs are coalesced: at most one 
 """
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.errors import ConnectionFault, KeepaliveTimeout, PolicyViolation, ProtocolViolation
@@ -13,6 +13,8 @@ from gateway.protocol.messages import NO_CODE, WebSocketConnection
 from gateway.protocol.pieces import LAST, Opcode, Piece
 from gateway.protocol.records import (
     MAX_BODY_BYTES,
+    AuthByGateway,
+    AuthFromClient,
     CloseBody,
     OpenedByGateway,
     Record,
@@ -58,7 +60,7 @@ class Numbering:
 class RecordsClient(WebSocketSide):
     """One connection of a session whose client speaks records."""
 
-    __slots__ = ("_ack_due", "_reader", "_told", "numbering")
+    __slots__ = ("_ack_due", "_reader", "_told", "numbering", "on_auth")
 
     def __init__(
         self, sock: socket.socket, place: Place, ws: WebSocketConnection, numbering: Numbering, reader: RecordAssembler
@@ -66,6 +68,8 @@ class RecordsClient(WebSocketSide):
         """`reader` has read up to the OPEN."""
         super().__init__(sock, place, ws)
         self.numbering = numbering
+        self.on_auth: Callable[[int, AuthFromClient, float], None] | None = None
+        """Called with the number and the body of an AUTH of the client's; None where OPENED offered none."""
         self._reader = reader
         self._ack_due = False
         self._told: dict[Rung, int] = {}
@@ -160,6 +164,11 @@ class RecordsClient(WebSocketSide):
             self._acknowledge(now)
         super().leave(code, reason, now)
 
+    def tell_permission(self, seq: int, body: AuthByGateway) -> None:
+        """Answers the client's AUTH of that number or, as number 0, asks for one."""
+        if not self.is_closing and self.ws.error is None:
+            self._send_record(RecordType.AUTH, 0, seq, body.to_json())
+
     def _send_record(self, record_type: RecordType, flags: int, seq: int, body: bytes = b"") -> None:
         self.endpoint.write(self.ws.send([(_BINARY, encode_record(record_type, flags, seq, body), WHOLE)]))
 
@@ -214,6 +223,8 @@ class RecordsClient(WebSocketSide):
         elif record_type == RecordType.CLOSE:
             close = CloseBody.from_json(body)
             junction.client_closed(close.code, close.reason, now)
+        elif record_type == RecordType.AUTH and self.on_auth is not None:
+            self.on_auth(seq, AuthFromClient.from_json(body), now)
         else:
             raise ProtocolViolation(f"{RecordType(record_type).name} in an open session")
 

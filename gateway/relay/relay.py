@@ -286,6 +286,31 @@ class Relay(Traffic):
         self.flush_downstream(now)
         self._finish_backend(ending.code, ending.reason, now)
 
+    # --- who may no longer ------------------------------------------------------------------------------------------
+
+    def expire(self, code: int, reason: str, now: float) -> None:
+        """The client's permission is over: one that can come back is parked until it does, another one gets Close."""
+        if not self.is_open or self.is_parked:
+            return
+        if not self.is_resumable or self.settings.grace_seconds is None:
+            self._decide(Ending(by=ClosedBy.GATEWAY, code=code, reason=reason), now)
+            return
+        client = self.client
+        self._grace_deadline = now + self.settings.grace_seconds
+        self._park(Ending(by=ClosedBy.GATEWAY, code=code, reason=reason, unknown=UnknownReason.GRACE_EXPIRED), now)
+        client.leave(code, reason, now)
+        self._steer(now)
+        self.arm(now)
+
+    def revoke(self, code: int, reason: str, now: float) -> None:
+        """The client's permission is taken back: the session ends, and nothing that waits goes on, whoever is away."""
+        if not self.is_open:
+            self.cut(now)
+            return
+        self.up.drop_held()
+        self.down.drop_held()
+        self._decide(Ending(by=ClosedBy.GATEWAY, code=code, reason=reason), now)
+
     # --- a restart --------------------------------------------------------------------------------------------------
 
     def drain(self, now: float, *, until: float) -> None:

@@ -4,9 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from gateway.access.gatekeeper import Gatekeeper
 from gateway.memory.account import Account
 from gateway.protocol.records import SessionReport
 from gateway.relay.pump import Pump
+from gateway.routes import RouteService
 from gateway.sessions.identity import Binding
 
 
@@ -31,6 +33,10 @@ class SessionHost(ABC):
     @abstractmethod
     def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:
         """Runs an async function without arguments as a task that outlives the connection it was begun for."""
+
+    def gatekeeper(self, service: RouteService) -> Gatekeeper | None:
+        """Who judges another credential on that route: as it is configured by now."""
+        return service.gatekeeper
 
     @abstractmethod
     def session_parked(self, session_id: str, now: float) -> None:

@@ -4,6 +4,7 @@ Invariant: what was taken for a connection that does not come about (a place in 
 given back; from the moment a session is built to the moment its relay runs nothing waits.
 """
 
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Final
@@ -24,8 +25,8 @@ from gateway.errors import (
 )
 from gateway.policy.admission import Ticket
 from gateway.policy.forwarded import ClientView
-from gateway.policy.principal import Principal
-from gateway.policy.refusals import close_code
+from gateway.policy.principal import AccessRefusal, Principal
+from gateway.policy.refusals import close_code, invalid
 from gateway.protocol.deflate import DeflateParameters, negotiate
 from gateway.protocol.handshake import ExtensionOffer, Request, Upgrade, accept_response
 from gateway.protocol.ledger import Ledger
@@ -46,6 +47,7 @@ from gateway.routes import RouteService
 from gateway.sessions.greeting import Greeting, close_politely, read_open
 from gateway.sessions.host import EndedSession
 from gateway.sessions.identity import Binding, new_session_id, new_token, next_epoch, session_id
+from gateway.sessions.permission import Permission
 from gateway.sessions.reaching import Reached, reach
 from gateway.sessions.registry import SessionKeeper
 from gateway.sessions.session import PASSING_REFUSALS, Participants, Session
@@ -100,6 +102,17 @@ class Arrival:
             certificate=None if tls is None else tls.client_identity,
         )
 
+    @property
+    def permission(self) -> Permission:
+        """What it is let in under."""
+        entry, gatekeeper = self.entry, self.service.gatekeeper
+        takes_another = entry is not None and gatekeeper is not None and gatekeeper.takes_open
+        return Permission(
+            address=self.view.address,
+            principal=self.principal,
+            evidence=entry.evidence if entry is not None and takes_another else None,
+        )
+
 
 def speaks_records(upgrade: Upgrade, route: Route) -> bool:
     """Whether the client offers `kakitome.v1`, and delivery is tracked on this route."""
@@ -126,11 +139,15 @@ async def _receive_plain(arrival: Arrival, keeper: SessionKeeper, undo: ExitStac
     backend = await _reach(arrival, identity, subprotocol)
     undo.callback(backend.dialed.close)
     ws = await _upgrade(arrival, subprotocol)
+    if (refusal := _barred(arrival, keeper, identity)) is not None:
+        await _turn_away(arrival, ws, refusal)
+        return
     undo.pop_all()
     session = _session(arrival, keeper, backend, identity=identity, token=None, subprotocol=subprotocol)
     relay = session.relay
     client = PlainClient(arrival.established.channel.release(), relay.for_client, ws)
     client.on_closed = arrival.ticket.release
+    session.admit(session.permission, relay.opened_at)
     relay.start(client, _backend_side(arrival, session, backend, start=0), early=arrival.leftover, now=relay.opened_at)
 
 
@@ -143,9 +160,9 @@ async def _receive_records(arrival: Arrival, keeper: SessionKeeper, undo: ExitSt
         return
     try:
         arrival = await _identify(arrival, greeting)
+        _check_asked_for(arrival, keeper, greeting)
     except HandshakeRefused as refusal:
-        arrival.service.metrics.count_refusal(refusal.reason)
-        await close_politely(channel, ws, close_code(refusal), fitting_reason(str(refusal)))
+        await _turn_away(arrival, ws, refusal)
         return
     try:
         found = await _find(arrival, keeper, greeting)
@@ -166,8 +183,13 @@ async def _receive_records(arrival: Arrival, keeper: SessionKeeper, undo: ExitSt
         log.warning("backend_unreachable", route=arrival.service.config.name, problem=str(error))
         await close_politely(channel, ws, BackendFault.close_code, "the service behind this gateway cannot be reached")
         return
-    undo.pop_all()
     session, outcome, report = found
+    if (barred := _barred(arrival, keeper, session.id)) is not None:
+        if outcome is not ResumeOutcome.RESUMED:
+            session.revoke(str(barred), keeper.pump.clock())
+        await _turn_away(arrival, ws, barred)
+        return
+    undo.pop_all()
     session.attach(
         channel,
         ws,
@@ -175,7 +197,33 @@ async def _receive_records(arrival: Arrival, keeper: SessionKeeper, undo: ExitSt
         resumed=outcome in (ResumeOutcome.RESUMED, ResumeOutcome.ADOPTED),
         report=report,
         ticket=arrival.ticket,
+        permission=arrival.permission,
     )
+
+
+async def _turn_away(arrival: Arrival, ws: WebSocketConnection, refusal: HandshakeRefused) -> None:
+    """Behind the upgrade a refusal is a Close. Raises OSError."""
+    arrival.service.metrics.count_refusal(refusal.reason)
+    await close_politely(arrival.established.channel, ws, close_code(refusal), fitting_reason(str(refusal)))
+
+
+def _barred(arrival: Arrival, keeper: SessionKeeper, identity: str) -> HandshakeRefused | None:
+    """What keeps that client from that session: the bar may have come while its backend was being reached."""
+    bar = keeper.access.bar_for(
+        arrival.principal,
+        route=arrival.service.config.name,
+        address=arrival.view.address,
+        session=identity,
+        now=time.time(),
+    )
+    return None if bar is None else invalid("has been revoked", reason=AccessRefusal.REVOKED)
+
+
+def _check_asked_for(arrival: Arrival, keeper: SessionKeeper, greeting: Greeting) -> None:
+    """Raises HandshakeRefused for a session that was revoked: it is not had again, nor another one in its place."""
+    token = greeting.body.session
+    if token is not None and (refusal := _barred(arrival, keeper, session_id(token, arrival.binding))) is not None:
+        raise refusal
 
 
 async def _identify(arrival: Arrival, greeting: Greeting) -> Arrival:
@@ -388,6 +436,7 @@ def _session(
         client_facts=backend.facts,
         opening=backend.opening,
         dialed=backend.dialed,
+        permission=arrival.permission,
     )
     up_ledger, up_retained = _upstream(arrival, backend, resumed=resumed)
     fenced = Rung.REACHED if delivery.fence else Rung.WRITTEN

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
+from gateway.access.state import AccessState
 from gateway.sessions.host import EndedSession, SessionHost
 from gateway.sessions.identity import Binding
 from gateway.sessions.parking import Parking
@@ -165,6 +166,8 @@ class SessionKeeper(SessionHost):
     """A host that can look its sessions up: what those who receive clients ask for."""
 
     registry: SessionRegistry
+    access: AccessState
+    """Who is barred."""
 
     def session_parked(self, session_id: str, now: float) -> None:
         self.registry.park(session_id, now)

@@ -20,11 +20,17 @@ from gateway.errors import (
     BackendForgot,
     BackendRefused,
     BackendUnreachable,
+    HandshakeRefused,
     ProtocolViolation,
+    fitting_reason,
 )
 from gateway.policy.admission import MessageRate, Ticket, holder_of
+from gateway.policy.principal import Principal
+from gateway.policy.refusals import UNAUTHORIZED, close_code, forbidden
 from gateway.protocol.messages import WebSocketConnection, is_legal_close_code
 from gateway.protocol.records import (
+    AuthByGateway,
+    AuthFromClient,
     OpenedByGateway,
     OpenToBackend,
     Rung,
@@ -43,6 +49,7 @@ from gateway.sessions.greeting import Greeting
 from gateway.sessions.host import EndedSession, SessionHost
 from gateway.sessions.identity import Binding
 from gateway.sessions.opening import SESSION_LOST, dismiss_backend
+from gateway.sessions.permission import Permission, PermissionWatch
 from gateway.sessions.reaching import reach
 from gateway.telemetry.metrics import SessionState, UnknownReason
 from gateway.transport.channel import Channel
@@ -62,6 +69,11 @@ RESUMES_AT_ONCE: Final = 20
 RESUMES_PER_SECOND: Final = 5.0
 """Of one session: each sends again what is unsettled, up to a window, for the few bytes that ask for it. A client in a
 network that comes and goes needs less, and one that is told to wait comes again."""
+
+RENEWAL_SECONDS: Final = 0.5
+"""Between two credentials of one session that are judged: its client may send as many as it likes."""
+
+EXPIRED: Final = "the credential has expired"
 
 NO_SUMMARY: Final[Mapping[str, object]] = MappingProxyType({})
 
@@ -90,12 +102,16 @@ class Session:
         "_client_facts",
         "_dialed",
         "_host",
+        "_last_renewal",
         "_opening",
+        "_renewing",
         "_resume_rate",
+        "_watch",
         "binding",
         "epoch",
         "id",
         "participants",
+        "permission",
         "relay",
         "resumes",
         "service",
@@ -115,6 +131,7 @@ class Session:
         client_facts: ClientFacts,
         opening: OpenToBackend | None,
         dialed: Dialed,
+        permission: Permission,
     ) -> None:
         """Takes over the dialled connection's place; `opening` is what a records backend was told."""
         self.id = session_id
@@ -122,6 +139,7 @@ class Session:
         self.binding = binding
         self.service = service
         self.participants = participants
+        self.permission = permission
         self.epoch = 0 if opening is None else opening.epoch
         self.resumes = 0
         self._backend_started = False
@@ -130,6 +148,9 @@ class Session:
         self._client_facts = client_facts
         self._opening = opening
         self._dialed = dialed
+        self._watch = PermissionWatch(host.pump, on_due=self._ask_for_credential, on_over=self._expire)
+        self._renewing: RecordsClient | None = None
+        self._last_renewal = -RENEWAL_SECONDS
         self._resume_rate = MessageRate(RESUMES_PER_SECOND, burst=RESUMES_AT_ONCE, now=host.pump.clock())
         self.tab = host.account.open(holder_of(participants.address), SESSION_BYTES)
         """What it holds is charged here."""
@@ -139,6 +160,68 @@ class Session:
     def may_be_resumed(self, now: float) -> bool:
         """Whether it was not resumed too often already; counts as a resume."""
         return self._resume_rate.take(1, now)
+
+    # --- what its client may -----------------------------------------------------------------------------------------
+
+    def admit(self, permission: Permission, now: float) -> None:
+        """A client is here under that permission, which is watched while it stays."""
+        self.permission = permission
+        principal = permission.principal
+        self._watch.begin(None if principal is None else principal.expires_at, now)
+
+    def _expire(self, now: float) -> None:
+        log.info("permission_expired", session=self.id, route=self.participants.route)
+        self.relay.expire(UNAUTHORIZED, EXPIRED, now)
+
+    def _ask_for_credential(self, now: float) -> None:
+        client = self.relay.client
+        if isinstance(client, RecordsClient) and client.on_auth is not None:
+            client.tell_permission(0, AuthByGateway(expires_in_seconds=self._watch.seconds_left))
+
+    def _hear_credential(self, client: RecordsClient, seq: int, body: AuthFromClient, now: float) -> None:
+        """Raises ProtocolViolation for one that does not wait for the answer to the one before."""
+        if not seq:
+            raise ProtocolViolation("AUTH with number 0, expected 1 or more")
+        if self._renewing is client:
+            raise ProtocolViolation("AUTH before the one before it was answered")
+        self._renewing = client
+        self._host.start_soon(partial(self._renew, client, seq, body.token))
+
+    async def _renew(self, client: RecordsClient, seq: int, token: str) -> None:
+        """Judges another credential; whatever is wrong with it, the permission that holds goes on to its end."""
+        code, reason = None, ""
+        permission = self.permission
+        try:
+            await trio.sleep_until(self._last_renewal + RENEWAL_SECONDS)
+            self._last_renewal = trio.current_time()
+            permission = replace(permission, principal=await self._judge(token))
+        except HandshakeRefused as refusal:
+            code, reason = close_code(refusal), fitting_reason(str(refusal))
+        finally:
+            if self._renewing is client:
+                self._renewing = None
+        if self.relay.client is not client or not self.relay.is_open:
+            return
+        now = self.relay.pump.clock()
+        log.info("permission_renewed", session=self.id, route=self.participants.route, refused=code)
+        self.admit(permission, now)
+        left = self._watch.seconds_left
+        client.tell_permission(seq, AuthByGateway(expires_in_seconds=left, code=code, reason=reason))
+
+    async def _judge(self, token: str) -> Principal | None:
+        evidence = self.permission.evidence
+        gatekeeper = self._host.gatekeeper(self.service)
+        if evidence is None or gatekeeper is None:
+            raise forbidden("credentials are not taken here any more")
+        principal = await gatekeeper.admit_open(evidence, token)
+        if (None if principal is None else principal.identity) != self.binding.subject:
+            raise forbidden("this session is not of whom the credential names")
+        return principal
+
+    def revoke(self, reason: str, now: float) -> None:
+        """Ends it at once, whoever is away: its client may be here no more."""
+        log.info("permission_revoked", session=self.id, route=self.participants.route)
+        self.relay.revoke(UNAUTHORIZED, reason, now)
 
     # --- the client comes back ------------------------------------------------------------------------------------
 
@@ -151,6 +234,7 @@ class Session:
         resumed: bool,
         report: EndedSession | None = None,
         ticket: Ticket,
+        permission: Permission,
     ) -> None:
         """Gives the session the connection behind `channel`, and answers its OPEN. Not to be interrupted.
 
@@ -197,6 +281,9 @@ class Session:
             min(delivery.window_bytes, greeting.body.window_bytes),
         )
         assert self.token is not None
+        self.admit(permission, now)
+        if greeting.body.renew and permission.evidence is not None:
+            client.on_auth = partial(self._hear_credential, client)
         body = OpenedByGateway(
             session=self.token,
             resumed=resumed,
@@ -207,6 +294,8 @@ class Session:
             grace_seconds=delivery.grace or 0.0,
             rejected=relay.up.rejections.ranges if resumed else (),
             heartbeat_seconds=relay.settings.keepalive_seconds if numbering.has_heartbeat else None,
+            expires_in_seconds=self._watch.seconds_left,
+            renew=client.on_auth is not None,
             report=None if report is None else report.report,
         )
         if resumed:
@@ -224,6 +313,7 @@ class Session:
     # --- what the relay tells -------------------------------------------------------------------------------------
 
     def relay_detached(self, relay: Relay, now: float) -> None:
+        self._watch.stop()
         self.service.metrics.connections -= 1
         self._count(SessionState.ATTACHED, -1)
         self._count(SessionState.PARKED, +1)
@@ -236,6 +326,7 @@ class Session:
 
     def relay_ended(self, relay: Relay, ending: Ending) -> None:
         now = relay.pump.clock()
+        self._watch.stop()
         self._dialed.close()
         self.tab.close()
         metrics = self.service.metrics

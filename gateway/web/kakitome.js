@@ -146,8 +146,8 @@ const TEXT_FLAG = 0x01;
 const MORE_FLAG = 0x02;
 
 /** The records' types by name; the values are those on the wire. PING and PONG (7, 8) exist on TCP only. */
-const RecordType = Object.freeze({ OPEN: 1, OPENED: 2, DATA: 3, ACK: 4, REJECT: 5, CLOSE: 6 });
-const TYPE_NAMES = ["", ...Object.keys(RecordType), "PING", "PONG"];
+const RecordType = Object.freeze({ OPEN: 1, OPENED: 2, DATA: 3, ACK: 4, REJECT: 5, CLOSE: 6, AUTH: 9 });
+const TYPE_NAMES = ["", "OPEN", "OPENED", "DATA", "ACK", "REJECT", "CLOSE", "PING", "PONG", "AUTH"];
 
 /** The rungs by their value in an ACK, from 1. */
 const RUNGS = ["", "accepted", "written", "reached", "consumed"];
@@ -202,6 +202,7 @@ function parseRecord(data) {
     case RecordType.OPENED:
     case RecordType.REJECT:
     case RecordType.CLOSE:
+    case RecordType.AUTH:
       if (flags) throw new ProtocolViolation(`${name} with flags ${flags}, expected none`);
       if (body.length > MAX_JSON_BYTES) {
         throw new ProtocolViolation(`${name} body of ${body.length} bytes, expected at most ${MAX_JSON_BYTES}`);
@@ -1017,6 +1018,8 @@ class Session {
       else if (message) this.#facts.push({ type: "message", ...message });
     } else if (type === RecordType.ACK) {
       this.#acknowledged(flags, seq);
+    } else if (type === RecordType.AUTH) {
+      throw new ProtocolViolation("AUTH in an open session"); // our OPEN does not ask for it
     } else {
       const { code, reason } = Body.ending("REJECT", body);
       const presumed = this.#presumed.get(seq);

@@ -1,6 +1,7 @@
 """Records as bytes, however they were cut, their JSON bodies, and each way to break either."""
 
 import json
+import re
 import struct
 from itertools import pairwise
 from typing import Any
@@ -60,7 +61,7 @@ tcp_records = st.one_of(
 
 BROKEN = [
     ((0, 0, 1, 0), "record type 0x00, expected 0x01 to 0x08"),
-    ((9, 0, 1, 0), "record type 0x09, expected 0x01 to 0x08"),
+    ((10, 0, 1, 0), "record type 0x0a, expected 0x01 to 0x08"),
     ((RecordType.DATA, 4, 1, 0), "DATA with flags 0x04, expected bits 0 (text) and 1 (more) only"),
     ((RecordType.DATA, 0, 0, 0), "DATA with sequence number 0, expected 1 or more"),
     ((RecordType.DATA, 0, 2**63, 0), "sequence number 9223372036854775808, expected at most 9223372036854775807"),
@@ -104,6 +105,27 @@ def test_header_is_big_endian_type_flags_seq() -> None:
 def test_message_shorter_than_a_header_is_refused(size: int) -> None:
     with pytest.raises(ProtocolViolation, match=f"a record of {size} bytes, expected at least its 10-byte header"):
         parse_record(b"\x04" * size)
+
+
+def test_auth_is_for_websocket_only() -> None:
+    record = (RecordType.AUTH, 0, 3, b'{"token":"abc"}')
+    assert parse_record(encode_record(*record)) == record
+    decoder = RecordDecoder()
+    assert decoder.feed(encode_prefixed_record(*record)) == []
+    assert str(decoder.error) == "record type 0x09, expected 0x01 to 0x08"
+
+
+@pytest.mark.parametrize(
+    ("flags", "seq", "size", "problem"),
+    [
+        (1, 1, 2, "AUTH with flags 0x01, expected none"),
+        (0, 2**63, 2, "sequence number 9223372036854775808, expected at most 9223372036854775807"),
+        (0, 1, MAX_JSON_BYTES + 1, "AUTH body of 65537 bytes, expected at most 65536"),
+    ],
+)
+def test_broken_auth_is_refused(flags: int, seq: int, size: int, problem: str) -> None:
+    with pytest.raises(ProtocolViolation, match=re.escape(problem)):
+        parse_record(encode_record(RecordType.AUTH, flags, seq, bytes(size)))
 
 
 @pytest.mark.parametrize(("broken", "problem"), BROKEN)

@@ -8,6 +8,8 @@ import pytest
 
 from gateway.errors import ProtocolViolation
 from gateway.protocol.records import (
+    AuthByGateway,
+    AuthFromClient,
     CloseBody,
     OpenedByBackend,
     OpenedByGateway,
@@ -25,7 +27,16 @@ VECTORS: dict[str, Any] = json.loads(
     (Path(__file__).parents[2] / "docs" / "vectors" / "records.json").read_text(encoding="utf-8")
 )
 
-Body = OpenFromClient | OpenToBackend | OpenedByGateway | OpenedByBackend | CloseBody | RejectBody
+Body = (
+    OpenFromClient
+    | OpenToBackend
+    | OpenedByGateway
+    | OpenedByBackend
+    | CloseBody
+    | RejectBody
+    | AuthFromClient
+    | AuthByGateway
+)
 
 BODIES: dict[tuple[str, RecordType], type[Body]] = {
     ("websocket", RecordType.OPEN): OpenFromClient,
@@ -61,6 +72,8 @@ def test_valid_records_are_encoded_and_decoded_to_the_byte(vector: dict[str, Any
     assert hops
     for hop in ("websocket", "tcp"):
         body_type = BODIES.get((hop, RecordType(vector["type"])))
+        if vector["type"] == RecordType.AUTH:
+            body_type = AuthFromClient if b'"token"' in body else AuthByGateway
         if body_type is not None and f"{hop}_hex" in vector:
             assert body_type.from_json(body_type.from_json(body).to_json()) == body_type.from_json(body)
 

@@ -3,7 +3,7 @@
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, cast
@@ -123,15 +123,16 @@ class Client:
         origin: str | None = None,
         tls: ssl.SSLContext | None = None,
         source: str = "127.0.0.1",
+        headers: Sequence[tuple[str, str]] = (),
     ) -> "Client":
         address = server.addresses[0]
         stream = await trio.open_tcp_stream("127.0.0.1", address.port, local_address=source)  # type: ignore[union-attr]
         if tls is not None:
             # As far as a `Client` needs one, this is one, too.
             stream = cast("trio.SocketStream", trio.SSLStream(stream, tls, server_hostname="localhost"))
-        headers = [] if origin is None else [("Origin", origin)]
+        own = [] if origin is None else [("Origin", origin)]
         handshake = ClientHandshake(
-            f"ws://{address}{path}", subprotocols=[SUBPROTOCOL] if records else [], headers=headers
+            f"ws://{address}{path}", subprotocols=[SUBPROTOCOL] if records else [], headers=[*own, *headers]
         )
         await stream.send_all(handshake.request())
         accepted = None
@@ -145,7 +146,7 @@ class Client:
         await client._take(handshake.leftover)
         return client
 
-    async def open(self, token: str | None = None, *, consumed: int = 0, **body: Any) -> dict[str, Any]:
+    async def open(self, token: str | None = None, /, *, consumed: int = 0, **body: Any) -> dict[str, Any]:
         """Sends OPEN and waits for OPENED: its body, with its seq as `settled`."""
         await self.send(RecordType.OPEN, 0, consumed, json.dumps({"session": token, **body}).encode())
         record = await self.next(RecordType.OPENED)

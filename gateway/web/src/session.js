@@ -172,6 +172,8 @@ export class Session {
       else if (message) this.#facts.push({ type: "message", ...message });
     } else if (type === RecordType.ACK) {
       this.#acknowledged(flags, seq);
+    } else if (type === RecordType.AUTH) {
+      throw new ProtocolViolation("AUTH in an open session"); // our OPEN does not ask for it
     } else {
       const { code, reason } = Body.ending("REJECT", body);
       const presumed = this.#presumed.get(seq);

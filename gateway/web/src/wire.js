@@ -18,8 +18,8 @@ export const TEXT_FLAG = 0x01;
 export const MORE_FLAG = 0x02;
 
 /** The records' types by name; the values are those on the wire. PING and PONG (7, 8) exist on TCP only. */
-export const RecordType = Object.freeze({ OPEN: 1, OPENED: 2, DATA: 3, ACK: 4, REJECT: 5, CLOSE: 6 });
-export const TYPE_NAMES = ["", ...Object.keys(RecordType), "PING", "PONG"];
+export const RecordType = Object.freeze({ OPEN: 1, OPENED: 2, DATA: 3, ACK: 4, REJECT: 5, CLOSE: 6, AUTH: 9 });
+export const TYPE_NAMES = ["", "OPEN", "OPENED", "DATA", "ACK", "REJECT", "CLOSE", "PING", "PONG", "AUTH"];
 
 /** The rungs by their value in an ACK, from 1. */
 export const RUNGS = ["", "accepted", "written", "reached", "consumed"];
@@ -74,6 +74,7 @@ export function parseRecord(data) {
     case RecordType.OPENED:
     case RecordType.REJECT:
     case RecordType.CLOSE:
+    case RecordType.AUTH:
       if (flags) throw new ProtocolViolation(`${name} with flags ${flags}, expected none`);
       if (body.length > MAX_JSON_BYTES) {
         throw new ProtocolViolation(`${name} body of ${body.length} bytes, expected at most ${MAX_JSON_BYTES}`);
