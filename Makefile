@@ -16,7 +16,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-platforms check lint types imports tests coverage tests-compiled compiled conformance bench trial soak-vnc fuzz lock chart npm web containers codec docs forge clean
+.PHONY: help demo test test-all test-platforms check lint types imports tests coverage tests-compiled compiled conformance bench trial soak-vnc fuzz lock chart npm web screenshots containers codec docs forge clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ web: ## Join the modules of gateway/web/src into the kakitome.js that is served
 
 demo: $(VENV)/.installed ## Install into .venv and run the demonstration on http://127.0.0.1:8080
 	$(BIN)/kakitome demo
+
+screenshots: $(VENV)/.dev ## Photograph the demonstration's page into reports/screenshots (needs chromium and chromium-driver)
+	$(BIN)/python -m tests.browser.screenshots
 
 # --- what contributors and CI run ----------------------------------------------------------------------------------
 

@@ -121,7 +121,7 @@ def _check_bind(_context: click.Context, _parameter: click.Parameter, value: str
     help="Where the page is served: host:port, [v6]:port or unix:PATH.",
 )
 def demo(bind: str) -> None:
-    """Run the demonstration: the gateway, a page, and three backends.
+    """Run the demonstration: the gateway, a page, and four backends.
 
     Needs no configuration and no network. Open the URL that it prints in a browser; Ctrl-C ends it.
     """

@@ -52,6 +52,7 @@ from gateway.memory.account import Account
 from gateway.memory.machine import automatic_budget
 from gateway.policy.admission import Admission
 from gateway.policy.anteroom import Guest
+from gateway.policy.explanation import explain, readable
 from gateway.policy.forwarded import ClientView
 from gateway.protocol.build import CODEC, DATA_PATH
 from gateway.protocol.handshake import Request, RequestReader, check_upgrade
@@ -520,7 +521,8 @@ class Server(SessionKeeper):
             return await serve_file(WEB, request, established.channel)
         table = self._table
         view = self._client_view(table, established, request)
-        service = table.find(view.host, request.path)
+        with readable(request):
+            service = table.find(view.host, request.path)
         attempt.metrics = metrics = service.metrics
         if service.folder is not None:
             # Not by Upgrade alone, which some proxies send with every request: its sender may be asking for a page.
@@ -567,7 +569,9 @@ class Server(SessionKeeper):
         guest: Guest | None,
     ) -> None:
         """Checks, admits, dials, upgrades, and hands over to the pump. Raises HandshakeRefused, BackendUnreachable."""
-        upgrade = check_upgrade(request)
+        with readable(request):
+            explain(request, service.origins, scheme=view.scheme, host=view.host)
+            upgrade = check_upgrade(request)
         origin = service.origins.check(request.get_all("origin"), scheme=view.scheme, host=view.host)
         if self.draining:
             raise HandshakeRefused(

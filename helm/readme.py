@@ -67,7 +67,8 @@ $ helm test kakitome --namespace kakitome
 ```
 
 Without further values this is the demonstration: its backends run in the gateway's pod and answer at `/hello`,
-`/doyasa` and `/chat`. As soon as `config.routes` names yours, they are gone. `helm test` shakes hands with every route.
+`/doyasa`, `/chat` and `/echo`. As soon as `config.routes` names yours, they are gone. `helm test` shakes hands with
+every route.
 
 ## A whole installation
 

@@ -15,12 +15,14 @@ from gateway.demo.backends import run_backends
 @click.option("--hello-port", default=9001, type=click.IntRange(0, 65535), help="0 for any that is free.")
 @click.option("--doyasa-port", default=9002, type=click.IntRange(0, 65535), help="0 for any that is free.")
 @click.option("--chat-port", default=9003, type=click.IntRange(0, 65535), help="0 for any that is free.")
-def main(host: str, hello_port: int, doyasa_port: int, chat_port: int) -> None:
-    """Run the demonstration's three backends until SIGINT or SIGTERM.
+@click.option("--echo-port", default=9004, type=click.IntRange(0, 65535), help="0 for any that is free.")
+def main(host: str, hello_port: int, doyasa_port: int, chat_port: int, echo_port: int) -> None:
+    """Run the demonstration's four backends until SIGINT or SIGTERM.
 
-    They speak the record protocol: a route reaches them with `framing: records`.
+    Three speak the record protocol: a route reaches them with `framing: records`. The fourth, echo, is a plain TCP
+    service that sends back what it gets: `framing: lines`.
     """
-    ports = {"hello": hello_port, "doyasa": doyasa_port, "chat": chat_port}
+    ports = {"hello": hello_port, "doyasa": doyasa_port, "chat": chat_port, "echo": echo_port}
     run_until_done(partial(_run, host, ports))
 
 

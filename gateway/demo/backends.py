@@ -1,4 +1,4 @@
-"""The demonstration's three backends, each a TCP service of its own."""
+"""The demonstration's backends, each a TCP service of its own: three speak records, and one has never heard of us."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -9,14 +9,15 @@ import trio
 from gateway.backend import Address, Handler, serve
 from gateway.demo.chat import Room
 from gateway.demo.doyasa import doyasa
+from gateway.demo.echo import serve_echo
 from gateway.demo.hello import hello
 from gateway.errors import StartupError
 
-ANY_PORTS: Final[Mapping[str, int]] = {"hello": 0, "doyasa": 0, "chat": 0}
+ANY_PORTS: Final[Mapping[str, int]] = {"hello": 0, "doyasa": 0, "chat": 0, "echo": 0}
 
 
 def backends() -> Mapping[str, Handler]:
-    """The handlers by the names of their routes."""
+    """The handlers of those that speak records, by the names of their routes."""
     return {"hello": hello, "doyasa": doyasa, "chat": Room().chat}
 
 
@@ -32,9 +33,10 @@ async def run_backends(
     """
     async with trio.open_nursery() as nursery:
         addresses = {}
-        for name, handler in backends().items():
+        services = {name: partial(serve, handler) for name, handler in backends().items()} | {"echo": serve_echo}
+        for name, service in services.items():
             try:
-                addresses[name] = await nursery.start(partial(serve, handler, host=host, port=ports[name]))
+                addresses[name] = await nursery.start(partial(service, host=host, port=ports[name]))
             except OSError as error:
                 problem = f"the backend {name} cannot listen on {host}:{ports[name]}: {error.strerror or error}"
                 raise StartupError(problem) from error

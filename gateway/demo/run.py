@@ -31,7 +31,10 @@ def demo_config(addresses: Mapping[str, Address], *, bind: str = DEFAULT_BIND) -
         {
             "name": name,
             "match": {"path": f"/{name}"},
-            "backend": {"endpoints": [f"tcp://{address[0]}:{address[1]}"], "framing": "records"},
+            "backend": {
+                "endpoints": [f"tcp://{address[0]}:{address[1]}"],
+                "framing": "lines" if name == "echo" else "records",
+            },
             "delivery": {"grace": GRACE},
         }
         for name, address in addresses.items()

@@ -120,6 +120,11 @@ export interface KakitomeOptions {
   queueBytes?: number;
   /** The name of an outbox in IndexedDB that survives a reload of the page, or a store of your own. Default: none. */
   store?: string | Store | null;
+  /**
+   * The credential of a route whose `authentication` takes it from OPEN, or a function that gives one, which is asked
+   * for each connection. `refused`: the last one was not good, so that a kept one is not good either. null: none.
+   */
+  token?: string | null | ((facts: { refused: boolean }) => string | null | Promise<string | null>);
   /** Back-off between attempts: doubling between these bounds, half of it random. Default: 250 ms to 30 s. */
   reconnectMinMs?: number;
   reconnectMaxMs?: number;

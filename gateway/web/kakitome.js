@@ -20,6 +20,84 @@
 
 // Joined by join.py from the modules in src/: changes are made there.
 
+// --- credential ------------------------------------------------------------------------------------------------------
+
+/** The credential that goes into OPEN (docs/authentication.md): where it comes from, and when a fresh one is worth a try. */
+
+/** The gateway does not know who we are: 401 behind the upgrade. */
+const UNAUTHENTICATED = 3000;
+
+/** What the option `token` says, asked anew for each connection: a ticket is good once. */
+class Credential {
+  #source;
+  #isRefused = false;
+
+  constructor(source) {
+    this.#source = source;
+  }
+
+  /** It has to be asked for, which takes time. */
+  get isAsked() {
+    return typeof this.#source === "function";
+  }
+
+  /** The credential for one connection, or null; a promise of it where it is asked for. Rejects with what asking threw. */
+  get() {
+    return this.isAsked ? this.#ask() : this.#source;
+  }
+
+  async #ask() {
+    const token = (await this.#source({ refused: this.#isRefused })) ?? null;
+    if (token === null || (typeof token === "string" && token)) return token;
+    throw new TypeError(`option token: the function gave ${token === "" ? "an empty text" : typeof token}, expected text`);
+  }
+
+  /** The gateway refused it. Whether a fresh one is worth another attempt: once in a row, and not of a fixed one. */
+  refused() {
+    const isFirst = this.isAsked && !this.#isRefused;
+    this.#isRefused = true;
+    return isFirst;
+  }
+
+  accepted() {
+    this.#isRefused = false;
+  }
+}
+
+// --- diagnosis -------------------------------------------------------------------------------------------------------
+
+/** Why a WebSocket failed, which browsers hide from pages: the gateway is asked the same over HTTP, and may say. */
+
+const WORDS_CHARACTERS = 500;
+
+/** What says nothing more than that HTTP was spoken: the gateway would have taken a WebSocket of this page. */
+const UPGRADE_REQUIRED = 426;
+
+/**
+ * The gateway's words about why it refuses a WebSocket to `url`, or null where nobody says. `fetch` is the platform's.
+ *
+ * Asks without cookies, and with the page's origin as Referer: browsers send Origin to others' addresses only.
+ */
+async function diagnosed(url, fetch) {
+  const address = new URL(url);
+  address.protocol = address.protocol.replace("ws", "http");
+  address.hash = "";
+  try {
+    const answer = await fetch(address.href, {
+      mode: "cors",
+      credentials: "omit",
+      cache: "no-store",
+      redirect: "error",
+      referrerPolicy: "origin",
+    });
+    const isText = answer.headers.get("content-type")?.startsWith("text/plain");
+    if (answer.ok || answer.status === UPGRADE_REQUIRED || !isText) return null;
+    return (await answer.text()).trim().slice(0, WORDS_CHARACTERS) || null;
+  } catch {
+    return null; // it is away, or it is no gateway of ours
+  }
+}
+
 // --- errors ----------------------------------------------------------------------------------------------------------
 
 /** Why a message was not settled, why a conversation ended. */
@@ -63,6 +141,11 @@ class Closed extends KakitomeError {
   constructor(code, reason, { words = "the conversation was closed with", cause } = {}) {
     super(`${words} ${code} ${reason}`.trimEnd(), { code, reason, cause });
   }
+}
+
+/** A `Closed` for what ended with `code`, `reason` and perhaps a `cause`. */
+function closedBy({ code, reason, cause = null }, words) {
+  return new Closed(code, reason, { words, cause: cause ?? undefined });
 }
 
 /** The message is larger than this route takes: `size`, `limit`, in bytes. */
@@ -351,6 +434,7 @@ const DEFAULTS = {
   queueMessages: 10_000,
   queueBytes: 16 * 1024 * 1024,
   store: null,
+  token: null,
   reconnectMinMs: 250,
   reconnectMaxMs: 30_000,
   attempts: Infinity,
@@ -399,7 +483,19 @@ function chosen(options) {
   for (const rung of given.receipts ?? []) {
     if (!RUNGS.slice(1).includes(rung)) throw new TypeError(`option receipts: ${rung}, expected ${RUNGS.slice(1)}`);
   }
+  const { token = null } = given;
+  if (token !== null && typeof token !== "function" && !(typeof token === "string" && token)) {
+    throw new TypeError(`option token: ${token === "" ? "an empty text" : typeof token}, expected text or a function`);
+  }
   return { ...DEFAULTS, ...given };
+}
+
+/** What of the options is the session's. */
+function sessionSettings({ receipts, windowMessages, windowBytes, messageBytes, resend, silenceTimeoutMs }) {
+  // The gateway's word that it has a message is also the sign of life that the silence timer waits for.
+  const watches = silenceTimeoutMs !== null;
+  const wanted = watches ? [...new Set([...receipts, "accepted"])] : receipts;
+  return { receipts: wanted, windowMessages, windowBytes, messageBytes, resend, heartbeat: watches };
 }
 
 function checkNumber(key, value) {
@@ -448,6 +544,9 @@ function surroundings() {
     window: isPage ? window : null,
     document: typeof document === "undefined" ? null : document,
     baseUrl: globalThis.location?.href,
+    /** Pages only: elsewhere the WebSocket's own error says why. */
+    fetch: isPage && globalThis.fetch ? (url, how) => globalThis.fetch(url, how) : null,
+    warn: (text) => globalThis.console?.warn(text),
     // To the page's console; elsewhere that could end the process, and the event `error` tells of it.
     reportError: isPage && globalThis.reportError ? (error) => globalThis.reportError(error) : () => {},
   };
@@ -967,8 +1066,8 @@ class Session {
 
   // --- connections ---
 
-  /** A connection is up; the record to send on it. */
-  attach() {
+  /** A connection is up; the record to send on it. `credential` is the text that lets us in, where that is needed. */
+  attach(credential = null) {
     this.detach();
     this.#phase = Phase.OPENING;
     this.#connection += 1;
@@ -981,6 +1080,7 @@ class Session {
       window_bytes: windowBytes,
       ...(this.#saved?.rejected ? { rejected: this.#saved.rejected } : {}),
       ...(heartbeat ? { heartbeat } : {}),
+      ...(credential === null ? {} : { token: credential }),
     };
     return encodeJsonRecord(RecordType.OPEN, this.#told, body);
   }
@@ -1157,8 +1257,10 @@ class Session {
       this.#facts.push({ type: "superseded", code, reason });
       return;
     }
-    // An answer to OPEN that names a passing state of the gateway ends this attempt and not the session.
-    if (this.#phase === Phase.OPENING && (PASSING_CODES.has(code) || LOST_CODES.has(code))) {
+    // An answer to OPEN that names a passing state of the gateway ends this attempt and not the session; so does one that
+    // asks who we are, while our credential can be renewed.
+    const isPassing = PASSING_CODES.has(code) || LOST_CODES.has(code) || code === UNAUTHENTICATED;
+    if (this.#phase === Phase.OPENING && isPassing) {
       this.#facts.push({ type: "refused", code, reason });
       return;
     }
@@ -1206,6 +1308,18 @@ class Session {
   rungOf(seq) {
     for (let rung = CONSUMED; rung > 0; rung -= 1) if (this.#positions[rung] >= seq) return RUNGS[rung];
     return null;
+  }
+
+  /** Whether a connection that ended so is worth making anew. */
+  isPassing(code, wasOpen) {
+    // A page that was frozen between its handshake and its OPEN was too late for one that waits for no more than that.
+    return PASSING_CODES.has(code) || code === 4004 || (!wasOpen && code === 1008);
+  }
+
+  /** Our messages that are under way, as the application is told of them. */
+  unsettled() {
+    const entries = this.outbox.entries.filter((entry) => !entry.rejected);
+    return entries.map((entry) => ({ ...told(entry), rung: this.rungOf(entry.seq) }));
   }
 
   /** Marks a message of the gateway's as consumed. */
@@ -1333,7 +1447,8 @@ const SOCKET_CLOSED = 3;
  *
  * The owner has `session`, `guard(action)`, which is the boundary of every entrance, and hears of: `connecting()`;
  * `attached()`, when a socket is up and its OPEN may go; `misconnected(violation)`, where it leads to something else;
- * `received(data)`; `failed(message, cause)`, when a way was given up that goes on elsewhere; and `disconnected(end)`,
+ * `received(data)`; `failed(message, cause)`, when a way was given up that goes on elsewhere; `diagnosed(words)`, when the gateway has said
+ * why it takes no connection of ours; and `disconnected(end)`,
  * with the `code`, `reason` and `cause` of the end, whether the session `wasOpen` on the connection, and whether it
  * `isGhost`: superseded by nobody but ourselves.
  */
@@ -1343,6 +1458,9 @@ class Connections {
   #platform;
   #timers;
   #findUrl;
+  #credential;
+  /** What goes into OPEN on this connection. */
+  token = null;
 
   #socket = null;
   #attempt = 0;
@@ -1350,6 +1468,9 @@ class Connections {
   #awaitsAnswer = false;
   /** Until when each of our OPENs that were given up without an answer may still arrive. */
   #lateOpens = [];
+
+  #hasOpened = false;
+  #hasAsked = false;
 
   /** In a row: attempts that did not open the session; connections that were good for nothing; sessions lost. */
   #failedAttempts = 0;
@@ -1374,6 +1495,7 @@ class Connections {
     this.#platform = platform;
     this.#timers = timers;
     this.#findUrl = typeof url === "function" ? url : null;
+    this.#credential = new Credential(options.token);
     this.url = this.#findUrl ? "" : resolved(url, platform.baseUrl);
     this.#silenceMs = options.silenceTimeoutMs;
     this.#listenToPage();
@@ -1411,24 +1533,25 @@ class Connections {
     });
     const isCurrent = () => attempt === this.#attempt;
     const fail = (error) => this.#owner.guard(() => isCurrent() && this.#over(1006, String(error?.message), error));
-    if (this.#findUrl) {
-      Promise.resolve()
-        .then(this.#findUrl)
-        .then((url) => isCurrent() && this.#open(resolved(url, this.#platform.baseUrl)))
+    if (this.#findUrl || this.#credential.isAsked) {
+      const find = Promise.resolve().then(this.#findUrl ?? (() => this.url));
+      Promise.all([find, this.#credential.get()])
+        .then(([url, token]) => isCurrent() && this.#open(resolved(url, this.#platform.baseUrl), token))
         .catch(fail);
       return;
     }
     try {
-      this.#open(this.url);
+      this.#open(this.url, this.#credential.get());
     } catch (error) {
       Promise.resolve(error).then(fail); // later, because nobody listens yet to what the constructor does
     }
   }
 
   /** Throws what `new WebSocket` throws, as for a page of https that wants ws. */
-  #open(url) {
+  #open(url, token) {
     const socket = new this.#platform.WebSocket(url, [SUBPROTOCOL]);
     this.url = url;
+    this.token = token;
     this.#socket = socket;
     this.#bytesGiven = 0;
     socket.binaryType = "arraybuffer";
@@ -1478,6 +1601,8 @@ class Connections {
   /** The session is open on this connection. */
   opened() {
     this.#timers.disarm("connect");
+    this.#credential.accepted();
+    this.#hasOpened = true;
     this.#failedAttempts = 0;
     this.#openedAt = this.#platform.now();
     this.#watchSilence();
@@ -1509,6 +1634,7 @@ class Connections {
       this.progressed();
     }
     if (!wasOpen) this.#failedAttempts += 1;
+    if (code === 1006) this.#askWhy();
     const isGhost = code === SUPERSEDED && this.#isSupersededByUs();
     this.#owner.disconnected({ code, reason, cause, wasOpen, isGhost });
   }
@@ -1523,6 +1649,24 @@ class Connections {
     if (this.#awaitsAnswer) this.#lateOpens.push(this.#platform.now() + GHOST_MS);
     this.#awaitsAnswer = false;
     this.#owedSince = null;
+  }
+
+  /** Our credential was refused: whether a connection with a fresh one is on its way. */
+  renew(code) {
+    if (code !== UNAUTHENTICATED || !this.#credential.refused()) return false;
+    this.connect();
+    return true;
+  }
+
+  /** Asks once, where the first attempt of all has failed, why; the owner hears of it by `diagnosed(words)`. */
+  #askWhy() {
+    const { fetch } = this.#platform;
+    if (!fetch || this.#hasOpened || this.#hasAsked || !this.url) return;
+    this.#hasAsked = true;
+    const { url } = this;
+    diagnosed(url, fetch).then((words) => {
+      if (words && !this.#hasOpened) this.#owner.diagnosed(`no connection to ${url}: ${words}`);
+    });
   }
 
   /** In how many ms the next attempt comes; null where the application allows no more of them. */
@@ -1748,6 +1892,13 @@ for (const type of EVENTS) {
       handlers.set(this, typeof handler === "function" ? handler : null);
     },
   });
+}
+
+/** Gives the class and its objects the constants of WebSocket's `readyState`. */
+function defineStates(owner) {
+  for (const [value, name] of ["CONNECTING", "OPEN", "CLOSING", "CLOSED"].entries()) {
+    for (const holder of [owner, owner.prototype]) Object.defineProperty(holder, name, { value, enumerable: true });
+  }
 }
 
 // --- deliveries ------------------------------------------------------------------------------------------------------
@@ -2397,7 +2548,7 @@ class Kakitome extends Emitter {
       connecting: () => this.#setState(this.#hasOpened ? "reconnecting" : "connecting"),
       attached: () => {
         this.#flush();
-        this.#connections.transmit([this.#session.attach()], { isOpen: true });
+        this.#connections.transmit([this.#session.attach(this.#connections.token)], { isOpen: true });
       },
       misconnected: (error) => {
         this.#dispatch("error", { error, message: error.message });
@@ -2405,6 +2556,7 @@ class Kakitome extends Emitter {
       },
       received: (data) => this.#received(data),
       failed: (message, cause) => this.#dispatchFailure(message, cause),
+      diagnosed: (words) => this.#diagnosed(words),
       disconnected: (end) => this.#disconnected(end),
     };
     return new Connections(owner, url, this.#options, this.#platform, this.#timers);
@@ -2492,9 +2644,7 @@ class Kakitome extends Emitter {
   }
 
   get unsettled() {
-    const session = this.#session;
-    const entries = session?.outbox.entries.filter((entry) => !entry.rejected) ?? [];
-    return entries.map((entry) => ({ ...told(entry), rung: session.rungOf(entry.seq) }));
+    return this.#session?.unsettled() ?? [];
   }
 
   get ready() {
@@ -2644,11 +2794,15 @@ class Kakitome extends Emitter {
     this.#platform.startMacrotask(() =>
       this.#guard(() => {
         this.#acksScheduled = false;
-        if (this.#state === "closed") return;
-        this.#acksDue = true;
-        this.#flush();
+        this.#acknowledge();
       }),
     );
+  }
+
+  #acknowledge() {
+    if (this.#state === "closed") return;
+    this.#acksDue = true;
+    this.#flush();
   }
 
   #settle(entry, rung, tell) {
@@ -2665,9 +2819,8 @@ class Kakitome extends Emitter {
 
   #lose({ unknown, neverForwarded, report }) {
     const { ending } = this.#session;
-    const { code, reason, cause: why } = ending ?? this.#lastEnd;
     const words = ending ? undefined : "the session was lost, its connection ended with";
-    const cause = new Closed(code, reason, { words, cause: why ?? undefined });
+    const cause = closedBy(ending ?? this.#lastEnd, words);
     const giveUp = (entries, Fate) => {
       for (const entry of entries) {
         this.#settle(entry, this.#session.rungOf(entry.seq), (sending) => sending.reject(new Fate(entry.seq, cause)));
@@ -2685,13 +2838,8 @@ class Kakitome extends Emitter {
   // --- connections ---
 
   #begin(stored) {
-    const { receipts, windowMessages, windowBytes, messageBytes, resend, silenceTimeoutMs } = this.#options;
-    // The gateway's word that it has a message is also the sign of life that the silence timer waits for.
-    const watches = silenceTimeoutMs !== null;
-    const wanted = watches ? [...new Set([...receipts, "accepted"])] : receipts;
     if (stored) this.#connections.inherit();
-    const settings = { receipts: wanted, windowMessages, windowBytes, messageBytes, resend, heartbeat: watches };
-    this.#session = new Session(settings, stored);
+    this.#session = new Session(sessionSettings(this.#options), stored);
     this.#unstage();
     this.#intake.updateReady();
     this.#connections.connect();
@@ -2701,8 +2849,8 @@ class Kakitome extends Emitter {
     const session = this.#session;
     if (wasOpen) this.#lastEnd = { code, reason, cause };
     if (this.#state === "closed") return;
-    // A page that was frozen between its handshake and its OPEN was too late for one that waits for no more than that.
-    const isPassing = isGhost || PASSING_CODES.has(code) || code === 4004 || (!wasOpen && code === 1008);
+    const isPassing = isGhost || session.isPassing(code, wasOpen);
+    if (!session.hasClosed && this.#connections.renew(code)) return;
     if (session.hasClosed) {
       this.#finish(session.ending.code, session.ending.reason, { wasClean: code !== 1006 });
     } else if (code === SUPERSEDED && !isGhost) {
@@ -2713,7 +2861,7 @@ class Kakitome extends Emitter {
     } else if (this.#state === "closing" && this.#isNothingToTell) {
       this.#finish(this.#closing.code, this.#closing.reason, { wasClean: false });
     } else {
-      const failure = cause ?? new Closed(code, reason, { words: "the connection ended with" });
+      const failure = cause ?? closedBy({ code, reason }, "the connection ended with");
       if (!wasOpen) this.#dispatchFailure(`no connection: ${code} ${reason}`.trimEnd(), failure);
       if (this.#state === "closed") return; // a handler of that event may have closed
       const retryInMs = this.#connections.retry();
@@ -2754,6 +2902,7 @@ class Kakitome extends Emitter {
       }
     });
     this.#acknowledgeSoon(); // with what the handler that closes has consumed
+    if (!this.#isDraining) this.#acknowledge(); // no handler does: a page that is about to go has no other chance
     this.#connections.hurry(); // the backend is told at once, and not when the grace of a parked session is over
   }
 
@@ -2813,6 +2962,11 @@ class Kakitome extends Emitter {
     this.#dispatch("error", { error: new ConnectionFailed(message, cause), message });
   }
 
+  #diagnosed(words) {
+    this.#platform.warn(`Kakitome: ${words}`);
+    if (this.#state !== "closed") this.#guard(() => this.#dispatchFailure(words));
+  }
+
   /** The boundary of every entrance: a fault of ours ends this conversation and nothing else. */
   #guard(action) {
     try {
@@ -2825,9 +2979,7 @@ class Kakitome extends Emitter {
   }
 }
 
-for (const [value, name] of ["CONNECTING", "OPEN", "CLOSING", "CLOSED"].entries()) {
-  for (const owner of [Kakitome, Kakitome.prototype]) Object.defineProperty(owner, name, { value, enumerable: true });
-}
+defineStates(Kakitome);
 
 export {
   Kakitome,

@@ -98,6 +98,10 @@ class Tab:
         created = self.session.call("browsingContext.create", type="tab", referenceContext=self._context)
         return Tab(self.session, created["context"])
 
+    def close(self) -> None:
+        """Closes the tab, as its user does."""
+        self.session.call("browsingContext.close", context=self._context)
+
     def navigate(self, url: str) -> None:
         """Loads the page, its modules and images included."""
         self.session.call("browsingContext.navigate", context=self._context, url=url, wait="complete")
@@ -206,13 +210,13 @@ def firefox(folder: Path) -> Iterator[Session]:
 
 
 @contextmanager
-def chromium(folder: Path) -> Iterator[Session]:
+def chromium(folder: Path, *flags: str) -> Iterator[Session]:
     """Runs Chromium without a window and with a fresh profile, through chromedriver."""
     browser = need("chromium", "apt-get install chromium")
     driver = need("chromedriver", "apt-get install chromium-driver")
     # --no-sandbox: CI runs as root, where Chromium's own sandbox refuses to start.
     arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={folder}"]
-    arguments += ["--disable-background-networking", "--disable-component-update", "--no-first-run"]
+    arguments += ["--disable-background-networking", "--disable-component-update", "--no-first-run", *flags]
     options = {"binary": browser, "args": arguments}
     capabilities = {**CAPABILITIES, "webSocketUrl": True, "browserName": "chrome", "goog:chromeOptions": options}
     with ServiceProcess([driver, "--port=0"], started=r"started successfully on port (\d+)") as service:

@@ -1,14 +1,12 @@
 """The browsers that each browser test runs in: one process each for all tests, a fresh person's tab for each test."""
 
-import sys
 from collections.abc import Iterator
 
 import pytest
 
 from tests.browser import bidi
 from tests.browser.bidi import Session, Tab
-from tests.support.process import ServiceProcess
-from tests.support.tools import REPOSITORY
+from tests.browser.screenshots import demonstration
 
 BROWSERS = {"chromium": bidi.chromium, "firefox": bidi.firefox}
 
@@ -29,7 +27,5 @@ def tab(browser: Session) -> Iterator[Tab]:
 @pytest.fixture(scope="module")
 def demo() -> Iterator[str]:
     """The URL of a running demonstration."""
-    argv = [sys.executable, "-m", "gateway", "demo", "--bind", "127.0.0.1:0"]
-    with ServiceProcess(argv, name="the demo", started=r"(http://127\.0\.0\.1:\d+)", folder=REPOSITORY) as service:
-        assert service.started_match is not None
-        yield service.started_match[1] + "/"
+    with demonstration() as (url, _):
+        yield url

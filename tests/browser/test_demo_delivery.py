@@ -36,7 +36,7 @@ def test_what_is_written_while_the_connection_is_cut_arrives_once(room: tuple[Ta
         hana.type_into("#chat-text", f"Hana {number}\n")
         ken.type_into("#chat-text", f"Ken {number}\n")
     ken.wait_for(f"{SAYS}.length === 3")
-    assert hana.evaluate(FATES) == ["waiting"] * 3
+    assert hana.evaluate(FATES) == ["waiting here"] * 3
     hana.click("#chat .cut")
     hana.wait_for(f"{FATES}.every((fate) => fate.startsWith('consumed'))")
     hana.wait_for(f"{SAYS}.length === 6")
@@ -45,7 +45,7 @@ def test_what_is_written_while_the_connection_is_cut_arrives_once(room: tuple[Ta
     assert hana.evaluate(SAYS) == mine + others
     assert ken.evaluate(SAYS) == others + mine
     resumed = hana.evaluate(f"{EVENTS}.at(-1)")
-    assert resumed == "Resumed: 3 of your messages had waited, 0 were sent again, 0 came twice and were dropped"
+    assert resumed == "Back: 3 of your messages had waited, 0 were sent again, 0 came twice and were dropped"
 
 
 def test_a_stalled_service_leaves_messages_short_of_consumed(room: tuple[Tab, Tab]) -> None:

@@ -53,6 +53,12 @@ def test_each_backend_answers_at_its_name(url: str) -> None:
         assert "こんにちは" in str(chat.recv(timeout=10))
 
 
+def test_a_service_that_knows_nothing_of_us_is_reached_too(url: str) -> None:
+    with connect(f"{url.replace('http://', 'ws://')}/echo", proxy=None) as echo:
+        echo.send("どやさ")
+        assert echo.recv(timeout=10) == "どやさ"
+
+
 def test_a_wrong_bind_is_named() -> None:
     with pytest.raises(ValueError, match="has no port"):
         demo_config({}, bind="nowhere")

@@ -123,7 +123,7 @@ def test_the_published_ports_are_those_that_the_gateway_listens_at() -> None:
 
 
 def test_the_routes_are_those_of_the_embedded_demonstration() -> None:
-    ports = {"hello": 9001, "doyasa": 9002, "chat": 9003}
+    ports = {"hello": 9001, "doyasa": 9002, "chat": 9003, "echo": 9004}
     embedded = demo_config({name: ("backends", port) for name, port in ports.items()})
     page, *routes = gateway_config().routes
     assert page.model_copy(update={"files": embedded.routes[0].files}) == embedded.routes[0]

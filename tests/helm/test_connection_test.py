@@ -95,7 +95,7 @@ def test_what_does_not_work_fails_the_test_and_says_why() -> None:
 def test_the_demonstrations_routes_lead_to_its_backends() -> None:
     routes = render().objects["ConfigMap"]["data"]["kakitome.yaml"]
     ports = {str(option.name): option.default for option in demo.params if str(option.name).endswith("_port")}
-    assert len(ports) == 3
+    assert len(ports) == 4
     for name, port in ports.items():
         assert f"tcp://127.0.0.1:{port}\n" in routes
         assert f"name: {name.removesuffix('_port')}\n" in routes

@@ -37,7 +37,7 @@ for (const [why, message, expected] of [
   ["text", "hello", /text message/],
   ["no header", new ArrayBuffer(9), /9 bytes/],
   ["a number beyond 2^53-1", encodeRecord(ACK, 4, 2n ** 53n).buffer, /sequence number/],
-  ["an unknown type", record(9, 0, 0), /record type 9/],
+  ["an unknown type", record(10, 0, 0), /record type 10/],
   ["OPEN", json(RecordType.OPEN, 0, {}), /OPEN from the gateway/],
   ["PING", record(7, 0, 0, bytes("x")), /PING from the gateway/],
   ["DATA 0", record(DATA, 0, 0), /sequence number 0/],

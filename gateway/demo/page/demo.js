@@ -1,164 +1,73 @@
-// The demonstration page: three conversations through the gateway that served this page, each a session that outlives
+// The demonstration page: four conversations through the gateway that served this page, each a session that outlives
 // its connections; every message of ours shows how far it provably got.
 
-import { Kakitome } from "./kakitome.js";
+import { element } from "./fate.js";
+import { cuttable, hurry, Line } from "./line.js";
+import { inWords, speak, words } from "./words.js";
 
-const RUNGS = ["accepted", "written", "reached", "consumed"];
 const LOG_ENTRIES_KEPT = 500;
+const IMPRINTS_KEPT = 40;
 const STALL_SECONDS = 10;
-
-/** A new element with a class and, as text and never as markup, its content. */
-function element(tag, className, text = "") {
-  const made = document.createElement(tag);
-  made.className = className;
-  made.textContent = text;
-  return made;
-}
-
-/** What became of one message: a ladder that fills, and its end in words. */
-class Fate {
-  #steps = RUNGS.map(() => document.createElement("i"));
-  #words = element("span", "", "waiting");
-  #began = performance.now();
-  #rung = -1;
-
-  constructor() {
-    this.element = element("div", "fate");
-    const ladder = element("span", "ladder");
-    ladder.setAttribute("aria-hidden", "true");
-    ladder.append(...this.#steps);
-    this.element.append(ladder, this.#words);
-  }
-
-  climb(rung) {
-    const reached = RUNGS.indexOf(rung);
-    if (reached <= this.#rung || this.element.dataset.fate) return;
-    this.#rung = reached;
-    this.#steps.forEach((step, index) => step.classList.toggle("climbed", index <= reached));
-    this.#words.textContent = rung;
-  }
-
-  settle(rung) {
-    this.climb(rung ?? RUNGS.at(-1));
-    this.element.dataset.fate = "settled";
-    const ms = performance.now() - this.#began;
-    this.#words.textContent += ms < 1000 ? ` in ${Math.ceil(ms)} ms` : ` in ${(ms / 1000).toFixed(1)} s`;
-  }
-
-  fail(words) {
-    this.element.dataset.fate = "failed";
-    this.#words.textContent = words;
-  }
-}
+/** So near to its end a log counts as read to the end. */
+const FOLLOWED_PX = 40;
 
 /** The log of one card: keeps the newest entries in sight unless the reader has scrolled up to older ones. */
 class Log {
   #list;
+  #kept;
 
-  constructor(list) {
+  /** The newest entry is in sight. */
+  #isFollowing = true;
+
+  constructor(list, kept = LOG_ENTRIES_KEPT) {
     this.#list = list;
+    this.#kept = kept;
+    let height = list.clientHeight;
+    list.addEventListener("scroll", () => {
+      // A list that has just become lower has not been scrolled by anybody.
+      if (list.clientHeight === height) this.#isFollowing = this.#isAtEnd;
+    });
+    new ResizeObserver(() => {
+      height = list.clientHeight;
+      this.#follow();
+    }).observe(list);
   }
 
-  #add(entry) {
+  get #isAtEnd() {
     const list = this.#list;
-    const following = list.scrollHeight - list.scrollTop - list.clientHeight < 40;
+    return list.scrollHeight - list.scrollTop - list.clientHeight < FOLLOWED_PX;
+  }
+
+  #follow() {
+    if (this.#isFollowing) this.#list.scrollTop = this.#list.scrollHeight;
+  }
+
+  add(entry) {
+    const list = this.#list;
     list.append(entry);
-    while (list.children.length > LOG_ENTRIES_KEPT) list.firstElementChild.remove();
-    if (following) list.scrollTop = list.scrollHeight;
+    while (list.children.length > this.#kept) list.firstElementChild.remove();
+    this.#follow();
   }
 
-  event(text) {
-    this.#add(element("li", "event", text));
+  /** What has happened, in the words of that name. */
+  event(name, ...facts) {
+    const entry = element("li", "event");
+    this.add(entry);
+    inWords(entry, () => (entry.textContent = words(name, ...facts)));
   }
 
-  message(words, { from = "", fate = null } = {}) {
+  message(said, { from = null, fate = null } = {}) {
     const entry = element("li", fate ? "message mine" : "message");
-    if (from) entry.append(element("div", "note", from));
-    const text = element("div", "words", words);
+    if (from) {
+      const note = element("div", "note");
+      entry.append(note);
+      inWords(note, () => (note.textContent = from()));
+    }
+    const text = element("div", "words", said);
     text.dir = "auto";
     entry.append(text);
     if (fate) entry.append(fate.element);
-    this.#add(entry);
-  }
-}
-
-/** A WebSocket class whose connections can be cut, as by a network: the page learns only that it is over. */
-function cuttable() {
-  let isCut = false;
-  let current = null;
-  return {
-    webSocket: class extends WebSocket {
-      constructor(url, protocols) {
-        // Nothing answers WebSockets there.
-        super(isCut ? new URL("cut-off", url) : url, protocols);
-        current = this;
-      }
-    },
-    toggle() {
-      isCut = !isCut;
-      if (isCut && current) {
-        current.dispatchEvent(new CloseEvent("close", { code: 1006 }));
-        current.close();
-      }
-      return isCut;
-    },
-  };
-}
-
-/** One conversation: follows its state in the card's head, and the fates of what is sent. */
-class Line {
-  #state;
-  #handlers;
-  #connection = null;
-  #pending = new Set();
-
-  constructor(card, handlers) {
-    this.#state = card.querySelector(".state");
-    this.#handlers = handlers;
-  }
-
-  #show(state, text = state) {
-    this.#state.dataset.state = state;
-    this.#state.textContent = text;
-    this.#handlers.onstate?.(state);
-  }
-
-  begin(path, options = {}) {
-    const connection = new Kakitome(new URL(path, location.href), { receipts: RUNGS, reconnectMaxMs: 1000, ...options });
-    this.#connection = connection;
-    this.#show("connecting");
-    const listen = (type, action) =>
-      connection.addEventListener(type, (event) => connection === this.#connection && action(event));
-    listen("state", ({ state }) => state !== "closed" && this.#show(state));
-    listen("message", ({ data }) => this.#handlers.onmessage(data));
-    listen("receipt", ({ seq, rung }) => {
-      for (const { sent, fate } of this.#pending) if (sent.seq && sent.seq <= seq) fate.climb(rung);
-    });
-    listen("resume", ({ replayed, duplicates }) => {
-      this.#handlers.onresume?.({ replayed, duplicates, waiting: this.#pending.size - replayed });
-    });
-    listen("close", ({ code, reason }) => this.#show("closed", `closed: ${code} ${reason}`.trim()));
-  }
-
-  /** Sends, connected or not; what becomes of it. */
-  send(text) {
-    const fate = new Fate();
-    const sent = this.#connection.send(text);
-    const pending = { sent, fate };
-    this.#pending.add(pending);
-    sent
-      .then(({ rung }) => fate.settle(rung))
-      .catch((error) => fate.fail(error.message))
-      .finally(() => this.#pending.delete(pending));
-    return fate;
-  }
-
-  /** Ends the conversation; what arrives later is not shown. */
-  end(state, text) {
-    const connection = this.#connection;
-    this.#connection = null;
-    connection?.close();
-    this.#show(state, text);
+    this.add(entry);
   }
 }
 
@@ -172,16 +81,33 @@ function onSubmit(form, use) {
   });
 }
 
+/** The button that cuts and mends `cord`; `told` hears which. */
+function cutter(button, cord, told = () => {}) {
+  const show = () => {
+    button.ariaPressed = String(cord.isCut);
+    button.textContent = words(cord.isCut ? "mend" : "cut");
+  };
+  inWords(button, show);
+  button.addEventListener("click", () => {
+    const isCut = !cord.isCut;
+    told(isCut);
+    cord.toggle();
+    show();
+  });
+}
+
 /** A conversation that begins with the page; its controls work until it has ended. */
-function steady(card, path, controls, onmessage) {
+function steady(card, path, controls, onmessage, { cord = null, onstate = () => {} } = {}) {
   const again = card.querySelector(".reconnect");
-  const line = new Line(card, {
+  const handlers = {
     onmessage,
     onstate(state) {
       controls.forEach((control) => (control.disabled = state === "closed"));
       again.hidden = state !== "closed";
+      onstate(state);
     },
-  });
+  };
+  const line = new Line(card, handlers, cord);
   again.addEventListener("click", () => line.begin(path));
   line.begin(path);
   return line;
@@ -194,25 +120,81 @@ function startHello(card) {
   onSubmit(form, (text) => log.message(text, { fate: line.send(text) }));
 }
 
+/** Each press leaves its imprint at once, pale until it is known how far it got; its answer numbers it. */
 function startDoyasa(card) {
   const stamp = card.querySelector(".stamp");
   const answer = card.querySelector(".answer");
+  const imprints = new Log(card.querySelector(".imprints"), IMPRINTS_KEPT);
+  const unanswered = [];
   const line = steady(card, "doyasa", [stamp], (text) => {
     answer.textContent = text;
-    answer.classList.remove("fresh");
-    void answer.offsetWidth; // lets the animation start anew
-    answer.classList.add("fresh");
+    const note = unanswered.shift();
+    const number = /[0-9]+/.exec(text)?.[0];
+    if (note && number) inWords(note, () => (note.textContent = words("answered", number)));
   });
-  stamp.addEventListener("click", () => line.send("どやさ"));
+  stamp.addEventListener("click", () => {
+    const entry = element("li", "imprint");
+    const print = stamp.querySelector("svg").cloneNode(true);
+    const note = element("span", "note");
+    const fate = line.send("どやさ");
+    fate.element.append(note);
+    entry.append(print, fate.element);
+    unanswered.push(note);
+    imprints.add(entry);
+  });
+}
+
+/** A service that is no backend of ours: what Kakitome knows of each text, and what nginx would have told. */
+function startEcho(card) {
+  const log = new Log(card.querySelector(".log"));
+  const form = card.querySelector("form");
+  const cord = cuttable();
+  const unanswered = [];
+  let isOpen = false;
+
+  const lose = (row) => inWords(row.nginx, () => (row.nginx.textContent = words("nginxLost")));
+  const controls = [form.querySelector("[type=submit]")];
+  const line = steady(
+    card,
+    "echo",
+    controls,
+    () => {
+      const row = unanswered.shift();
+      if (row) inWords(row.echoed, () => (row.echoed.textContent = words("echoed")));
+    },
+    {
+      cord,
+      onstate(state) {
+        if (isOpen && state !== "open") unanswered.forEach(lose);
+        isOpen = state === "open";
+      },
+    },
+  );
+  cutter(card.querySelector(".cut"), cord);
+  onSubmit(form, (text) => {
+    const entry = element("li", "compared");
+    const said = element("span", "words", text);
+    said.dir = "auto";
+    const fate = line.send(text);
+    const row = { nginx: element("span", "nginx"), echoed: element("span", "echoed") };
+    const ours = element("span", "ours");
+    ours.append(fate.element, row.echoed);
+    entry.append(said, ours, row.nginx);
+    unanswered.push(row);
+    log.add(entry);
+    if (isOpen) inWords(row.nginx, () => (row.nginx.textContent = words("nginxSent")));
+    else lose(row);
+  });
 }
 
 function startChat(card) {
   const log = new Log(card.querySelector(".log"));
+  const empty = card.querySelector(".empty");
   const join = card.querySelector(".join");
   const say = card.querySelector(".say");
   const leave = card.querySelector(".leave");
-  const trouble = card.querySelector(".trouble");
-  const cut = trouble.querySelector(".cut");
+  const cut = card.querySelector(".cut");
+  const stall = card.querySelector(".stall");
   const people = card.querySelector(".members");
   const members = new Map();
   const cord = cuttable();
@@ -221,8 +203,12 @@ function startChat(card) {
   let passage = 0;
 
   function showMembers() {
-    const names = [...members.values()];
-    people.textContent = names.length ? `Here: ${names.join(", ")}.` : "";
+    inWords(people, () => (people.textContent = members.size ? words("here", [...members.values()]) : ""));
+  }
+
+  function note(name, ...facts) {
+    empty.hidden = true;
+    log.event(name, ...facts);
   }
 
   const events = {
@@ -230,28 +216,29 @@ function startChat(card) {
       self = id;
       passage = Date.now() - at;
       present.forEach((member) => members.set(member.id, member.name));
-      log.event(`You joined as ${name}`);
+      note("joinedAs", name);
     },
     joined({ id, name }) {
       members.set(id, name);
-      log.event(`${name} joined`);
+      note("joined", name);
     },
     left({ id, name }) {
       members.delete(id);
-      log.event(`${name} left`);
+      note("left", name);
     },
     said({ id, name, text, at }) {
       if (id === self) return; // stands in the log since it was sent
       passage = Math.min(passage, Date.now() - at);
       const late = Date.now() - at - passage;
-      log.message(text, { from: late < 1000 ? name : `${name}, ${(late / 1000).toFixed(1)} s ago` });
+      const seconds = (late / 1000).toFixed(1);
+      log.message(text, { from: () => (late < 1000 ? name : words("ago", name, seconds)) });
     },
     stalled({ seconds }) {
-      log.event(`The service takes nothing from you for ${seconds} s`);
+      note("stalled", seconds);
     },
   };
 
-  const line = new Line(card, {
+  const handlers = {
     onmessage(data) {
       const event = JSON.parse(data);
       events[event.type]?.(event);
@@ -261,42 +248,41 @@ function startChat(card) {
       const joined = !["connecting", "closed", "away"].includes(state);
       const wasJoined = !say.hidden;
       join.hidden = joined || state === "connecting";
-      say.hidden = leave.hidden = trouble.hidden = !joined;
+      say.hidden = leave.hidden = !joined;
+      cut.disabled = stall.disabled = !joined;
       if (joined && !wasJoined) say.querySelector("input").focus();
       if (joined) return;
       members.clear();
       showMembers();
     },
     onresume({ replayed, duplicates, waiting }) {
-      const ours = `${waiting} of your messages had waited, ${replayed} were sent again`;
-      log.event(`Resumed: ${ours}, ${duplicates} came twice and were dropped`);
+      note("resumed", waiting, replayed, duplicates);
     },
-  });
+  };
+  const line = new Line(card, handlers, cord);
 
   onSubmit(join, (name) => {
-    if (cut.ariaPressed === "true") cut.click();
-    line.begin(`chat?${new URLSearchParams({ name })}`, { webSocket: cord.webSocket });
+    if (cord.isCut) cut.click();
+    line.begin(`chat?${new URLSearchParams({ name })}`);
     return false; // keeps the name for the next time
   });
   onSubmit(say, (text) => log.message(text, { fate: line.send(text) }));
   leave.addEventListener("click", () => {
-    line.end("away", "not joined");
-    log.event("You left");
+    line.end("away");
+    note("youLeft");
     join.querySelector("input").focus();
   });
-  cut.addEventListener("click", () => {
-    const isCut = cord.toggle();
-    cut.ariaPressed = String(isCut);
-    cut.textContent = isCut ? "Mend the connection" : "Cut the connection";
-    log.event(isCut ? "Connection cut: write on, your messages wait" : "Connection mended");
-  });
+  cutter(cut, cord, (isCut) => note(isCut ? "isCut" : "isMended"));
   // Else the others would see us until the grace is over.
-  addEventListener("pagehide", ({ persisted }) => persisted || line.end("away", "not joined"));
-  trouble.querySelector(".stall").addEventListener("click", () => line.send(`/stall ${STALL_SECONDS}`));
+  addEventListener("pagehide", () => say.hidden || line.end("away"));
+  stall.addEventListener("click", () => line.send(`/stall ${STALL_SECONDS}`));
 }
 
+speak(document.getElementById("language"));
+document.querySelector("#away button").addEventListener("click", hurry);
+startChat(document.getElementById("chat"));
 startHello(document.getElementById("hello"));
 startDoyasa(document.getElementById("doyasa"));
-startChat(document.getElementById("chat"));
+startEcho(document.getElementById("echo"));
 const terminal = new URL("hello", location.href.replace(/^http/, "ws"));
 document.getElementById("command").textContent = `kakitome connect ${terminal}`;

@@ -1,5 +1,7 @@
 /** The connections of a conversation, one after the other: when one is tried, kept, given up. */
 
+import { Credential, UNAUTHENTICATED } from "./credential.js";
+import { diagnosed } from "./diagnosis.js";
 import { ProtocolViolation } from "./errors.js";
 import { resolved } from "./options.js";
 import { SUPERSEDED } from "./session.js";
@@ -30,7 +32,8 @@ const SOCKET_CLOSED = 3;
  *
  * The owner has `session`, `guard(action)`, which is the boundary of every entrance, and hears of: `connecting()`;
  * `attached()`, when a socket is up and its OPEN may go; `misconnected(violation)`, where it leads to something else;
- * `received(data)`; `failed(message, cause)`, when a way was given up that goes on elsewhere; and `disconnected(end)`,
+ * `received(data)`; `failed(message, cause)`, when a way was given up that goes on elsewhere; `diagnosed(words)`, when the gateway has said
+ * why it takes no connection of ours; and `disconnected(end)`,
  * with the `code`, `reason` and `cause` of the end, whether the session `wasOpen` on the connection, and whether it
  * `isGhost`: superseded by nobody but ourselves.
  */
@@ -40,6 +43,9 @@ export class Connections {
   #platform;
   #timers;
   #findUrl;
+  #credential;
+  /** What goes into OPEN on this connection. */
+  token = null;
 
   #socket = null;
   #attempt = 0;
@@ -47,6 +53,9 @@ export class Connections {
   #awaitsAnswer = false;
   /** Until when each of our OPENs that were given up without an answer may still arrive. */
   #lateOpens = [];
+
+  #hasOpened = false;
+  #hasAsked = false;
 
   /** In a row: attempts that did not open the session; connections that were good for nothing; sessions lost. */
   #failedAttempts = 0;
@@ -71,6 +80,7 @@ export class Connections {
     this.#platform = platform;
     this.#timers = timers;
     this.#findUrl = typeof url === "function" ? url : null;
+    this.#credential = new Credential(options.token);
     this.url = this.#findUrl ? "" : resolved(url, platform.baseUrl);
     this.#silenceMs = options.silenceTimeoutMs;
     this.#listenToPage();
@@ -108,24 +118,25 @@ export class Connections {
     });
     const isCurrent = () => attempt === this.#attempt;
     const fail = (error) => this.#owner.guard(() => isCurrent() && this.#over(1006, String(error?.message), error));
-    if (this.#findUrl) {
-      Promise.resolve()
-        .then(this.#findUrl)
-        .then((url) => isCurrent() && this.#open(resolved(url, this.#platform.baseUrl)))
+    if (this.#findUrl || this.#credential.isAsked) {
+      const find = Promise.resolve().then(this.#findUrl ?? (() => this.url));
+      Promise.all([find, this.#credential.get()])
+        .then(([url, token]) => isCurrent() && this.#open(resolved(url, this.#platform.baseUrl), token))
         .catch(fail);
       return;
     }
     try {
-      this.#open(this.url);
+      this.#open(this.url, this.#credential.get());
     } catch (error) {
       Promise.resolve(error).then(fail); // later, because nobody listens yet to what the constructor does
     }
   }
 
   /** Throws what `new WebSocket` throws, as for a page of https that wants ws. */
-  #open(url) {
+  #open(url, token) {
     const socket = new this.#platform.WebSocket(url, [SUBPROTOCOL]);
     this.url = url;
+    this.token = token;
     this.#socket = socket;
     this.#bytesGiven = 0;
     socket.binaryType = "arraybuffer";
@@ -175,6 +186,8 @@ export class Connections {
   /** The session is open on this connection. */
   opened() {
     this.#timers.disarm("connect");
+    this.#credential.accepted();
+    this.#hasOpened = true;
     this.#failedAttempts = 0;
     this.#openedAt = this.#platform.now();
     this.#watchSilence();
@@ -206,6 +219,7 @@ export class Connections {
       this.progressed();
     }
     if (!wasOpen) this.#failedAttempts += 1;
+    if (code === 1006) this.#askWhy();
     const isGhost = code === SUPERSEDED && this.#isSupersededByUs();
     this.#owner.disconnected({ code, reason, cause, wasOpen, isGhost });
   }
@@ -220,6 +234,24 @@ export class Connections {
     if (this.#awaitsAnswer) this.#lateOpens.push(this.#platform.now() + GHOST_MS);
     this.#awaitsAnswer = false;
     this.#owedSince = null;
+  }
+
+  /** Our credential was refused: whether a connection with a fresh one is on its way. */
+  renew(code) {
+    if (code !== UNAUTHENTICATED || !this.#credential.refused()) return false;
+    this.connect();
+    return true;
+  }
+
+  /** Asks once, where the first attempt of all has failed, why; the owner hears of it by `diagnosed(words)`. */
+  #askWhy() {
+    const { fetch } = this.#platform;
+    if (!fetch || this.#hasOpened || this.#hasAsked || !this.url) return;
+    this.#hasAsked = true;
+    const { url } = this;
+    diagnosed(url, fetch).then((words) => {
+      if (words && !this.#hasOpened) this.#owner.diagnosed(`no connection to ${url}: ${words}`);
+    });
   }
 
   /** In how many ms the next attempt comes; null where the application allows no more of them. */

@@ -41,6 +41,11 @@ export class Closed extends KakitomeError {
   }
 }
 
+/** A `Closed` for what ended with `code`, `reason` and perhaps a `cause`. */
+export function closedBy({ code, reason, cause = null }, words) {
+  return new Closed(code, reason, { words, cause: cause ?? undefined });
+}
+
 /** The message is larger than this route takes: `size`, `limit`, in bytes. */
 export class TooBig extends KakitomeError {
   constructor(size, limit) {

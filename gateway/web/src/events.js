@@ -95,3 +95,10 @@ for (const type of EVENTS) {
     },
   });
 }
+
+/** Gives the class and its objects the constants of WebSocket's `readyState`. */
+export function defineStates(owner) {
+  for (const [value, name] of ["CONNECTING", "OPEN", "CLOSING", "CLOSED"].entries()) {
+    for (const holder of [owner, owner.prototype]) Object.defineProperty(holder, name, { value, enumerable: true });
+  }
+}

@@ -2,13 +2,13 @@
 
 import { Connections } from "./connections.js";
 import { Deliveries } from "./deliveries.js";
-import { Closed, ConnectionFailed, Lost, NeverForwarded, Rejected, TooBig } from "./errors.js";
-import { Emitter, KakitomeEvent } from "./events.js";
+import { Closed, closedBy, ConnectionFailed, Lost, NeverForwarded, Rejected, TooBig } from "./errors.js";
+import { defineStates, Emitter, KakitomeEvent } from "./events.js";
 import { deferred, Intake } from "./intake.js";
-import { checkClosing, chosen, surroundings } from "./options.js";
+import { checkClosing, chosen, sessionSettings, surroundings } from "./options.js";
 import { told } from "./outbox.js";
 import { Saving } from "./saving.js";
-import { PASSING_CODES, Session, SUPERSEDED } from "./session.js";
+import { Session, SUPERSEDED } from "./session.js";
 import { IndexedDbStore } from "./store.js";
 import { cut } from "./text.js";
 import { Timers } from "./timers.js";
@@ -66,7 +66,7 @@ export class Kakitome extends Emitter {
       connecting: () => this.#setState(this.#hasOpened ? "reconnecting" : "connecting"),
       attached: () => {
         this.#flush();
-        this.#connections.transmit([this.#session.attach()], { isOpen: true });
+        this.#connections.transmit([this.#session.attach(this.#connections.token)], { isOpen: true });
       },
       misconnected: (error) => {
         this.#dispatch("error", { error, message: error.message });
@@ -74,6 +74,7 @@ export class Kakitome extends Emitter {
       },
       received: (data) => this.#received(data),
       failed: (message, cause) => this.#dispatchFailure(message, cause),
+      diagnosed: (words) => this.#diagnosed(words),
       disconnected: (end) => this.#disconnected(end),
     };
     return new Connections(owner, url, this.#options, this.#platform, this.#timers);
@@ -161,9 +162,7 @@ export class Kakitome extends Emitter {
   }
 
   get unsettled() {
-    const session = this.#session;
-    const entries = session?.outbox.entries.filter((entry) => !entry.rejected) ?? [];
-    return entries.map((entry) => ({ ...told(entry), rung: session.rungOf(entry.seq) }));
+    return this.#session?.unsettled() ?? [];
   }
 
   get ready() {
@@ -313,11 +312,15 @@ export class Kakitome extends Emitter {
     this.#platform.startMacrotask(() =>
       this.#guard(() => {
         this.#acksScheduled = false;
-        if (this.#state === "closed") return;
-        this.#acksDue = true;
-        this.#flush();
+        this.#acknowledge();
       }),
     );
+  }
+
+  #acknowledge() {
+    if (this.#state === "closed") return;
+    this.#acksDue = true;
+    this.#flush();
   }
 
   #settle(entry, rung, tell) {
@@ -334,9 +337,8 @@ export class Kakitome extends Emitter {
 
   #lose({ unknown, neverForwarded, report }) {
     const { ending } = this.#session;
-    const { code, reason, cause: why } = ending ?? this.#lastEnd;
     const words = ending ? undefined : "the session was lost, its connection ended with";
-    const cause = new Closed(code, reason, { words, cause: why ?? undefined });
+    const cause = closedBy(ending ?? this.#lastEnd, words);
     const giveUp = (entries, Fate) => {
       for (const entry of entries) {
         this.#settle(entry, this.#session.rungOf(entry.seq), (sending) => sending.reject(new Fate(entry.seq, cause)));
@@ -354,13 +356,8 @@ export class Kakitome extends Emitter {
   // --- connections ---
 
   #begin(stored) {
-    const { receipts, windowMessages, windowBytes, messageBytes, resend, silenceTimeoutMs } = this.#options;
-    // The gateway's word that it has a message is also the sign of life that the silence timer waits for.
-    const watches = silenceTimeoutMs !== null;
-    const wanted = watches ? [...new Set([...receipts, "accepted"])] : receipts;
     if (stored) this.#connections.inherit();
-    const settings = { receipts: wanted, windowMessages, windowBytes, messageBytes, resend, heartbeat: watches };
-    this.#session = new Session(settings, stored);
+    this.#session = new Session(sessionSettings(this.#options), stored);
     this.#unstage();
     this.#intake.updateReady();
     this.#connections.connect();
@@ -370,8 +367,8 @@ export class Kakitome extends Emitter {
     const session = this.#session;
     if (wasOpen) this.#lastEnd = { code, reason, cause };
     if (this.#state === "closed") return;
-    // A page that was frozen between its handshake and its OPEN was too late for one that waits for no more than that.
-    const isPassing = isGhost || PASSING_CODES.has(code) || code === 4004 || (!wasOpen && code === 1008);
+    const isPassing = isGhost || session.isPassing(code, wasOpen);
+    if (!session.hasClosed && this.#connections.renew(code)) return;
     if (session.hasClosed) {
       this.#finish(session.ending.code, session.ending.reason, { wasClean: code !== 1006 });
     } else if (code === SUPERSEDED && !isGhost) {
@@ -382,7 +379,7 @@ export class Kakitome extends Emitter {
     } else if (this.#state === "closing" && this.#isNothingToTell) {
       this.#finish(this.#closing.code, this.#closing.reason, { wasClean: false });
     } else {
-      const failure = cause ?? new Closed(code, reason, { words: "the connection ended with" });
+      const failure = cause ?? closedBy({ code, reason }, "the connection ended with");
       if (!wasOpen) this.#dispatchFailure(`no connection: ${code} ${reason}`.trimEnd(), failure);
       if (this.#state === "closed") return; // a handler of that event may have closed
       const retryInMs = this.#connections.retry();
@@ -423,6 +420,7 @@ export class Kakitome extends Emitter {
       }
     });
     this.#acknowledgeSoon(); // with what the handler that closes has consumed
+    if (!this.#isDraining) this.#acknowledge(); // no handler does: a page that is about to go has no other chance
     this.#connections.hurry(); // the backend is told at once, and not when the grace of a parked session is over
   }
 
@@ -482,6 +480,11 @@ export class Kakitome extends Emitter {
     this.#dispatch("error", { error: new ConnectionFailed(message, cause), message });
   }
 
+  #diagnosed(words) {
+    this.#platform.warn(`Kakitome: ${words}`);
+    if (this.#state !== "closed") this.#guard(() => this.#dispatchFailure(words));
+  }
+
   /** The boundary of every entrance: a fault of ours ends this conversation and nothing else. */
   #guard(action) {
     try {
@@ -494,6 +497,4 @@ export class Kakitome extends Emitter {
   }
 }
 
-for (const [value, name] of ["CONNECTING", "OPEN", "CLOSING", "CLOSED"].entries()) {
-  for (const owner of [Kakitome, Kakitome.prototype]) Object.defineProperty(owner, name, { value, enumerable: true });
-}
+defineStates(Kakitome);

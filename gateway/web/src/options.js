@@ -13,6 +13,7 @@ const DEFAULTS = {
   queueMessages: 10_000,
   queueBytes: 16 * 1024 * 1024,
   store: null,
+  token: null,
   reconnectMinMs: 250,
   reconnectMaxMs: 30_000,
   attempts: Infinity,
@@ -61,7 +62,19 @@ export function chosen(options) {
   for (const rung of given.receipts ?? []) {
     if (!RUNGS.slice(1).includes(rung)) throw new TypeError(`option receipts: ${rung}, expected ${RUNGS.slice(1)}`);
   }
+  const { token = null } = given;
+  if (token !== null && typeof token !== "function" && !(typeof token === "string" && token)) {
+    throw new TypeError(`option token: ${token === "" ? "an empty text" : typeof token}, expected text or a function`);
+  }
   return { ...DEFAULTS, ...given };
+}
+
+/** What of the options is the session's. */
+export function sessionSettings({ receipts, windowMessages, windowBytes, messageBytes, resend, silenceTimeoutMs }) {
+  // The gateway's word that it has a message is also the sign of life that the silence timer waits for.
+  const watches = silenceTimeoutMs !== null;
+  const wanted = watches ? [...new Set([...receipts, "accepted"])] : receipts;
+  return { receipts: wanted, windowMessages, windowBytes, messageBytes, resend, heartbeat: watches };
 }
 
 function checkNumber(key, value) {
@@ -110,6 +123,9 @@ export function surroundings() {
     window: isPage ? window : null,
     document: typeof document === "undefined" ? null : document,
     baseUrl: globalThis.location?.href,
+    /** Pages only: elsewhere the WebSocket's own error says why. */
+    fetch: isPage && globalThis.fetch ? (url, how) => globalThis.fetch(url, how) : null,
+    warn: (text) => globalThis.console?.warn(text),
     // To the page's console; elsewhere that could end the process, and the event `error` tells of it.
     reportError: isPage && globalThis.reportError ? (error) => globalThis.reportError(error) : () => {},
   };

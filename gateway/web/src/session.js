@@ -1,8 +1,9 @@
 /** The record protocol without I/O. */
 
+import { UNAUTHENTICATED } from "./credential.js";
 import { ProtocolViolation } from "./errors.js";
 import { Inbox } from "./inbox.js";
-import { Outbox } from "./outbox.js";
+import { Outbox, told } from "./outbox.js";
 import { Rejections } from "./rejections.js";
 import { cut } from "./text.js";
 import {
@@ -27,7 +28,7 @@ import {
  * Close codes that tell of the gateway's or the connection's state and not of the session's: it is worth trying again.
  * 1005 is a Close without a code; 1006 and 1015 stand for none at all.
  */
-export const PASSING_CODES = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015]);
+const PASSING_CODES = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015]);
 
 /**
  * A CLOSE with one of these says that the session is lost and nobody meant it to end (docs/protocol.md, Ending): we come
@@ -121,8 +122,8 @@ export class Session {
 
   // --- connections ---
 
-  /** A connection is up; the record to send on it. */
-  attach() {
+  /** A connection is up; the record to send on it. `credential` is the text that lets us in, where that is needed. */
+  attach(credential = null) {
     this.detach();
     this.#phase = Phase.OPENING;
     this.#connection += 1;
@@ -135,6 +136,7 @@ export class Session {
       window_bytes: windowBytes,
       ...(this.#saved?.rejected ? { rejected: this.#saved.rejected } : {}),
       ...(heartbeat ? { heartbeat } : {}),
+      ...(credential === null ? {} : { token: credential }),
     };
     return encodeJsonRecord(RecordType.OPEN, this.#told, body);
   }
@@ -311,8 +313,10 @@ export class Session {
       this.#facts.push({ type: "superseded", code, reason });
       return;
     }
-    // An answer to OPEN that names a passing state of the gateway ends this attempt and not the session.
-    if (this.#phase === Phase.OPENING && (PASSING_CODES.has(code) || LOST_CODES.has(code))) {
+    // An answer to OPEN that names a passing state of the gateway ends this attempt and not the session; so does one that
+    // asks who we are, while our credential can be renewed.
+    const isPassing = PASSING_CODES.has(code) || LOST_CODES.has(code) || code === UNAUTHENTICATED;
+    if (this.#phase === Phase.OPENING && isPassing) {
       this.#facts.push({ type: "refused", code, reason });
       return;
     }
@@ -360,6 +364,18 @@ export class Session {
   rungOf(seq) {
     for (let rung = CONSUMED; rung > 0; rung -= 1) if (this.#positions[rung] >= seq) return RUNGS[rung];
     return null;
+  }
+
+  /** Whether a connection that ended so is worth making anew. */
+  isPassing(code, wasOpen) {
+    // A page that was frozen between its handshake and its OPEN was too late for one that waits for no more than that.
+    return PASSING_CODES.has(code) || code === 4004 || (!wasOpen && code === 1008);
+  }
+
+  /** Our messages that are under way, as the application is told of them. */
+  unsettled() {
+    const entries = this.outbox.entries.filter((entry) => !entry.rejected);
+    return entries.map((entry) => ({ ...told(entry), rung: this.rungOf(entry.seq) }));
   }
 
   /** Marks a message of the gateway's as consumed. */
