@@ -1,5 +1,6 @@
 """Every page: its links hold, its YAML is what the gateway takes, what it cites is there, and it can be found."""
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from deploy import architecture
 from gateway.config import load_with_files
 from gateway.config.model import Config, Route
 from tests.docs.pages import DOCS, DOCUMENTS, PAGES, Block, anchors, blocks, links
@@ -79,6 +81,21 @@ def test_its_yaml_is_a_configuration(block: Block, tmp_path: Path, monkeypatch: 
     assert load_with_files(file, read_files=False).config.routes
 
 
+@pytest.mark.parametrize("block", [block for page in DOCUMENTS for block in blocks(page, "python")], ids=str)
+def test_its_python_is_python(block: Block) -> None:
+    compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("block", [block for page in DOCUMENTS for block in blocks(page, "console")], ids=str)
+def test_its_commands_are_shell(block: Block) -> None:
+    """A command begins with a prompt and goes on while its lines end in a backslash; the rest is what it answers."""
+    commands = re.findall(r"^[$#] ((?:.*\\\n)*.*)$", block.text, re.MULTILINE)
+    assert commands
+    for command in commands:
+        done = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
 # --- what is cited ------------------------------------------------------------------------------------------------
 
 
@@ -99,6 +116,11 @@ def test_no_file_cites_a_page_that_is_not_here() -> None:
 
 
 ARCHITECTURE: Final = DOCS / "architecture.md"
+
+
+def test_the_architecture_s_picture_is_current() -> None:
+    current = (DOCS / "architecture.svg").read_text() == architecture.picture()
+    assert current, "run: python -m deploy.architecture > docs/architecture.svg"
 
 
 def test_every_module_that_the_architecture_names_is_there_and_has_what_is_named() -> None:
