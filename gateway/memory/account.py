@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 from heapq import nlargest
 from typing import Final
 
-from mypy_extensions import i64
+from mypy_extensions import i64, mypyc_attr, trait
 
 NO_TABS: Final[tuple["Tab", ...]] = ()
 
@@ -35,8 +35,12 @@ ALARM_STEPS: Final = 64
 """Beyond the pause mark the allowance is reckoned anew each time this fraction of the budget has been charged."""
 
 
+@trait
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Waiter(ABC):
     """Whoever stopped reading because `Tab.may_read` was false."""
+
+    __slots__ = ()
 
     @abstractmethod
     def room_again(self, now: float) -> None:
@@ -88,7 +92,9 @@ class Tab:
     # --- the data path ----------------------------------------------------------------------------------------------
 
     def charge(self, size: i64) -> None:
-        """So many bytes more are held."""
+        """So many bytes more are held; nothing is charged to a closed tab, for nobody would give it back."""
+        if self.is_closed:
+            return
         self.used += size
         session = self._session
         if session is not None:
@@ -155,6 +161,27 @@ class Tab:
             self._session = None
         if self.holder._closed():
             self._account.drop(self.holder)
+
+
+class Charge:
+    """What one thing that grows and shrinks takes of a tab."""
+
+    __slots__ = ("size", "tab")
+
+    def __init__(self, tab: Tab) -> None:
+        self.tab = tab
+        self.size: i64 = 0
+        """Bytes."""
+
+    def set_to(self, size: i64) -> None:
+        """It takes `size` bytes now."""
+        before = self.size
+        if size > before:
+            self.size = size
+            self.tab.charge(size - before)
+        elif size < before:
+            self.size = size
+            self.tab.release(before - size)
 
 
 class Account:

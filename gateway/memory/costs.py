@@ -19,8 +19,19 @@ object has before its data (33; the empty one and those of one byte are shared).
 BUFFER_BYTES: Final = 48
 """Around the bytes that wait in a write buffer: the object's head and rounding, and its place in the queue."""
 
+GATHERED_BYTES: Final = 2048
+"""A piece of an unfinished message that is held is joined with what follows it until it has this size, so that a peer
+that sends byte by byte makes us hold bytes and not objects. More would be copied too often."""
+
 VIEW_BYTES: Final = 200
 """A memoryview of the rest of a buffer of which the kernel took a part."""
+
+
+def cost_of_buffer(data: bytes | memoryview) -> int:
+    """What a buffer that waits to be written takes; a view keeps all that it is a view of."""
+    if isinstance(data, bytes):
+        return len(data) + BUFFER_BYTES
+    return len(data.obj) + VIEW_BYTES  # type: ignore[arg-type] # always of bytes
 
 
 def cost_of(pieces: Sequence[Piece]) -> int:

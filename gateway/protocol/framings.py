@@ -45,6 +45,11 @@ class Framing(Protocol):
     overhead_bytes: ClassVar[int]
     """What a message costs upstream beyond its payload."""
 
+    @property
+    def held_bytes(self) -> int:
+        """What is gathered of messages that are not whole, both ways."""
+        ...
+
     error: FramingViolation | None
     """Why downstream cannot be read any further; once set nothing is decoded any more."""
 
@@ -72,6 +77,11 @@ class StreamFraming:
         self.error: FramingViolation | None = None
         self._text = text
         self._cut_character = b""
+
+    @property
+    def held_bytes(self) -> int:
+        """Nothing to speak of."""
+        return 0
 
     def encode(self, pieces: Sequence[Piece]) -> bytes:
         """The payloads, one after the other."""
@@ -120,6 +130,11 @@ class LinesFraming:
         # Bytearrays and not lists of chunks: a peer that sends byte by byte makes us hold no more than it sent.
         self._gathered = bytearray()
         self._held = bytearray()
+
+    @property
+    def held_bytes(self) -> int:
+        """The unfinished message of each direction."""
+        return len(self._gathered) + len(self._held)
 
     def encode(self, pieces: Sequence[Piece]) -> bytes:
         """The lines that are complete. Raises MessageNotCarried, MessageTooBig."""
@@ -216,6 +231,11 @@ class LengthPrefixedFraming:
         """The start of a length, or of a message that is to be delivered whole, with its length."""
         self._left_bytes = 0
         """What is still to come of a message that is passed on in pieces."""
+
+    @property
+    def held_bytes(self) -> int:
+        """The unfinished message of each direction."""
+        return len(self._gathered) + len(self._held)
 
     def encode(self, pieces: Sequence[Piece]) -> bytes:
         """The messages that are complete, each after its length. Raises MessageTooBig."""

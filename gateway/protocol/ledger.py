@@ -40,6 +40,12 @@ _REACHED: Final = int(Rung.REACHED)
 END_BYTES: Final = 8
 """What the end of one message takes in a run."""
 
+RUN_BYTES: Final = 192
+"""What a run takes: the object, what it counts with, its place in the list."""
+
+MARK_BYTES: Final = 128
+"""What a rejected message that waits for those before it takes: its number, its size, their entry."""
+
 _run_hop_end = attrgetter("hop_end")
 _run_hop_begin = attrgetter("hop_begin")
 _run_end = attrgetter("end")
@@ -414,6 +420,13 @@ class Ledger:
         """Payload bytes of the messages accepted and not settled, and of the one that is coming in."""
         in_flight = self._end - self._settled_end - self._overhead_bytes * (self.accepted - self.settled)
         return in_flight - sum(self._rejected.values()) if self._rejected else in_flight
+
+    @property
+    def cost_bytes(self) -> i64:
+        """What the ledger takes of memory, beyond what it takes when nothing is under way."""
+        runs: i64 = len(self._runs)
+        marks: i64 = len(self._rejected or ()) + len(self._foretold_rejects or ())
+        return runs * RUN_BYTES + self.in_flight_messages * END_BYTES + marks * MARK_BYTES
 
     @property
     def is_half_full(self) -> bool:

@@ -30,6 +30,12 @@ INFLATED_PIECE_BYTES: Final = 64 * 1024
 
 INFLATED_BYTES_PER_CALL: Final = 4 * INFLATED_PIECE_BYTES
 
+INFLATER_BYTES: Final = 44 * 1024
+"""What zlib takes to inflate with any window."""
+
+DEFLATER_BYTES: Final = 40 * 1024
+"""And to deflate with the small windows that are agreed on here."""
+
 _TEXT: Final = int(Opcode.TEXT)
 _CLOSE: Final = int(Opcode.CLOSE)
 
@@ -162,6 +168,18 @@ class WebSocketConnection:
             if ours[0] >= MIN_DEFLATE_WINDOW_BITS:
                 self._deflation = _Deflation(Deflater(window_bits=ours[0], no_context_takeover=ours[1]))
 
+    @property
+    def compression_bytes(self) -> int:
+        """What the two directions' compression takes of memory once it is used."""
+        return (INFLATER_BYTES if self._inflation is not None else 0) + (
+            DEFLATER_BYTES if self._deflation is not None else 0
+        )
+
+    @property
+    def pending(self) -> Sequence[Piece]:
+        """What was received, still compressed, while it `has_pending`."""
+        return () if self._inflation is None else self._inflation.backlog
+
     def receive_data(self, data: Buffer) -> list[Piece]:
         """The next pieces, never COMPRESSED; a fault sets `error`, a Close `close_received` and is the last piece.
 
@@ -237,12 +255,12 @@ class WebSocketConnection:
 class _Inflation:
     """The receiving half of compression: messages with COMPRESSED pieces become messages without."""
 
-    __slots__ = ("_backlog", "_first", "_inflater", "_is_last", "_message_bytes", "_opcode", "_room", "_utf8")
+    __slots__ = ("_first", "_inflater", "_is_last", "_message_bytes", "_opcode", "_room", "_utf8", "backlog")
 
     def __init__(self, inflater: Inflater, *, message_bytes: int | None) -> None:
         self._inflater = inflater
         self._message_bytes = MAX_LENGTH if message_bytes is None else message_bytes
-        self._backlog: deque[Piece] = deque()
+        self.backlog: deque[Piece] = deque()
         # the message under way
         self._opcode = 0
         self._first = 0
@@ -252,7 +270,7 @@ class _Inflation:
 
     def inflate(self, pieces: list[Piece], inflated: list[Piece]) -> bool:
         """Adds the next pieces to `inflated`; whether more are to be had. Raises ConnectionFault."""
-        backlog, inflater = self._backlog, self._inflater
+        backlog, inflater = self.backlog, self._inflater
         backlog.extend(pieces)
         budget = INFLATED_BYTES_PER_CALL
         while budget > 0 and (inflater.has_more or backlog):

@@ -185,6 +185,11 @@ class RecordAssembler:
         """Why the peer must be failed; once set nothing is taken any more."""
         self._held = bytearray()
 
+    @property
+    def held_bytes(self) -> int:
+        """What is held of the unfinished message."""
+        return len(self._held)
+
     def feed(self, pieces: Sequence[Piece]) -> list[Record]:
         """The records that data pieces complete. Never raises for bad input: sets `error`, returns what was good."""
         records: list[Record] = []
@@ -227,6 +232,11 @@ class RecordDecoder:
     def in_record(self) -> bool:
         """Whether a record has begun and not ended: an end of stream would truncate it."""
         return len(self._held) > 0
+
+    @property
+    def held_bytes(self) -> int:
+        """What is held of the unfinished record."""
+        return len(self._held)
 
     def feed(self, data: Buffer) -> list[Record]:
         """The records that `data` completes. Never raises for bad input: sets `error`, returns what was good before."""

@@ -1,5 +1,8 @@
 """A non-blocking socket in the pump, with the bounded buffer of what it has not taken yet; plain and TLS.
 
+What is kept unsent is charged to a tab of the account of memory, and while that tab's holder has no room, nothing is
+read. Only where what comes may be what makes room, as a client's acknowledgements do, a little of it is (`trickles`).
+
 Invariants: bytes go out in the order of `write`; the owner is never called from inside its own call to `write`,
 `pause` or `resume` (a write that fails is reported at the turn's end); after `close` the owner is not called any more.
 The endpoint does not refuse bytes when its buffer is full: it says so (`is_full`, then `on_drained`), and the owner
@@ -17,10 +20,16 @@ from contextlib import suppress
 from enum import Enum
 from typing import Final
 
+from mypy_extensions import i64
+
+from gateway.memory.account import Charge, Tab, Waiter
+from gateway.memory.costs import BUFFER_BYTES, VIEW_BYTES, cost_of_buffer
 from gateway.protocol.pieces import Buffer
 from gateway.relay.ports import EndpointOwner, Source
 from gateway.relay.pump import BROKEN, READABLE, WRITABLE, Pump
+from gateway.relay.pump import BUFFER_BYTES as READ_BYTES
 from gateway.relay.sockets import send
+from gateway.relay.timers import Entry
 
 HIGH_MARK_BYTES: Final = 64 * 1024
 """A buffer with this much unsent stops the reading of the other side."""
@@ -30,6 +39,16 @@ LOW_MARK_BYTES: Final = 16 * 1024
 
 GATHER_BUFFERS: Final = 64
 """Buffers handed to one sendmsg at most."""
+
+TRICKLE_BYTES: Final = 4096
+TRICKLE_SECONDS: Final = 1.0
+"""What is read of a peer whose holder has no room, and how often."""
+
+TURN_PIECES: Final = 2048
+"""What one read should bring at most: of a peer that sends smaller ones less is read at once, so that its turn is no
+longer than that of others. A read of messages of 64 bytes is less."""
+
+LEAST_READ_BYTES: Final = 4096
 
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
@@ -48,20 +67,24 @@ class Output(Enum):
 _OPEN: Final = Output.OPEN  # reading a member off an Enum costs as much as the rest of a call
 
 
-class Endpoint(Source):
+class Endpoint(Source, Waiter):
     """One plain socket, TCP or Unix; reading starts with `resume`."""
 
     __slots__ = (
         "_broken",
+        "_charge",
         "_failure",
         "_fd",
         "_high_mark",
         "_mask",
+        "_most",
         "_nudged",
         "_owner",
         "_pending",
         "_reading",
         "_registered",
+        "_tab",
+        "_waits",
         "buffered",
         "bytes_read",
         "bytes_taken",
@@ -69,11 +92,14 @@ class Endpoint(Source):
         "output",
         "pump",
         "sock",
+        "timer",
+        "trickles",
     )
 
     def __init__(
-        self, sock: socket.socket, pump: Pump, owner: EndpointOwner, *, high_mark_bytes: int = HIGH_MARK_BYTES
+        self, sock: socket.socket, pump: Pump, owner: EndpointOwner, tab: Tab, *, high_mark_bytes: int = HIGH_MARK_BYTES
     ) -> None:
+        """What it keeps is charged to `tab`."""
         self.sock = sock
         self.pump = pump
         self._owner: EndpointOwner | None = owner
@@ -81,12 +107,22 @@ class Endpoint(Source):
         self._high_mark = high_mark_bytes
         self._pending: deque[bytes | memoryview] | None = None
         self._mask = 0
+        self._most: i64 = READ_BYTES
+        """What is read at once."""
         self._broken = False
+        self._tab = tab
+        self._charge = Charge(tab)
         self._failure: OSError | None = None
         """Of a write, to be told at the turn's end."""
         self._nudged = False
         self._reading = False
         self._registered = False
+        self._waits = False
+        """The holder has no room: nothing is read until `room_again`."""
+        self.trickles = False
+        """A little is read even so, for it may be what makes room."""
+        self.timer: Entry | None = None
+        """The pump's, for the trickle."""
         self.buffered = 0
         """Bytes written by the owner that the kernel has not taken."""
         self.bytes_read = 0
@@ -100,6 +136,11 @@ class Endpoint(Source):
     def is_reading(self) -> bool:
         """True between `resume` and `pause` or the end of input."""
         return self._reading
+
+    @property
+    def is_heard(self) -> bool:
+        """Reading, and not waiting for room: whatever the peer sends is seen at once."""
+        return self._reading and not self._waits
 
     @property
     def is_closed(self) -> bool:
@@ -126,15 +167,22 @@ class Endpoint(Source):
             self._nudged = True
             self.pump.again(self._fd, self)
 
+    def weigh(self, pieces: i64) -> None:
+        """The last read brought so many pieces: the next ones are to bring a turn's worth."""
+        if pieces > TURN_PIECES:
+            self._most = max(self._most * TURN_PIECES // pieces, LEAST_READ_BYTES)
+        elif self._most < READ_BYTES and pieces < TURN_PIECES // 4:
+            self._most = min(self._most * 2, READ_BYTES)
+
     def _receive(self) -> Buffer:
         """Bytes read, none at the end of input; BlockingIOError when there is nothing."""
-        return self.pump.buffer.receive(self._fd)
+        return self.pump.buffer.receive(self._fd, self._most)
 
     def on_events(self, mask: int, now: float) -> None:
         if mask & WRITABLE:
             self.flush(now)
         if mask & ~WRITABLE:
-            if self._reading:
+            if self._reading and not self._waits:
                 self._read(now)
             elif mask & BROKEN:
                 self._hung_up(mask, now)
@@ -143,6 +191,12 @@ class Endpoint(Source):
         owner = self._owner
         if owner is None:
             return
+        if not self._tab.may_read:
+            self._wait_for_room(now)
+            return
+        self._take_in(owner, now)
+
+    def _take_in(self, owner: EndpointOwner, now: float) -> None:
         if self._nudged:
             self._nudged = False
             owner.on_data(b"", now)
@@ -160,6 +214,32 @@ class Endpoint(Source):
         else:
             self.pause()
             owner.on_eof(now)
+
+    def _wait_for_room(self, now: float) -> None:
+        self._waits = True
+        self._tab.wait(self)
+        self._watch()
+        if self.trickles:
+            self.pump.wake_at(self, now + TRICKLE_SECONDS)
+
+    def room_again(self, now: float) -> None:
+        if self._waits:
+            self._waits = False
+            self._watch()
+            if self._registered:
+                self.pump.again(self._fd, self)  # what epoll does not know of: a nudge, decrypted bytes
+
+    def on_timer(self, now: float) -> None:
+        """Time for a little of what a peer whose holder has no room sends."""
+        owner = self._owner
+        if not self._waits or owner is None:
+            return
+        if self._reading:
+            most, self._most = self._most, TRICKLE_BYTES
+            self._take_in(owner, now)
+            self._most = most
+        if self._waits and not self.is_closed:
+            self.pump.wake_at(self, now + TRICKLE_SECONDS)
 
     def _hung_up(self, mask: int, now: float) -> None:
         """Paused, and the kernel reports an end, which it would repeat for ever: stop watching, keep what is unread.
@@ -202,6 +282,7 @@ class Endpoint(Source):
             self._pending = deque()
         self._pending.append(data)
         self.buffered += len(data)
+        self._charge.set_to(self._charge.size + cost_of_buffer(data))
         if self.buffered >= self._high_mark:
             self.is_full = True
 
@@ -226,13 +307,19 @@ class Endpoint(Source):
                 return
             self.bytes_taken += taken
             self.buffered -= taken
+            cost = self._charge.size
             while taken:
-                head = len(pending[0])
+                first = pending[0]
+                head = len(first)
                 if head > taken:
-                    pending[0] = memoryview(pending[0])[taken:]
+                    if isinstance(first, bytes):
+                        cost += VIEW_BYTES - BUFFER_BYTES
+                    pending[0] = memoryview(first)[taken:]
                     break
                 taken -= head
+                cost -= cost_of_buffer(first)
                 pending.popleft()
+            self._charge.set_to(cost)
         if not self.buffered:
             self._pending = None  # an idle connection keeps no deque: 600 bytes
             if self.output is Output.FINISHING:
@@ -268,7 +355,7 @@ class Endpoint(Source):
             return  # a failed write and the hang-up behind it are one end
         self._broken = True
         self.output = Output.BROKEN
-        self._pending = None
+        self._drop_pending()
         self.pause()
         if self._registered:
             self.pump.unregister(self._fd)
@@ -286,13 +373,21 @@ class Endpoint(Source):
             return
         self._owner = None
         self._reading = False
-        self._pending = None
+        self._drop_pending()
+        if self._waits:
+            self._waits = False
+            self._tab.forget(self)
+            self.pump.forget(self)
         if self.output in (Output.OPEN, Output.FINISHING):
             self.output = Output.BROKEN
         if self._registered:
             self.pump.unregister(self._fd)
             self._registered = False
         self.sock.close()
+
+    def _drop_pending(self) -> None:
+        self._pending = None
+        self._charge.set_to(0)
 
     def reset(self) -> None:
         """Closes with a TCP reset, so that the peer cannot take a cut-off stream for a complete one."""
@@ -309,7 +404,7 @@ class Endpoint(Source):
     # --- the pump -------------------------------------------------------------------------------------------------
 
     def _wanted(self) -> int:
-        return (READABLE if self._reading else 0) | (WRITABLE if self.buffered else 0)
+        return (READABLE if self._reading and not self._waits else 0) | (WRITABLE if self.buffered else 0)
 
     def _watch(self) -> None:
         mask = self._wanted()
@@ -335,9 +430,9 @@ class TlsEndpoint(Endpoint):
     sock: ssl.SSLSocket
 
     def __init__(
-        self, sock: ssl.SSLSocket, pump: Pump, owner: EndpointOwner, *, high_mark_bytes: int = HIGH_MARK_BYTES
+        self, sock: ssl.SSLSocket, pump: Pump, owner: EndpointOwner, tab: Tab, *, high_mark_bytes: int = HIGH_MARK_BYTES
     ) -> None:
-        super().__init__(sock, pump, owner, high_mark_bytes=high_mark_bytes)
+        super().__init__(sock, pump, owner, tab, high_mark_bytes=high_mark_bytes)
         self._read_wants_write = False
         self._write_wants_read = False
 
@@ -359,7 +454,7 @@ class TlsEndpoint(Endpoint):
 
     def _receive(self) -> Buffer:
         # One TLS record is at most 16 KiB: gather what is there, as a plain socket would, up to one shared buffer.
-        buffer = self.pump.buffer.view
+        buffer = self.pump.buffer.view[: self._most]
         count = 0
         try:
             while True:
@@ -415,9 +510,9 @@ class TlsEndpoint(Endpoint):
 
 
 def endpoint_for(
-    sock: socket.socket, pump: Pump, owner: EndpointOwner, *, high_mark_bytes: int = HIGH_MARK_BYTES
+    sock: socket.socket, pump: Pump, owner: EndpointOwner, tab: Tab, *, high_mark_bytes: int = HIGH_MARK_BYTES
 ) -> Endpoint:
     """The endpoint that fits the socket. It takes the socket over; reading starts with `resume`."""
     if isinstance(sock, ssl.SSLSocket):
-        return TlsEndpoint(sock, pump, owner, high_mark_bytes=high_mark_bytes)
-    return Endpoint(sock, pump, owner, high_mark_bytes=high_mark_bytes)
+        return TlsEndpoint(sock, pump, owner, tab, high_mark_bytes=high_mark_bytes)
+    return Endpoint(sock, pump, owner, tab, high_mark_bytes=high_mark_bytes)

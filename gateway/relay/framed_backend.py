@@ -7,7 +7,8 @@ socket is closed, because the kernel forgets with it.
 import socket
 
 from gateway.errors import BackendReset
-from gateway.protocol.framings import Framing, MessageNotCarried
+from gateway.memory.account import Charge
+from gateway.protocol.framings import Framing, MessageNotCarried, StreamFraming
 from gateway.protocol.pieces import Buffer, Piece
 from gateway.protocol.records import RejectBody, Rung, SessionReport
 from gateway.relay.endpoint import Output
@@ -21,12 +22,15 @@ from gateway.relay.socket_side import SocketSide
 class FramedBackend(SocketSide):
     """A TCP or Unix socket in the pump; its host's acknowledgements tell how far messages got."""
 
-    __slots__ = ("framing",)
+    __slots__ = ("_gathered", "_gathers", "framing")
 
     def __init__(self, sock: socket.socket, place: Place, framing: Framing, evidence: Evidence) -> None:
         """Takes the socket over, non-blocking, connected, behind its PROXY header; `evidence` is about it."""
         super().__init__(sock, place, evidence)
         self.framing = framing
+        self._gathers = not isinstance(framing, StreamFraming)
+        self._gathered = Charge(place.tab)
+        """What the framing holds of unfinished messages."""
 
     def start(self, now: float) -> None:
         self.endpoint.resume()
@@ -40,6 +44,8 @@ class FramedBackend(SocketSide):
             raise
         self._outgoing.enter(pieces, 0, now)
         self.endpoint.write(data)
+        if self._gathers:
+            self._gathered.set_to(self.framing.held_bytes)
 
     @property
     def is_finished(self) -> bool:
@@ -75,6 +81,9 @@ class FramedBackend(SocketSide):
 
     def on_data(self, data: Buffer, now: float) -> None:
         pieces = self.framing.receive_data(data)
+        if self._gathers:
+            self._gathered.set_to(self.framing.held_bytes)
+        self.endpoint.weigh(len(pieces))
         if pieces:
             self._junction.from_backend(pieces, now)
         if self.framing.error is not None and not self.is_gone:

@@ -9,6 +9,8 @@ from typing import Final
 
 from mypy_extensions import i64
 
+from gateway.memory.account import Charge, Tab
+from gateway.memory.costs import GATHERED_BYTES, PIECE_BYTES
 from gateway.protocol.ledger import Ledger, Run
 from gateway.protocol.pieces import FIRST, LAST, Piece
 from gateway.protocol.records import RejectBody, Rung
@@ -21,10 +23,19 @@ LOOK_AHEAD_BYTES: Final = 64 * 1024
 """How far a paused client is read on, so that a ping or a close within it is still heard and answered."""
 
 
+LOOK_AHEAD_PIECES: Final = 1024
+"""The same in pieces, of which the smallest have no bytes."""
+
+LEDGER_BYTES: Final = 4096
+"""What a ledger takes is charged beyond this, which is in what a session takes at the least."""
+
+
 class Lane:
     """Upstream or downstream of one session."""
 
     __slots__ = (
+        "_held_charge",
+        "_ledger_charge",
         "_paused_for",
         "bytes",
         "held",
@@ -39,8 +50,15 @@ class Lane:
         "waives_window",
     )
 
-    def __init__(self, metrics: DirectionMetrics, ledger: Ledger | None, retained: Retained | None = None) -> None:
-        """`ledger` None: delivery is not tracked. `retained`: for a next hop that can be made anew."""
+    def __init__(
+        self, metrics: DirectionMetrics, ledger: Ledger | None, tab: Tab, retained: Retained | None = None
+    ) -> None:
+        """What is held is charged to `tab`, the session's. `ledger` None: delivery is not tracked.
+
+        `retained`: for a next hop that can be made anew.
+        """
+        self._held_charge = Charge(tab)
+        self._ledger_charge = Charge(tab)
         self.metrics = metrics
         self.ledger = ledger
         self.retained = retained
@@ -65,12 +83,36 @@ class Lane:
 
     def hold(self, pieces: Sequence[Piece]) -> None:
         """Keeps pieces behind those already held."""
-        self.held.extend(pieces)
-        for _, payload, flags in pieces:
+        held = self.held
+        cost = self._held_charge.size
+        for piece in pieces:
+            opcode, payload, flags = piece
+            size = len(payload)
+            cost += size
+            self.held_messages += flags >> 1 & 1
             if flags & FIRST:
                 self.held_bytes_before_newest = self.held_bytes
-            self.held_bytes += len(payload)
-            self.held_messages += flags >> 1 & 1
+            elif held and len(held[-1][1]) < GATHERED_BYTES:
+                before = held[-1]  # of the same message
+                held[-1] = (opcode, before[1] + payload, before[2] | flags)
+                self.held_bytes += size
+                continue
+            self.held_bytes += size
+            cost += PIECE_BYTES
+            held.append(piece)
+        self._held_charge.set_to(cost)
+        self.reckon()
+
+    @property
+    def is_far_ahead(self) -> bool:
+        """As much is held of a client as it is read on for the sake of its control frames."""
+        return self.held_bytes >= LOOK_AHEAD_BYTES or len(self.held) >= LOOK_AHEAD_PIECES
+
+    def reckon(self) -> None:
+        """Charges what the ledger takes by now. Not with each message: what goes on at once takes nothing for long."""
+        ledger = self.ledger
+        if ledger is not None:
+            self._ledger_charge.set_to(max(ledger.cost_bytes - LEDGER_BYTES, 0))
 
     def has_room_for(self, pieces: list[Piece]) -> bool:
         """Whether pieces of one read fit the window for certain, without looking at each: the usual case."""
@@ -106,6 +148,7 @@ class Lane:
     def drop_held(self) -> None:
         """Forgets what is held: nobody is there any more to take it."""
         self.held = []
+        self._held_charge.set_to(0)
         self.held_bytes = self.held_messages = self.held_bytes_before_newest = 0
 
     def drop_unfinished(self) -> bool:
@@ -209,6 +252,8 @@ class Lane:
             histogram.observe(now - run.accepted_at, run.count)
             count += run.count
         self.metrics.settled[rung] += count
+        if self._ledger_charge.size:
+            self.reckon()
         if self.retained is not None:
             self.retained.settle(ledger.settled)
         return True

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.errors import BackendReset, BackendVanished, FramingViolation, ProtocolViolation
+from gateway.memory.account import Charge
 from gateway.protocol.messages import is_legal_close_code
 from gateway.protocol.pieces import LAST, Buffer, Piece
 from gateway.protocol.records import (
@@ -63,6 +64,7 @@ class RecordsBackend(SocketSide):
     __slots__ = (
         "_ack_due",
         "_acked",
+        "_assembled",
         "_decoder",
         "_early",
         "_finished",
@@ -79,6 +81,9 @@ class RecordsBackend(SocketSide):
     ) -> None:
         """Takes the socket over; `receiver` is the session's, and knows what has come on earlier connections."""
         super().__init__(sock, place, evidence)
+        self.endpoint.trickles = True
+        self._assembled = Charge(place.tab)
+        """The unfinished record."""
         self._decoder = opened.decoder
         self._early = opened.early
         self._window_messages = opened.window_messages
@@ -182,7 +187,10 @@ class RecordsBackend(SocketSide):
     # --- the endpoint's news --------------------------------------------------------------------------------------
 
     def on_data(self, data: Buffer, now: float) -> None:
-        self._take(self._decoder.feed(data), now)
+        records = self._decoder.feed(data)
+        self._assembled.set_to(self._decoder.held_bytes)
+        self.endpoint.weigh(len(records))
+        self._take(records, now)
 
     def _take(self, records: Sequence[Record], now: float) -> None:
         duplicates = self.receiver.duplicates

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gateway.errors import ConnectionFault, KeepaliveTimeout, PolicyViolation, ProtocolViolation
+from gateway.memory.account import Charge
 from gateway.protocol.messages import NO_CODE, WebSocketConnection
 from gateway.protocol.pieces import LAST, Opcode, Piece
 from gateway.protocol.records import (
@@ -33,6 +34,9 @@ from gateway.telemetry.metrics import UnknownReason
 SUPERSEDED = 4001
 """A newer connection of the same session took over."""
 
+REJECT_BYTES = 160
+"""Around a REJECT that is kept: its number, its entry, what a bytes object has before its data."""
+
 _BINARY = int(Opcode.BINARY)
 
 
@@ -48,19 +52,29 @@ class Numbering:
     """Rungs below the settling one that the client wants to hear of."""
     has_heartbeat: bool = False
     """The client wants to hear a record with each ping."""
+    told_later: Charge
+    """For `rejects`."""
     rejects: dict[int, bytes] = field(default_factory=dict)
     """REJECT records by message, kept until an ACK of ours covers them: the client may have missed them."""
 
     def keep_reject(self, seq: int, body: RejectBody) -> bytes:
         """The REJECT record for the client's message `seq`, remembered."""
         record = self.rejects[seq] = encode_record(RecordType.REJECT, 0, seq, body.to_json())
+        self.told_later.set_to(self.told_later.size + len(record) + REJECT_BYTES)
         return record
+
+    def drop_rejects(self, seq: int) -> None:
+        """An ACK of ours up to `seq` is sent, and covers them."""
+        size = self.told_later.size
+        for number in [number for number in self.rejects if number <= seq]:
+            size -= len(self.rejects.pop(number)) + REJECT_BYTES
+        self.told_later.set_to(size)
 
 
 class RecordsClient(WebSocketSide):
     """One connection of a session whose client speaks records."""
 
-    __slots__ = ("_ack_due", "_reader", "_told", "numbering", "on_auth")
+    __slots__ = ("_ack_due", "_assembled", "_reader", "_told", "numbering", "on_auth")
 
     def __init__(
         self, sock: socket.socket, place: Place, ws: WebSocketConnection, numbering: Numbering, reader: RecordAssembler
@@ -71,6 +85,8 @@ class RecordsClient(WebSocketSide):
         self.on_auth: Callable[[int, AuthFromClient, float], None] | None = None
         """Called with the number and the body of an AUTH of the client's; None where OPENED offered none."""
         self._reader = reader
+        self._assembled = Charge(self._tab)
+        """The unfinished record."""
         self._ack_due = False
         self._told: dict[Rung, int] = {}
 
@@ -136,8 +152,8 @@ class RecordsClient(WebSocketSide):
         if ledger.settled > self._told[ledger.settles_at]:
             self._told[ledger.settles_at] = ledger.settled
             self._send_record(RecordType.ACK, ledger.settles_at, ledger.settled)
-            for seq in [seq for seq in numbering.rejects if seq <= ledger.settled]:
-                del numbering.rejects[seq]
+            if numbering.rejects:
+                numbering.drop_rejects(ledger.settled)
         for rung in (Rung.REACHED, Rung.WRITTEN, Rung.ACCEPTED):
             if rung in numbering.receipts and rung < ledger.settles_at:
                 position = numbering.receiver.accepted if rung is Rung.ACCEPTED else ledger.position(rung)
@@ -177,6 +193,7 @@ class RecordsClient(WebSocketSide):
     def _take(self, pieces: list[Piece], now: float) -> None:
         junction = self._junction
         records = self._reader.feed(pieces)
+        self._assembled.set_to(self._reader.held_bytes)
         receiver = self.numbering.receiver
         duplicates = receiver.duplicates
         data, others = receiver.receive(records)

@@ -19,6 +19,7 @@ from typing import Protocol
 import structlog
 
 from gateway.errors import BackendFault, ConnectionFault, ProtocolViolation
+from gateway.memory.account import Tab
 from gateway.protocol.messages import is_legal_close_code
 from gateway.protocol.records import OpenedByGateway, Rung
 from gateway.protocol.rejections import RejectedRange, tells_of
@@ -56,9 +57,9 @@ class Relay(Traffic):
 
     __slots__ = ("_absence", "_grace_deadline", "_host")
 
-    def __init__(self, *, pump: Pump, settings: RelaySettings, up: Lane, down: Lane, host: RelayHost) -> None:
+    def __init__(self, *, pump: Pump, settings: RelaySettings, up: Lane, down: Lane, tab: Tab, host: RelayHost) -> None:
         """Its sides are made at its places and given to `start`. A lane that retains is for a side that may be away."""
-        super().__init__(pump=pump, settings=settings, up=up, down=down)
+        super().__init__(pump=pump, settings=settings, up=up, down=down, tab=tab)
         self._host = host
         self._absence: Ending | None = None
         """While the client is away: how the session ends if it stays away."""

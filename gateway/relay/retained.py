@@ -1,19 +1,26 @@
 """The messages of one lane that are not settled, kept to be sent again when the next hop is made anew.
 
+What is kept is charged to the session's tab.
+
 Invariant: `pieces` begins with the first piece of message `settled` + 1 and leaves nothing out, unless `is_cut`.
 """
 
 from collections.abc import Sequence
 
+from mypy_extensions import i64
+
+from gateway.memory.account import Charge, Tab
+from gateway.memory.costs import GATHERED_BYTES, PIECE_BYTES
 from gateway.protocol.pieces import FIRST, LAST, Piece
 
 
 class Retained:
     """Bounded by the window: what is settled leaves it, and a message that exceeds it while it comes in is not kept."""
 
-    __slots__ = ("_cut_seq", "_limit_bytes", "_newest", "_unfinished_bytes", "bytes", "pieces", "settled")
+    __slots__ = ("_charge", "_cut_seq", "_limit_bytes", "_newest", "_unfinished_bytes", "bytes", "pieces", "settled")
 
-    def __init__(self, *, limit_bytes: int, start: int = 0) -> None:
+    def __init__(self, tab: Tab, *, limit_bytes: int, start: int = 0) -> None:
+        self._charge = Charge(tab)
         self.pieces: list[Piece] = []
         self.bytes = 0
         self.settled = start
@@ -29,13 +36,18 @@ class Retained:
 
     def add(self, pieces: Sequence[Piece]) -> None:
         """Keeps what is being sent."""
+        kept = self.pieces
         for opcode, payload, flags in pieces:
             if self._cut_seq > self._newest:  # its end is kept, so that messages can be counted
                 if flags & LAST:
                     self._newest += 1
-                    self.pieces.append((opcode, b"", FIRST | LAST))
+                    kept.append((opcode, b"", FIRST | LAST))
                 continue
-            self.pieces.append((opcode, payload, flags))
+            if not flags & FIRST and kept and len(kept[-1][1]) < GATHERED_BYTES:
+                before = kept[-1]  # of the same message
+                kept[-1] = (opcode, before[1] + payload, before[2] | flags)
+            else:
+                kept.append((opcode, payload, flags))
             self.bytes += len(payload)
             if flags & LAST:
                 self._newest += 1
@@ -44,6 +56,11 @@ class Retained:
             self._unfinished_bytes += len(payload)
             if self._unfinished_bytes > self._limit_bytes:
                 self._cut()
+        self._reckon()
+
+    def _reckon(self) -> None:
+        size: i64 = self.bytes
+        self._charge.set_to(size + PIECE_BYTES * len(self.pieces))
 
     def settle(self, seq: int) -> None:
         """Messages up to `seq` need not be kept any more."""
@@ -55,10 +72,12 @@ class Retained:
         for index, (_, payload, flags) in enumerate(pieces):
             if not count:
                 del pieces[:index]
-                return
+                break
             self.bytes -= len(payload)
             count -= flags >> 1 & 1
-        pieces.clear()
+        else:
+            pieces.clear()
+        self._reckon()
 
     def _cut(self) -> None:
         """Gives the unfinished message up: its memory must not grow with it."""

@@ -16,7 +16,7 @@ class SocketSide(BackendSide, EndpointOwner):
 
     def __init__(self, sock: socket.socket, place: Place, evidence: Evidence) -> None:
         """Takes the socket over, non-blocking and connected; `evidence` is about it."""
-        self.endpoint = endpoint_for(sock, place.pump, self)
+        self.endpoint = endpoint_for(sock, place.pump, self, place.tab)
         self._pump = place.pump
         self._junction = place.junction
         self._incoming = place.incoming

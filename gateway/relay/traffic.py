@@ -15,12 +15,13 @@ from abc import abstractmethod
 from dataclasses import replace
 
 from gateway.errors import ConnectionFault, PolicyViolation
+from gateway.memory.account import Tab
 from gateway.policy.admission import MessageRate
 from gateway.protocol.framings import MessageNotCarried
 from gateway.protocol.pieces import Piece
 from gateway.protocol.records import RejectBody, Rung, SessionReport
 from gateway.relay.closing import Closing, State
-from gateway.relay.lane import LOOK_AHEAD_BYTES, Lane, behind_message, messages_ending
+from gateway.relay.lane import Lane, behind_message, messages_ending
 from gateway.relay.looking import Looking
 from gateway.relay.place import Place
 from gateway.relay.ports import UNKNOWN, BackendSide, ClientSide, Junction
@@ -46,12 +47,17 @@ class Traffic(Junction):
         "opened_at",
         "pump",
         "settings",
+        "tab",
         "timer",
         "up",
     )
 
-    def __init__(self, *, pump: Pump, settings: RelaySettings, up: Lane, down: Lane) -> None:
-        """Its sides are made at its places and given later. A lane that retains is for a side that may be away."""
+    def __init__(self, *, pump: Pump, settings: RelaySettings, up: Lane, down: Lane, tab: Tab) -> None:
+        """Its sides are made at its places and given later. A lane that retains is for a side that may be away.
+
+        `tab` is the session's in the account of memory.
+        """
+        self.tab = tab
         self.pump = pump
         self.settings = settings
         self.up = up
@@ -79,12 +85,12 @@ class Traffic(Junction):
     @property
     def for_client(self) -> Place:
         """Where its client's side stands."""
-        return Place(self.pump, self, incoming=self.up, outgoing=self.down, settings=self.settings)
+        return Place(self.pump, self, incoming=self.up, outgoing=self.down, settings=self.settings, tab=self.tab)
 
     @property
     def for_backend(self) -> Place:
         """Where its backend's side stands."""
-        return Place(self.pump, self, incoming=self.down, outgoing=self.up, settings=self.settings)
+        return Place(self.pump, self, incoming=self.down, outgoing=self.up, settings=self.settings, tab=self.tab)
 
     # --- what is known --------------------------------------------------------------------------------------------
 
@@ -309,6 +315,8 @@ class Traffic(Junction):
         if is_due:
             looking.take_turn(now)
         may_find_more = False
+        self.up.reckon()
+        self.down.reckon()
         if self.up.is_unsettled:
             finds = self._sample_backend(now) if is_due or looking.is_upstream_awaited else True
             may_find_more = finds and self.up.is_unsettled
@@ -326,7 +334,7 @@ class Traffic(Junction):
         if not client.is_gone:
             if up.held and closing.for_backend is None:
                 up.paused_for(backend.pause_cause if backend.is_full else PauseCause.WINDOW, now)
-                if up.held_bytes >= LOOK_AHEAD_BYTES:
+                if up.is_far_ahead:
                     client.pause()
                     self._waive_window(now)
                 else:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.errors import KeepaliveTimeout
+from gateway.memory.account import Charge
+from gateway.memory.costs import cost_of
 from gateway.protocol.fence import Fence
 from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Buffer, Opcode, Piece
@@ -19,6 +21,9 @@ from gateway.relay.place import Place
 from gateway.relay.ports import ClientSide, EndpointOwner
 from gateway.relay.timers import NEVER, Entry
 from gateway.telemetry.metrics import PauseCause, UnknownReason
+
+CONNECTION_BYTES: Final = 4096
+"""What a connection takes when it holds nothing, its session aside."""
 
 WHOLE: Final = FIRST | LAST
 
@@ -43,9 +48,11 @@ class WebSocketSide(ClientSide, EndpointOwner):
         "_left",
         "_mid_message",
         "_outgoing",
+        "_pending",
         "_pong",
         "_pump",
         "_settings",
+        "_tab",
         "close_sent",
         "endpoint",
         "on_closed",
@@ -55,7 +62,11 @@ class WebSocketSide(ClientSide, EndpointOwner):
 
     def __init__(self, sock: socket.socket, place: Place, ws: WebSocketConnection) -> None:
         """Takes the socket over, non-blocking and behind its handshake."""
-        self.endpoint = endpoint_for(sock, place.pump, self)
+        self._tab = place.tab.connection(CONNECTION_BYTES + ws.compression_bytes)
+        self.endpoint = endpoint_for(sock, place.pump, self, self._tab)
+        self.endpoint.trickles = True
+        self._pending = Charge(self._tab)
+        """What was received and is still compressed."""
         self._pump = place.pump
         self._junction = place.junction
         self._incoming = place.incoming
@@ -155,6 +166,7 @@ class WebSocketSide(ClientSide, EndpointOwner):
 
     def close(self) -> None:
         self.endpoint.close()
+        self._tab.close()
         self._pump.forget(self)
         self.on_closed()
 
@@ -202,7 +214,7 @@ class WebSocketSide(ClientSide, EndpointOwner):
         if not self._fence.in_flight:
             if self._can_ping:
                 self.endpoint.write(self._raise_fence(now))
-        elif self.endpoint.is_reading:  # a client that we have paused is not to blame for its silence
+        elif self.endpoint.is_heard:  # a client that we have paused is not to blame for its silence
             timeout = self._settings.keepalive_timeout_seconds
             fault = KeepaliveTimeout(f"keepalive timeout: nothing heard for {timeout:g} s after a ping")
             self._timed_out(fault, now)
@@ -222,6 +234,9 @@ class WebSocketSide(ClientSide, EndpointOwner):
         self._last_heard = now
         ws = self.ws
         pieces = ws.receive_data(data)
+        self.endpoint.weigh(len(pieces))
+        if ws.has_pending or self._pending.size:
+            self._pending.set_to(cost_of(ws.pending))
         if self._left:
             self._end_left()
             return

@@ -23,6 +23,7 @@ from gateway.errors import (
     Overloaded,
     fitting_reason,
 )
+from gateway.memory.account import Charge
 from gateway.policy.admission import Ticket
 from gateway.policy.forwarded import ClientView
 from gateway.policy.principal import AccessRefusal, Principal
@@ -312,7 +313,9 @@ async def _begin(
     limit = arrival.service.config.limits.message_bytes
     upstream_start = 0 if backend.opened is None else backend.opened.consumed
     numbering = Numbering(
-        receiver=DataReceiver(start=upstream_start, message_bytes=limit), sender=DataSender(start=consumed)
+        receiver=DataReceiver(start=upstream_start, message_bytes=limit),
+        sender=DataSender(start=consumed),
+        told_later=Charge(session.tab),
     )
     client = ParkedClient(relay.down, numbering)
     side = _backend_side(arrival, session, backend, start=consumed)
@@ -438,7 +441,7 @@ def _session(
         dialed=backend.dialed,
         permission=arrival.permission,
     )
-    up_ledger, up_retained = _upstream(arrival, backend, resumed=resumed)
+    up_ledger, up_retained = _upstream(arrival, session, backend, resumed=resumed)
     fenced = Rung.REACHED if delivery.fence else Rung.WRITTEN
     down_ledger = Ledger(
         fenced if token is None else Rung.CONSUMED,
@@ -448,13 +451,14 @@ def _session(
         start=start,
         resumed=resumed,
     )
-    down_retained = None if token is None else Retained(limit_bytes=delivery.window_bytes, start=start)
+    down_retained = None if token is None else Retained(session.tab, limit_bytes=delivery.window_bytes, start=start)
     track = delivery.track
     session.relay = Relay(
         pump=keeper.pump,
         settings=service.settings,
-        up=Lane(metrics.upstream, up_ledger if track else None, up_retained if track else None),
-        down=Lane(metrics.downstream, down_ledger if track else None, down_retained),
+        up=Lane(metrics.upstream, up_ledger if track else None, session.tab, up_retained if track else None),
+        down=Lane(metrics.downstream, down_ledger if track else None, session.tab, down_retained),
+        tab=session.tab,
         host=session,
     )
     if backend.opened is not None:
@@ -465,7 +469,7 @@ def _session(
     return session
 
 
-def _upstream(arrival: Arrival, backend: Reached, *, resumed: bool) -> tuple[Ledger, Retained | None]:
+def _upstream(arrival: Arrival, session: Session, backend: Reached, *, resumed: bool) -> tuple[Ledger, Retained | None]:
     delivery = arrival.service.config.delivery
     if backend.opened is None:
         ledger = Ledger(
@@ -484,7 +488,7 @@ def _upstream(arrival: Arrival, backend: Reached, *, resumed: bool) -> tuple[Led
         start=start,
         resumed=resumed,
     )
-    return ledger, Retained(limit_bytes=delivery.window_bytes, start=start)
+    return ledger, Retained(session.tab, limit_bytes=delivery.window_bytes, start=start)
 
 
 def _backend_side(arrival: Arrival, session: Session, backend: Reached, *, start: int) -> BackendSide:

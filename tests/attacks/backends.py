@@ -2,15 +2,17 @@
 
 One epoll loop. `echo` sends back what comes, `hole` takes connections and never reads, `fire` sends without end,
 `lines` is a hole for whole lines, `pinging` speaks records: it opens the session, then sends PINGs without end and does
-not read what it is answered.
+not read what it is answered. On SIGUSR1 all connections are ended, as by backends that restart.
 """
 
 import json
 import os
 import select
+import signal
 import socket
 import struct
 from collections.abc import Callable
+from types import FrameType
 from typing import Final
 
 CHUNK: Final = 65536
@@ -62,8 +64,21 @@ def serve(kinds: tuple[str, ...], told: Callable[[dict[str, int]], None]) -> Non
         epoll.register(listener.fileno(), select.EPOLLIN)
     told({kind: listener.getsockname()[1] for listener, kind in listeners.values()})
     peers: dict[int, Peer] = {}
+    is_asked_to_hang_up = False
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        nonlocal is_asked_to_hang_up
+        is_asked_to_hang_up = True
+
+    signal.signal(signal.SIGUSR1, ask)
     while True:
-        for fd, mask in epoll.poll():
+        if is_asked_to_hang_up:
+            is_asked_to_hang_up = False
+            for fd, peer in peers.items():
+                epoll.unregister(fd)
+                peer.sock.close()
+            peers.clear()
+        for fd, mask in epoll.poll(0.1):
             if fd in listeners:
                 listener, kind = listeners[fd]
                 try:

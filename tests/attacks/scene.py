@@ -5,6 +5,7 @@ asked for afterwards: that the account, the descriptors and the tasks are back w
 """
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -73,9 +74,11 @@ class Scene:
         self._folder = tempfile.TemporaryDirectory(prefix="kakitome-attack-")
         self._children: list[subprocess.Popen[str]] = []
         self.gateway: GatewayProcess
+        self._backends: subprocess.Popen[str]
 
     def __enter__(self) -> Self:
-        ports = json.loads(self._start("backends").stdout.readline())  # type: ignore[union-attr]
+        self._backends = self._start("backends")
+        ports = json.loads(self._backends.stdout.readline())  # type: ignore[union-attr]
         folder = Path(self._folder.name)
         (folder / "files").mkdir()
         with open(folder / "files" / "large", "wb") as large:
@@ -200,6 +203,7 @@ class Scene:
 
     def _await_rest(self, descriptors: int) -> None:
         """Waits until nothing is left of what was: account, descriptors. Sessions that are parked hold theirs."""
+        self._backends.send_signal(signal.SIGUSR1)  # what a backend never takes is held for as long as it is there
         deadline = time.monotonic() + SETTLE_SECONDS
         while time.monotonic() < deadline:
             account = self.memory()

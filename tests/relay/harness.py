@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gateway.memory.account import Account, Tab
 from gateway.protocol.frames import FIRST, LAST, Opcode, Piece
 from gateway.protocol.framings import Framing, StreamFraming
 from gateway.protocol.ledger import Ledger
@@ -23,6 +24,11 @@ from gateway.telemetry.metrics import RouteMetrics
 from tests.relay.sockets import tcp_pair
 
 WHOLE = FIRST | LAST
+
+
+def open_tab() -> Tab:
+    """A session's tab in an account of its own, with room for anything."""
+    return Account(limit_bytes=64 << 20, holder_bytes=64 << 20).open("127.0.0.1")
 
 
 class Peer:
@@ -126,6 +132,8 @@ class Scene:
 
     def __post_init__(self) -> None:
         self.metrics = RouteMetrics("test")
+        self.account = Account(limit_bytes=64 << 20, holder_bytes=64 << 20)
+        self.tab = self.account.open("127.0.0.1")
         self.pump = Pump(clock=lambda: self.now)
         self.endings: list[Ending] = []
         client_sock, browser_sock = tcp_pair()
@@ -142,13 +150,14 @@ class Scene:
                 overhead_bytes=overhead,
             )
 
-        self.up = Lane(self.metrics.upstream, ledger(self.framing.overhead_bytes))
-        self.down = Lane(self.metrics.downstream, ledger(None))
+        self.up = Lane(self.metrics.upstream, ledger(self.framing.overhead_bytes), self.tab)
+        self.down = Lane(self.metrics.downstream, ledger(None), self.tab)
         self.relay = Relay(
             pump=self.pump,
             settings=self.settings,
             up=self.up,
             down=self.down,
+            tab=self.tab,
             host=self,
         )
         ws = WebSocketConnection(client=False, message_bytes=self.message_bytes)
@@ -164,6 +173,7 @@ class Scene:
 
     def relay_ended(self, relay: Relay, ending: Ending) -> None:
         self.endings.append(ending)
+        self.tab.close()
 
     def until(self, condition: Callable[[], bool]) -> None:
         # The scene's clock stands still meanwhile; the kernel takes real time, on a busy machine a good deal of it.

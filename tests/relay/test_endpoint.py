@@ -3,15 +3,19 @@
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
 
+from gateway.memory.account import Account
 from gateway.protocol.pieces import Buffer
-from gateway.relay.endpoint import HIGH_MARK_BYTES, Endpoint, Output, endpoint_for
+from gateway.relay.endpoint import HIGH_MARK_BYTES, TRICKLE_BYTES, TRICKLE_SECONDS, Endpoint, Output, endpoint_for
 from gateway.relay.ports import EndpointOwner
 from gateway.relay.pump import Pump
+from tests.relay.harness import open_tab
 from tests.relay.sockets import tcp_pair, tls_pair, unix_pair
 
 Pair = Callable[[], tuple[socket.socket, socket.socket]]
@@ -63,7 +67,7 @@ class Scene:
 def scene(pair: Pair) -> Iterator[Scene]:
     pump, owner = Pump(clock=lambda: 0.0), Owner()
     ours, theirs = pair()
-    endpoint = endpoint_for(ours, pump, owner)
+    endpoint = endpoint_for(ours, pump, owner, open_tab())
     yield Scene(pump, owner, endpoint, theirs)
     endpoint.close()
     theirs.close()
@@ -231,3 +235,75 @@ def test_a_fault_of_the_owners_is_its_own(scene: Scene) -> None:
     scene.endpoint.resume()
     scene.peer.sendall(b"x")
     scene.turns(lambda: scene.owner.news == ["fault"])
+
+
+@pytest.mark.parametrize("pair", [tcp_pair, unix_pair, tls_pair])
+def test_what_the_peer_does_not_take_is_charged_until_it_is_taken_or_lost(pair: Pair) -> None:
+    account = Account(limit_bytes=64 << 20, holder_bytes=64 << 20)
+    tab = account.open("127.0.0.1")
+    pump, owner = Pump(clock=lambda: 0.0), Owner()
+    ours, theirs = pair()
+    endpoint = endpoint_for(ours, pump, owner, tab)
+    block = bytes(1 << 20)
+    for _ in range(16):
+        endpoint.write(block)
+    assert endpoint.buffered <= account.used <= endpoint.buffered + len(block) + 16 * 248
+    theirs.setblocking(False)
+    while endpoint.buffered > 4 << 20:
+        with suppress(BlockingIOError, ssl.SSLWantReadError):
+            theirs.recv(1 << 20)
+        pump.turn()
+        assert endpoint.buffered <= account.used <= endpoint.buffered + len(block) + 16 * 248
+    endpoint.close()
+    assert account.used == 0
+    theirs.close()
+
+
+@pytest.mark.parametrize("pair", [tcp_pair, unix_pair, tls_pair])
+def test_a_holder_without_room_is_not_read_until_it_has_room_again(pair: Pair) -> None:
+    account = Account(limit_bytes=1 << 20, holder_bytes=1 << 16)
+    tab = account.open("127.0.0.1", 1 << 16)
+    now = 0.0
+    pump, owner = Pump(clock=lambda: now), Owner()
+    ours, theirs = pair()
+    endpoint = endpoint_for(ours, pump, owner, tab)
+    endpoint.resume()
+    theirs.sendall(b"hello")
+    for _ in range(1000):
+        pump.turn()
+    assert (bytes(owner.data), endpoint.is_heard, account.waiting) == (b"", False, 1)
+    tab.release(1 << 16)
+    for waiter in account.attend():
+        waiter.room_again(now)
+    deadline = time.monotonic() + 20
+    while bytes(owner.data) != b"hello" and time.monotonic() < deadline:
+        pump.turn()
+    assert (bytes(owner.data), endpoint.is_heard, account.waiting) == (b"hello", True, 0)
+    endpoint.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("pair", [tcp_pair, unix_pair, tls_pair])
+def test_a_little_is_read_even_so_of_who_may_make_room(pair: Pair) -> None:
+    account = Account(limit_bytes=1 << 20, holder_bytes=1 << 16)
+    tab = account.open("127.0.0.1", 1 << 16)
+    now = 0.0
+    pump, owner = Pump(clock=lambda: now), Owner()
+    ours, theirs = pair()
+    endpoint = endpoint_for(ours, pump, owner, tab)
+    endpoint.trickles = True
+    endpoint.resume()
+    theirs.sendall(bytes(3 * TRICKLE_BYTES))
+    for turn in range(3):
+        for _ in range(1000):
+            pump.turn()
+        assert len(owner.data) <= turn * TRICKLE_BYTES
+        deadline = time.monotonic() + 20
+        read = len(owner.data)
+        while len(owner.data) == read and time.monotonic() < deadline:
+            now += TRICKLE_SECONDS
+            pump.ring()
+        assert len(owner.data) > read
+    endpoint.close()
+    assert account.waiting == 0
+    theirs.close()

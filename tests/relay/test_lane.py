@@ -1,10 +1,18 @@
 """What a lane holds back, and what it forgets of it when no new message is to begin."""
 
+from itertools import groupby
+
 import pytest
 
+from gateway.memory.account import Tab
+from gateway.memory.costs import GATHERED_BYTES
 from gateway.protocol.frames import FIRST, LAST, Opcode, Piece
-from gateway.relay.lane import Lane
+from gateway.protocol.ledger import Ledger
+from gateway.protocol.records import Rung
+from gateway.relay.lane import LOOK_AHEAD_PIECES, Lane
+from gateway.relay.retained import Retained
 from gateway.telemetry.metrics import RouteMetrics
+from tests.relay.harness import open_tab
 
 WHOLE = FIRST | LAST
 BINARY = int(Opcode.BINARY)
@@ -12,6 +20,23 @@ BINARY = int(Opcode.BINARY)
 
 def pieces(*flags: int) -> list[Piece]:
     return [(BINARY, bytes([index]), flag) for index, flag in enumerate(flags)]
+
+
+def joined(pieces: list[Piece]) -> list[Piece]:
+    """The same with the pieces of each message made one: how they are cut is the lane's affair."""
+    message = 0
+    numbered: list[tuple[int, Piece]] = []
+    for piece in pieces:
+        message += piece[2] & FIRST
+        numbered.append((message, piece))
+    whole: list[Piece] = []
+    for _, group in groupby(numbered, key=lambda item: item[0]):
+        parts = [piece for _, piece in group]
+        flags = 0
+        for part in parts:
+            flags |= part[2]
+        whole.append((parts[0][0], b"".join(part[1] for part in parts), flags))
+    return whole
 
 
 @pytest.mark.parametrize(
@@ -31,8 +56,68 @@ def pieces(*flags: int) -> list[Piece]:
 def test_a_message_of_which_only_the_beginning_is_held_is_forgotten(
     held: tuple[int, ...], kept: int, has_end: bool
 ) -> None:
-    lane = Lane(RouteMetrics("test").downstream, None)
+    lane = Lane(RouteMetrics("test").downstream, None, open_tab())
     lane.hold(pieces(*held))
     assert lane.drop_unfinished() is has_end
-    assert lane.held == pieces(*held)[:kept]
+    assert joined(lane.held) == joined(pieces(*held)[:kept])
     assert lane.held_bytes == kept
+
+
+def held_by(tab: Tab, *batches: list[Piece]) -> Lane:
+    lane = Lane(RouteMetrics("test").upstream, None, tab)
+    for batch in batches:
+        lane.hold(batch)
+    return lane
+
+
+def test_fragments_of_a_byte_each_are_held_as_bytes_and_not_as_objects() -> None:
+    fragment: Piece = (BINARY, b"x", 0)
+    tab = open_tab()
+    before = tab.used
+    lane = held_by(tab, [(BINARY, b"x", FIRST)], *[[fragment] * 1000] * 100, [(BINARY, b"x", LAST)])
+    assert joined(lane.held) == [(BINARY, b"x" * 100_002, WHOLE)]
+    assert len(lane.held) <= 100_002 / GATHERED_BYTES + 1
+    assert lane.held_messages == 1
+    assert int(tab.used - before) <= 1.1 * 100_002
+    lane.drop_held()
+    assert tab.used == before
+
+
+def test_empty_messages_are_charged_and_bounded_by_their_number() -> None:
+    tab = open_tab()
+    before = tab.used
+    lane = held_by(tab, [(BINARY, b"", WHOLE)] * LOOK_AHEAD_PIECES)
+    assert lane.held_bytes == 0
+    assert lane.is_far_ahead
+    assert tab.used - before >= 72 * LOOK_AHEAD_PIECES
+    assert len(lane.admit_held()) == LOOK_AHEAD_PIECES
+    assert tab.used == before
+
+
+def test_the_runs_of_a_ledger_that_nobody_settles_are_charged() -> None:
+    tab = open_tab()
+    ledger = Ledger(Rung.REACHED, window_messages=10_000, window_bytes=1 << 20, overhead_bytes=0)
+    lane = Lane(RouteMetrics("test").upstream, ledger, tab)
+    before = tab.used
+    for index in range(1000):
+        lane.enter([(BINARY, b"x", WHOLE)], 1, float(index))
+    lane.reckon()
+    assert tab.used - before > 100 * 1000
+    lane.settle(Rung.REACHED, 1000, 1000.0)
+    assert tab.used == before
+
+
+def test_what_is_kept_to_be_sent_again_is_charged_and_joined() -> None:
+    tab = open_tab()
+    before = tab.used
+    retained = Retained(tab, limit_bytes=1 << 20)
+    retained.add([(BINARY, b"x", FIRST)])
+    for _ in range(10_000):
+        retained.add([(BINARY, b"x", 0)])
+    retained.add([(BINARY, b"x", LAST), (BINARY, b"", WHOLE)])
+    assert joined(retained.pieces) == [(BINARY, b"x" * 10_002, WHOLE), (BINARY, b"", WHOLE)]
+    assert 10_002 < tab.used - before < 12_000
+    retained.settle(1)
+    assert retained.pieces == [(BINARY, b"", WHOLE)]
+    retained.settle(2)
+    assert tab.used == before
