@@ -17,7 +17,6 @@ from deploy.grafana.panels import (
 )
 from deploy.grafana.selection import (
     BY_INSTANCE,
-    BY_PROCESS,
     DELIVERY_UID,
     ON_ROUTE,
     OVERVIEW_UID,
@@ -266,21 +265,20 @@ _PROCESS: Final = Row(
             thresholds=[Threshold(value=0.8, colour=YELLOW), Threshold(value=0.95, colour=RED)],
             queries=[
                 Query(
-                    expr=rate("process_cpu_seconds_total", BY_PROCESS),
+                    expr=rate("process_cpu_seconds_total", BY_INSTANCE),
                     legend="{{instance}}",
                 )
             ],
         ),
         Series(
             title="Memory",
-            description="Resident memory of the process.",
+            description="Resident memory of the process, what of it is held for clients and backends, and what may be.",
             unit="bytes",
             width=6,
             queries=[
-                Query(
-                    expr=f"process_resident_memory_bytes{{{BY_PROCESS}}}",
-                    legend="{{instance}}",
-                )
+                Query(expr=f"process_resident_memory_bytes{{{BY_INSTANCE}}}", legend="{{instance}} resident"),
+                Query(expr=f"kakitome_memory_used_bytes{{{BY_INSTANCE}}}", legend="{{instance}} held"),
+                Query(expr=f"kakitome_memory_limit_bytes{{{BY_INSTANCE}}}", legend="{{instance}} limit"),
             ],
         ),
         Series(
@@ -292,7 +290,7 @@ _PROCESS: Final = Row(
             thresholds=[Threshold(value=0.8, colour=YELLOW), Threshold(value=1, colour=RED)],
             queries=[
                 Query(
-                    expr=f"process_open_fds{{{BY_PROCESS}}} / process_max_fds{{{BY_PROCESS}}}",
+                    expr=f"process_open_fds{{{BY_INSTANCE}}} / process_max_fds{{{BY_INSTANCE}}}",
                     legend="{{instance}}",
                 )
             ],

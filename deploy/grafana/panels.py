@@ -227,6 +227,10 @@ class Variable:
     label: str
     metric: str
     description: str
+    chosen_by: str = ""
+    """Matchers that apply the choices before it."""
+    all_value: str | None = ".*"
+    """What `All` matches; None: the values there are, and nothing that other metrics have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,7 +285,8 @@ _DATASOURCE_VARIABLE: Final[Json] = {
 
 
 def _variable(variable: Variable) -> Json:
-    query = f"label_values({variable.metric}, {variable.name})"
+    chosen = f"{{{variable.chosen_by}}}" if variable.chosen_by else ""
+    query = f"label_values({variable.metric}{chosen}, {variable.name})"
     return {
         "name": variable.name,
         "label": variable.label,
@@ -297,7 +302,7 @@ def _variable(variable: Variable) -> Json:
         "multi": True,
         "includeAll": True,
         # Not the list of all: what matched no route has an empty label, and belongs to all.
-        "allValue": ".*",
+        "allValue": variable.all_value,
         "current": {"selected": True, "text": ["All"], "value": ["$__all"]},
         "options": [],
     }

@@ -7,19 +7,48 @@ from deploy.grafana.panels import Variable
 OVERVIEW_UID: Final = "kakitome-overview"
 DELIVERY_UID: Final = "kakitome-delivery"
 
-BY_INSTANCE: Final = 'instance=~"$instance"'
-BY_PROCESS: Final = f'job="kakitome", {BY_INSTANCE}'
-"""For what every Python process exports under the same names."""
+_IN_NAMESPACE: Final = 'namespace=~"$namespace"'
+_OF_RELEASE: Final = f'{_IN_NAMESPACE}, job=~"$job"'
+_IN_POD: Final = f'{_OF_RELEASE}, pod=~"$pod"'
+
+BY_INSTANCE: Final = f'{_IN_POD}, instance=~"$instance"'
+"""Also for what every Python process exports under the same names: `job` has those of gateways only."""
 ON_ROUTE: Final = f'route=~"$route", {BY_INSTANCE}'
 
 VARIABLES: Final = (
     Variable(
-        name="instance", label="Gateway", metric="kakitome_build_info", description="Gateway processes, as scraped."
+        name="namespace",
+        label="Namespace",
+        metric="kakitome_build_info",
+        description="Namespaces of the cluster; nothing to choose outside of one.",
+    ),
+    Variable(
+        name="job",
+        label="Release",
+        metric="kakitome_build_info",
+        chosen_by=_IN_NAMESPACE,
+        all_value=None,
+        description="Installations, by the name of their scrape job: the chart's is the release's full name.",
+    ),
+    Variable(
+        name="pod",
+        label="Pod",
+        metric="kakitome_build_info",
+        chosen_by=_OF_RELEASE,
+        description="Pods of the cluster; nothing to choose outside of one.",
+    ),
+    Variable(
+        name="instance",
+        label="Gateway",
+        metric="kakitome_build_info",
+        chosen_by=_IN_POD,
+        description="Gateway processes, as scraped.",
     ),
     Variable(
         name="route",
         label="Route",
         metric="kakitome_connections",
+        chosen_by=BY_INSTANCE,
         description="Routes of the configuration; All includes requests that matched none.",
     ),
 )

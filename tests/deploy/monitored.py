@@ -4,6 +4,7 @@ The scrape is as the chart's ServiceMonitor makes it: with the operator's labels
 """
 
 import json
+import re
 import socket
 import struct
 import sys
@@ -32,6 +33,8 @@ from tests.support.raw_client import RawClient, encode_frame
 from tests.support.tools import REPOSITORY, need
 
 RULES: Final = REPOSITORY / "deploy" / "prometheus" / "rules.yaml"
+SECOND_RELEASE: Final = "blue-post"
+"""The full name of another release, which has an override, in the same namespace."""
 POD: Final = "kakitome-6d5f8c7b9d-x2x7p"
 ALLOWED_ORIGIN: Final = "https://app.example.com"
 PATIENCE_SECONDS: Final = 30.0
@@ -157,36 +160,53 @@ def _config(ports: Mapping[str, int], certificates: Certificates) -> dict[str, A
 
 
 def _start_prometheus(stack: ExitStack, folder: Path, gateway: GatewayProcess) -> Prometheus:
-    """Scrapes each second, the gateway and a second one that is not there."""
-    values = {"serviceMonitor": {"enabled": True}, "config": {"routes": gateway.config["routes"]}}
-    monitor = render(values).objects["ServiceMonitor"]["spec"]["endpoints"][0]
-    labels = {
-        "namespace": NAMESPACE,
-        "service": "kakitome-admin",
-        "pod": POD,
-        "container": "kakitome",
-        "endpoint": monitor["port"],
-    }
-    scrape = {
-        "job_name": "kakitome",
-        "honor_labels": monitor.get("honorLabels", False),
-        "static_configs": [
-            {"targets": [gateway.admin_address], "labels": labels},
-            {"targets": [f"127.0.0.1:{free_port()}"], "labels": {**labels, "pod": "kakitome-6d5f8c7b9d-gone1"}},
-        ],
-    }
-    config = {
+    """Scrapes each second, by the chart's monitors and with the rules of both: the gateway and a second one of its
+    release that is not there, and a second release in the same namespace of which nothing is."""
+    config = {"routes": gateway.config["routes"]}
+    rule_files, scrapes = [], []
+    here, gone = {"pod": POD}, {"pod": "kakitome-6d5f8c7b9d-gone1"}
+    for release, values, targets in (
+        ("kakitome", {}, {gateway.admin_address: here, f"127.0.0.1:{free_port()}": gone}),
+        ("blue", {"nameOverride": "post"}, {f"127.0.0.1:{free_port()}": gone}),
+    ):
+        enabled = {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}
+        fullname = release if not values else SECOND_RELEASE
+        objects = render({**values, **enabled, "config": config}, name=release, fullname=fullname).objects
+        monitor = objects["ServiceMonitor"]["spec"]["endpoints"][0]
+        labels = {
+            "namespace": NAMESPACE,
+            "service": f"{fullname}-admin",
+            "container": "kakitome",
+            "endpoint": monitor["port"],
+        }
+        scrapes.append(
+            {
+                "job_name": f"serviceMonitor/{NAMESPACE}/{fullname}/0",  # as the operator calls it
+                "honor_labels": monitor.get("honorLabels", False),
+                "relabel_configs": [_snake_case(relabeling) for relabeling in monitor["relabelings"]],
+                "static_configs": [{"targets": [target], "labels": labels | pod} for target, pod in targets.items()],
+            }
+        )
+        rules = folder / f"{fullname}-rules.yaml"
+        rules.write_text(yaml.safe_dump(objects["PrometheusRule"]["spec"]))
+        rule_files.append(str(rules))
+    document = {
         "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(RULES)],
-        "scrape_configs": [scrape],
+        "rule_files": rule_files,
+        "scrape_configs": scrapes,
     }
     config_file = folder / "prometheus.yml"
-    config_file.write_text(yaml.safe_dump(config))
+    config_file.write_text(yaml.safe_dump(document))
     port = free_port()
     argv = [need("prometheus", "apt-get install prometheus"), f"--config.file={config_file}"]
     argv += [f"--storage.tsdb.path={folder / 'series'}", f"--web.listen-address=127.0.0.1:{port}"]
     stack.enter_context(ServiceProcess(argv, started="Server is ready to receive web requests"))
     return Prometheus(port=port)
+
+
+def _snake_case(relabeling: Mapping[str, Any]) -> dict[str, Any]:
+    """As Prometheus spells what the operator has in camel case."""
+    return {re.sub("[A-Z]", lambda letter: "_" + letter[0].lower(), key): value for key, value in relabeling.items()}
 
 
 # --- load and faults ----------------------------------------------------------------------------------------------

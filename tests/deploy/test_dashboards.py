@@ -12,13 +12,18 @@ import pytest
 from deploy.grafana.generate import FOLDER, dashboards
 from deploy.grafana.panels import COLUMNS
 from gateway.telemetry.declarations import DECLARATIONS, PREFIX, Kind
-from tests.deploy.monitored import Monitored, Sample
+from tests.deploy.monitored import POD, Monitored, Sample
+from tests.helm.chart import NAMESPACE
 
 FILES: Final = sorted(FOLDER.glob("*.json"))
 UNITS: Final = frozenset({"short", "s", "bytes", "Bps", "mps", "cps", "percentunit"})
 """Of Grafana's units, those in use here; a name that it does not know it would write behind the number."""
 
-SUBSTITUTES: Final = {"$__rate_interval": "5m", "$__range": "15m", "$route": ".*", "$instance": ".*"}
+SUBSTITUTES: Final = {"$__rate_interval": "5m", "$__range": "15m", "$route": ".*", "$instance": ".*"} | {
+    "$namespace": ".*",
+    "$job": "kakitome",
+    "$pod": ".*",
+}
 """What Grafana puts in place of its variables, with `All` chosen."""
 
 Json = dict[str, Any]
@@ -84,16 +89,17 @@ def test_every_panel_is_explained_and_has_its_place(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_dashboard_lets_one_choose_data_source_gateway_and_route(path: Path) -> None:
+def test_a_dashboard_lets_one_choose_data_source_release_gateway_and_route(path: Path) -> None:
     document = load(path)
     variables = {variable["name"]: variable for variable in document["templating"]["list"]}
-    assert variables.keys() == {"datasource", "instance", "route"}
+    assert variables.keys() == {"datasource", "namespace", "job", "pod", "instance", "route"}
     assert variables["datasource"]["type"] == "datasource"
     for panel in panels(path):
         for query in (panel, *panel["targets"]):
             assert query["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
     for target in (target for panel in panels(path) for target in panel["targets"]):
-        assert target["expr"].count("{") == target["expr"].count('instance=~"$instance"'), "a selector without it"
+        for name in ("namespace", "job", "pod", "instance"):
+            assert target["expr"].count("{") == target["expr"].count(f'{name}=~"${name}"'), f"a selector without {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -116,7 +122,7 @@ def test_every_metric_of_the_gateway_that_is_shown_is_declared_and_has_the_label
     for declaration in DECLARATIONS:
         name = PREFIX + declaration.name
         for suffix in ("_bucket", "_count", "_sum") if declaration.kind is Kind.HISTOGRAM else ("",):
-            labels_of[name + suffix] = {*declaration.labels, "instance", "le"}
+            labels_of[name + suffix] = {*declaration.labels, "namespace", "job", "pod", "instance", "le"}
     for where, expression in QUERIES.items():
         for name, matchers in re.findall(rf"({PREFIX}\w+)\{{([^}}]*)\}}", expression):
             assert set(re.findall(r"(\w+)=", matchers)) <= labels_of[name], where
@@ -176,9 +182,11 @@ def test_the_variables_have_values_to_choose_from(under_load: Monitored, path: P
     found = {}
     for variable in load(path)["templating"]["list"]:
         if variable["type"] == "query":
-            match = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
+            match = re.fullmatch(r"label_values\((\w+(?:\{.*\})?), (\w+)\)", variable["query"]["query"])
             assert match is not None
-            found[variable["name"]] = under_load.prometheus.ask(f"label/{match[2]}/values", **{"match[]": match[1]})
+            series = {"match[]": substituted(match[1])}
+            found[variable["name"]] = under_load.prometheus.ask(f"label/{match[2]}/values", **series)
     configured = {route["name"] for route in under_load.gateway.config["routes"]}
     assert set(found["route"]) == configured
     assert found["instance"] == [under_load.gateway.admin_address]
+    assert (found["namespace"], found["job"], found["pod"]) == ([NAMESPACE], ["kakitome"], [POD])

@@ -1,6 +1,8 @@
 """The dashboards and rules in the chart: the very files of deploy/, and all of them."""
 
+import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import yaml
 
 from helm.__main__ import CHART, REPOSITORY
 from helm.embedded import embedded_files
-from tests.helm.chart import find, render
+from tests.helm.chart import NAMESPACE, find, render
 
 FILES = embedded_files(REPOSITORY)
 RULE_GROUPS = [
@@ -18,6 +20,8 @@ RULE_GROUPS = [
     if path.parts[0] == "rules"
     for group in yaml.safe_load(content)["groups"]
 ]
+SELECTOR = re.compile(r"(?<![\w:])(?:[\w:]*kakitome_[\w:]+|up\b)")
+"""What begins a selector in a rule's expression."""
 ALERTS = [rule["alert"] for group in RULE_GROUPS for rule in group["rules"] if "alert" in rule]
 
 
@@ -65,8 +69,36 @@ def test_every_dashboard_is_rendered_as_it_is() -> None:
     }
 
 
-def test_every_rule_is_rendered_as_it_is() -> None:
-    assert rendered_groups() == RULE_GROUPS
+def test_every_rule_is_rendered_for_its_release_and_otherwise_as_it_is() -> None:
+    scoped = copy.deepcopy(RULE_GROUPS)
+    for rule in (rule for group in scoped for rule in group["rules"]):
+        rule["expr"] = rule["expr"].replace('job="kakitome"', f'job="kakitome", namespace="{NAMESPACE}"')
+    assert rendered_groups() == scoped
+
+
+@pytest.mark.parametrize(
+    ("values", "release", "job"),
+    [
+        ({}, "blue", "blue-kakitome"),
+        ({"nameOverride": "post"}, "blue", "blue-post"),
+        ({"fullnameOverride": "letters"}, "blue", "letters"),
+    ],
+    ids=["another release", "nameOverride", "fullnameOverride"],
+)
+@pytest.mark.parametrize("monitor", ["ServiceMonitor", "PodMonitor"])
+def test_rules_look_at_the_job_that_the_monitor_names(
+    values: dict[str, Any], release: str, job: str, monitor: str
+) -> None:
+    enabled = {monitor[0].lower() + monitor[1:]: {"enabled": True}, "prometheusRule": {"enabled": True}}
+    objects = render({**values, **enabled}, name=release, fullname=job).objects
+    endpoints = "endpoints" if monitor == "ServiceMonitor" else "podMetricsEndpoints"
+    relabelings = find(objects[monitor], f"spec.{endpoints}[0].relabelings")
+    assert relabelings == [{"targetLabel": "job", "replacement": job}]
+    for group in find(objects["PrometheusRule"], "spec.groups"):
+        for rule in group["rules"]:
+            jobs = re.findall(r'job="([^"]*)", namespace="([^"]*)"', rule["expr"])
+            assert set(jobs) == {(job, NAMESPACE)}, rule
+            assert len(jobs) == len(SELECTOR.findall(rule["expr"])), "a selector looks at other releases too"
 
 
 def test_disabled_alerts_are_left_out_and_nothing_else() -> None:
