@@ -139,6 +139,7 @@ class Server(SessionKeeper):
         """
         self.metrics: Final = Metrics(clock=trio.current_time)
         self.config = config
+        self.logs_begin = config.log.sessions
         self.draining = False
         self.registry = SessionRegistry(
             parked_sessions=config.sessions.parked,
@@ -334,6 +335,7 @@ class Server(SessionKeeper):
                 log.warning("restart_needed", key=key, hint="this part of the configuration is read at the start only")
         if config.log.level != self.config.log.level:
             logs.set_level(config.log.level)
+        self.logs_begin = config.log.sessions
         self._table = table
         self.config = config
         limit, share = _budgets(config)
@@ -466,7 +468,7 @@ class Server(SessionKeeper):
             log.warning("gateway_exhausted", route=attempt.metrics.name, problem=str(error))
             await self._refuse(accepted, _exhausted(), attempt)
         except BackendUnreachable as error:
-            await self._unreachable(accepted, error, attempt.metrics)
+            await self._unreachable(accepted, error, attempt)
         except HandshakeTimeout:
             attempt.metrics.handshakes[HandshakeOutcome.TIMED_OUT] += 1
         except TlsFailure as error:
@@ -517,10 +519,21 @@ class Server(SessionKeeper):
     ) -> bool:
         """One request of a connection; whether another may follow. Raises what `_serve_connection` tells the client."""
         attempt.metrics = self.metrics.unrouted
+        attempt.view = None
         if request.path in BROWSER_CLIENT and not request.asks_for_websocket:
             return await serve_file(WEB, request, established.channel)
         table = self._table
-        view = self._client_view(table, established, request)
+        attempt.view = view = self._client_view(table, established, request)
+        log.debug(
+            "request",
+            method=request.method,
+            host=view.host,
+            path=request.path,
+            address=view.address,
+            peer=str(established.peer),
+            scheme=view.scheme,
+            websocket=request.asks_for_websocket,
+        )
         with readable(request):
             service = table.find(view.host, request.path)
         attempt.metrics = metrics = service.metrics
@@ -638,15 +651,19 @@ class Server(SessionKeeper):
             status=refusal.status,
             reason=refusal.reason,
             problem=str(refusal),
-            address=_peer(accepted),
+            # The client's, as the trusted proxies say; whose connection it is stands beside it.
+            address=_peer(accepted) if attempt.view is None else attempt.view.address,
+            peer=_peer(accepted),
         )
         timeout = self.config.timeouts.handshake
         await refuse(accepted.channel, refusal, timeout_seconds=timeout, head_only=attempt.head_only)
 
-    async def _unreachable(self, accepted: Accepted, error: BackendUnreachable, metrics: RouteMetrics) -> None:
+    async def _unreachable(self, accepted: Accepted, error: BackendUnreachable, attempt: "_Attempt") -> None:
         """502 or 504; what each endpoint said is for the log, not for the client."""
+        metrics = attempt.metrics
         metrics.handshakes[HandshakeOutcome.UNREACHABLE] += 1
-        log.warning("backend_unreachable", route=metrics.name, problem=str(error))
+        address = None if attempt.view is None else attempt.view.address
+        log.warning("backend_unreachable", route=metrics.name, problem=str(error), address=address)
         late = isinstance(error, BackendTimeout)
         refusal = HandshakeRefused(
             "the service behind this gateway did not answer in time"
@@ -666,6 +683,8 @@ class _Attempt:
     began: float
     metrics: RouteMetrics
     """Of the route, once there is one."""
+    view: ClientView | None = None
+    """Who asks, as the trusted proxies say, once a request has been read."""
     head_only: bool = False
     """The request that is being answered is a HEAD."""
 

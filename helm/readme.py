@@ -99,8 +99,10 @@ $ kubectl -n kakitome create secret generic kakitome-admin --from-literal=token=
    records backends, sessions are resumed there and nothing is lost or doubled.
 4. What has not ended after `terminationGracePeriodSeconds` is killed.
 
-Every roll closes every connection. With `rollOnConfigChange: false` a new `config` is read by the pods that run, once
-the kubelet has brought it there, and established connections stay.
+Every roll closes every connection. A new `config` makes none, unless `listeners`, `admin`, `log.format` or `state`
+change: it is read by the pods that run, once the kubelet has brought it there, and established connections stay. Nor
+does a new version of the chart with the same image. Before an upgrade a Job has `kakitome check`
+look at the new `config`; if that is not good, the upgrade fails and nothing has changed (`configCheck`).
 
 Sessions of *plain* backends live in one pod: there a client can resume only where it was. `service.sessionAffinity`
 leads it back as long as that pod lives; so does an affinity of the Ingress's by cookie.

@@ -335,6 +335,8 @@ class Log(Section):
     """One JSON object a line, or coloured text for a terminal."""
     level: Literal["debug", "info", "warning", "error"] = "info"
     """The least severe level that is written."""
+    sessions: bool = True
+    """A line `session_began` for each session, too; `session_ended` is always written."""
 
 
 RESTART_KEYS: Final = ("listeners", "admin", "log.format", "state")

@@ -29,6 +29,8 @@ class SessionHost(ABC):
     pump: Pump
     account: Account
     """What they hold is charged here."""
+    logs_begin: bool
+    """Whether a session's begin is worth a line in the log."""
 
     @abstractmethod
     def start_soon(self, task: Callable[[], Awaitable[None]]) -> None:

@@ -435,6 +435,7 @@ def _session(
             origin=arrival.origin,
             subject=None if arrival.principal is None else arrival.principal.subject,
             subprotocol=subprotocol,
+            listener=arrival.established.listener,
         ),
         client_facts=backend.facts,
         opening=backend.opening,
@@ -466,6 +467,14 @@ def _session(
             backend.opened.body.rejected, accepted=up_ledger.accepted, window_messages=up_ledger.window_messages
         )
     keeper.registry.add(session)
+    if keeper.logs_begin:
+        log.info(
+            "session_began",
+            session=session.id,
+            **session.participants.as_fields(),
+            endpoint=backend.dialed.state.name,
+            resumed=resumed,
+        )
     return session
 
 

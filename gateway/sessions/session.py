@@ -6,7 +6,7 @@ registry) is given back exactly once; and each of its ends is told: in the log, 
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Final
@@ -92,6 +92,12 @@ class Participants:
     subprotocol: str | None
     subject: str | None = None
     """Who was let in; None where nobody is asked, or nobody in particular came."""
+    listener: str | None = None
+    """The `bind` that was connected to."""
+
+    def as_fields(self) -> dict[str, object]:
+        """For a log line, the values fit for JSON."""
+        return asdict(self)
 
 
 class Session:
@@ -338,9 +344,8 @@ class Session:
         metrics.count_close(ending.by, ending.code)
         summary = {
             "session": self.id,
-            "route": self.participants.route,
-            "path": self.participants.path,
-            "subject": self.participants.subject,
+            **self.participants.as_fields(),
+            "endpoint": self._dialed.state.name,
             "by": ending.by.value,
             "code": ending.code,
             "reason": ending.reason,

@@ -237,6 +237,8 @@ class Established:
     """What was connected to, as a PROXY header says where there is one."""
     tls: TlsFacts | None
     """Of our own handshake, or else of the proxy's; None: the client spoke plain `ws` or `http`."""
+    listener: str
+    """The `bind` of the listener that accepted it."""
 
 
 async def establish(
@@ -281,6 +283,7 @@ async def establish(
         peer=accepted.peer if header.client is None else _told(header.client),
         local=_local_address(channel.sock, listener) if header.server is None else _told(header.server),
         tls=facts(channel.sock) if isinstance(channel.sock, ssl.SSLSocket) else proxied_facts(header),
+        listener=str(accepted.listener.config.bind),
     )
 
 

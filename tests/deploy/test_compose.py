@@ -53,6 +53,13 @@ def test_it_has_the_services_that_the_docs_promise() -> None:
     assert set(services()) == {"certificate", "backends", "gateway", "prometheus", "grafana"}
 
 
+def test_only_folders_are_mounted_so_that_edits_arrive() -> None:
+    sources = [mount["source"] for service in services().values() for mount in service.get("volumes", ())]
+    folders = [source for source in sources if "/" in source]
+    assert str(COMPOSE) in folders
+    assert not [folder for folder in folders if not Path(folder).is_dir()]
+
+
 @pytest.mark.parametrize("name", ["certificate", "backends", "gateway", "prometheus", "grafana"])
 def test_every_service_is_locked_down(name: str) -> None:
     service = services()[name]
@@ -169,7 +176,7 @@ def test_prometheus_scrapes_the_gateways_admin_listener_under_the_name_that_the_
 
 
 def test_grafana_is_given_the_data_source_that_the_dashboards_ask_for() -> None:
-    (source,) = read(COMPOSE / "grafana/datasources.yaml")["datasources"]
+    (source,) = read(COMPOSE / "grafana/datasources/kakitome.yaml")["datasources"]
     assert (source["url"], source["isDefault"]) == ("http://prometheus:9090", True)
     scraped = read(REPOSITORY / "deploy/prometheus/prometheus.yml")["global"]["scrape_interval"]
     assert source["jsonData"]["timeInterval"] == scraped
@@ -179,7 +186,7 @@ def test_grafana_is_given_the_data_source_that_the_dashboards_ask_for() -> None:
 
 
 def test_grafana_provisions_the_dashboards_from_where_they_are_mounted() -> None:
-    (provider,) = read(COMPOSE / "grafana/dashboards.yaml")["providers"]
+    (provider,) = read(COMPOSE / "grafana/dashboards/kakitome.yaml")["providers"]
     mounted = {mount["target"]: mount["source"] for mount in services()["grafana"]["volumes"]}
     assert mounted[provider["options"]["path"]] == str(REPOSITORY / "deploy/grafana/dashboards")
     home = Path(services()["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])

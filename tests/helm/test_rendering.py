@@ -7,8 +7,11 @@ from typing import Any, Final
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from gateway.cli import main
 from gateway.config import load_with_files
+from gateway.config.model import RESTART_KEYS
 from helm.__main__ import CHART
 from helm.readme import ADAPTER_RULE, EXAMPLE
 from helm.values import Value, read_values
@@ -25,11 +28,13 @@ CASES: Final = {
             (
                 "Certificate",
                 "ConfigMap",
+                "ConfigMap/-check",
                 "ConfigMap/-dashboards",
                 "Deployment",
                 "HTTPRoute",
                 "HorizontalPodAutoscaler",
                 "Ingress",
+                "Job/-check",
                 "NetworkPolicy",
                 "Pod/-test",
                 "PodDisruptionBudget",
@@ -158,9 +163,54 @@ def checksum(**values: Any) -> object:
     return find(deployment, 'spec.template.metadata.annotations."checksum/config"')
 
 
-def test_another_configuration_makes_new_pods() -> None:
-    assert checksum() != checksum(config={"log": {"level": "debug"}})
+RESTARTING: Final = {
+    "listeners": {"listeners": [{"bind": "0.0.0.0:8081"}]},
+    "admin": {"admin": {"bind": "0.0.0.0:9091"}},
+    "log.format": {"log": {"format": "console"}},
+    "state": {"state": "/var/lib/kakitome/state"},
+}
+
+
+def test_what_a_running_gateway_cannot_take_up_makes_new_pods() -> None:
+    assert RESTARTING.keys() == set(RESTART_KEYS)
+    for config in RESTARTING.values():
+        assert checksum() != checksum(config=config), config
     assert checksum() != checksum(admin={"existingSecret": "secrets"})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"log": {"level": "debug"}},
+        {"timeouts": {"drain": "20s"}},
+        {"trusted_proxies": ["10.0.0.0/8"]},
+        {"routes": [{"name": "a", "match": {"path": "/a"}, "backend": {"endpoints": ["tcp://a:1"]}}]},
+    ],
+    ids=lambda config: next(iter(config)),
+)
+def test_what_it_reads_by_itself_keeps_the_pods(config: dict[str, Any]) -> None:
+    assert checksum() == checksum(config=config)
+
+
+def test_another_chart_of_the_same_image_keeps_the_pods() -> None:
+    labels = render().objects["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert "helm.sh/chart" not in labels
+    pinned = render({"image": {"digest": "sha256:" + 64 * "0"}}).objects["Deployment"]
+    assert "app.kubernetes.io/version" not in pinned["spec"]["template"]["metadata"]["labels"]
+    assert "app.kubernetes.io/version" in pinned["metadata"]["labels"]
+
+
+def test_the_check_before_an_upgrade_looks_at_the_new_configuration(tmp_path: Path) -> None:
+    release = render({"config": {"log": {"level": "debug"}}})
+    (container,) = release.objects["Job/-check"]["spec"]["template"]["spec"]["containers"]
+    assert container["command"] == ["kakitome"]
+    mounted = release.objects["ConfigMap/-check"]["data"]["kakitome.yaml"]
+    assert mounted == release.config_text
+    path = tmp_path / "kakitome.yaml"
+    for text, code in ((mounted, 0), (mounted + "typo: 1\n", 1)):
+        path.write_text(text)
+        arguments = [argument.replace("/etc/kakitome", str(tmp_path)) for argument in container["args"]]
+        assert CliRunner().invoke(main, arguments).exit_code == code
 
 
 def test_what_is_not_the_configuration_keeps_the_pods() -> None:

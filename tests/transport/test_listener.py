@@ -35,7 +35,7 @@ async def test_tcp_connections_come_in_with_their_peers_address() -> None:
     established = await establish(accepted, timeout_seconds=1)
     host, port = client.sock.getsockname()
     assert established == Established(
-        channel=accepted.channel, peer=TcpAddress(host=host, port=port), local=address, tls=None
+        channel=accepted.channel, peer=TcpAddress(host=host, port=port), local=address, tls=None, listener=str(LOOPBACK)
     )
     client.close()
     established.channel.close()

@@ -86,6 +86,12 @@ client is taken where a certificate or a PROXY protocol header is asked for.
 {{- toYaml $config -}}
 {{- end -}}
 
+{{/* Of the configuration, what a gateway that runs cannot take up: RESTART_KEYS in gateway/config/model.py. */}}
+{{- define "kakitome.restartKeys" -}}
+{{- $config := include "kakitome.config" . | fromYaml -}}
+{{- dict "listeners" $config.listeners "admin" $config.admin "format" ($config.log).format "state" $config.state | toJson -}}
+{{- end -}}
+
 {{/* Seconds, rounded up, of a duration such as 1h30m; the schema has seen to it that it is one. */}}
 {{- define "kakitome.seconds" -}}
 {{- $milliseconds := dict "d" 86400000 "h" 3600000 "m" 60000 "s" 1000 "ms" 1 -}}

@@ -41,6 +41,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end -}}
 
+{{/* Labels of the pods: another version of the chart alone is no cause to replace them, and to close every connection. */}}
+{{- define "kakitome.podOwnLabels" -}}
+{{- omit (include "kakitome.labels" . | fromYaml) "helm.sh/chart" (ternary "app.kubernetes.io/version" "" (not (empty .Values.image.digest))) | toYaml -}}
+{{- end -}}
+
 {{/* The metadata of an object. Takes a dict: root, and where they apply name, namespace, labels, annotations. */}}
 {{- define "kakitome.metadata" -}}
 name: {{ default (include "kakitome.fullname" .root) .name }}

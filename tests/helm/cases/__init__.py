@@ -88,6 +88,7 @@ _CONTRARY: Final = frozenset(
         "a headless Service",
         "no admin Service",
         "no disruption budget",
+        "no check",
         "no helm test",
         "no wait before SIGTERM",
         "probes",

@@ -83,6 +83,17 @@ CASES: Final[Mapping[str, Case]] = {
             "Pod/-test: spec.containers[0].env[name=ADMIN_TOKEN].valueFrom.secretKeyRef.name": "secrets",
         },
     ),
+    "a check with little time": Case(
+        values={"configCheck": {"enabled": True, "activeDeadlineSeconds": 60}},
+        expected={
+            "Job/-check: spec.activeDeadlineSeconds": 60,
+            'Job/-check: metadata.annotations."helm.sh/hook"': "pre-upgrade",
+            "Job/-check: spec.template.spec.serviceAccountName": ABSENT,
+        },
+    ),
+    "no check": Case(
+        values={"configCheck": {"enabled": False}}, expected={"Job/-check": ABSENT, "ConfigMap/-check": ABSENT}
+    ),
     "reload instead of a roll": Case(
         values={"rollOnConfigChange": False},
         expected={"Deployment: spec.template.metadata.annotations": ABSENT},
