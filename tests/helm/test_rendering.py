@@ -10,6 +10,7 @@ import yaml
 from click.testing import CliRunner
 
 from gateway.cli import main
+from gateway.command import ExitStatus
 from gateway.config import load_with_files
 from gateway.config.model import RESTART_KEYS
 from helm.__main__ import CHART
@@ -207,7 +208,7 @@ def test_the_check_before_an_upgrade_looks_at_the_new_configuration(tmp_path: Pa
     mounted = release.objects["ConfigMap/-check"]["data"]["kakitome.yaml"]
     assert mounted == release.config_text
     path = tmp_path / "kakitome.yaml"
-    for text, code in ((mounted, 0), (mounted + "typo: 1\n", 1)):
+    for text, code in ((mounted, 0), (mounted + "typo: 1\n", ExitStatus.CONFIG_FAULTY)):
         path.write_text(text)
         arguments = [argument.replace("/etc/kakitome", str(tmp_path)) for argument in container["args"]]
         assert CliRunner().invoke(main, arguments).exit_code == code
