@@ -24,7 +24,7 @@ WORKDIR /build
 COPY requirements.lock requirements-build.lock ./
 RUN python -m venv --without-pip /opt/kakitome \
  && pip --python /opt/kakitome/bin/python install --require-hashes --only-binary :all: -r requirements.lock \
- && pip install --require-hashes --only-binary :all: -r requirements.lock -r requirements-build.lock
+ && pip install --require-hashes --only-binary :all: -r requirements-build.lock
 
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY gateway gateway

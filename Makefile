@@ -16,7 +16,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-platforms check lint types imports tests coverage tests-compiled compiled conformance bench trial soak-vnc fuzz lock chart npm web screenshots containers codec docs forge clean
+.PHONY: help demo test test-all test-platforms check lint types imports tests coverage tests-compiled compiled conformance bench trial soak-vnc fuzz lock chart npm web screenshots containers codec wheels docs forge clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +27,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'  # the first that knows dependency groups
 
-$(VENV)/.installed: pyproject.toml setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --editable .
+SOURCES := pyproject.toml setup.py $(shell find gateway -type f ! -name '*.so' ! -name '*.c' ! -name '*.pyc')
+
+# A contributor's environment has the sources themselves, which are never compiled in place.
+$(VENV)/.installed: $(SOURCES) | $(BIN)/python
+	@[ -e $(VENV)/.dev ] || echo 'Installing Kakitome into $(VENV). With a C compiler its data path is compiled, which takes about a minute; KAKITOME_COMPILE=0 leaves that out.'
+	@[ -e $(VENV)/.dev ] || $(BIN)/python -m pip install --quiet .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml setup.py | $(BIN)/python
@@ -47,14 +51,17 @@ $(VENV)/.codec: $(PYX) setup.py $(VENV)/.dev
 	$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
-# The whole data path compiled, beside the sources, so that a changed source is never hidden by what was made of it.
+# What pip leaves where there is a C compiler, made by pip and in its isolation, for the tests and the benchmark to see.
 COMPILED := build/compiled
-$(COMPILED)/.built: setup.py $(PYX) $(wildcard gateway/*.py gateway/*/*.py) $(VENV)/.dev
+$(COMPILED)/.built: $(SOURCES) | $(BIN)/python
 	rm -rf $(COMPILED)
-	KAKITOME_COMPILE=1 MYPY_CACHE_DIR=build/mypy $(BIN)/python setup.py --quiet build --build-lib $(COMPILED) --build-temp build/temp
+	KAKITOME_COMPILE=1 $(BIN)/python -m pip install --quiet --no-deps --target $(COMPILED) .
 	@touch $@
 
-compiled: $(COMPILED)/.built ## Build the package in build/compiled with its data path compiled, as the image has it
+compiled: $(COMPILED)/.built ## Install the package into build/compiled with its data path compiled, as pip leaves it
+
+wheels: ## Build wheels for the Pythons that are here (3.11 to 3.13) into dist/, and try each in a fresh environment
+	tests/wheels/run
 
 codec: $(VENV)/.codec ## Build the compiled frame codec and socket calls in place (skipped without a C compiler)
 
@@ -138,7 +145,7 @@ fuzz: $(VENV)/.fuzz $(VENV)/.codec ## Coverage-guided fuzzing of the cores for F
 lock: $(VENV)/.dev ## Pin what the image is made of and built with, with hashes
 	$(BIN)/python -m pip install --quiet 'uv>=0.9'
 	$(LOCK) --output-file requirements.lock pyproject.toml
-	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*p["build-system"]["requires"], *p["dependency-groups"]["compile"], sep="\n")' | \
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
 	  $(LOCK) --output-file requirements-build.lock -
 
 containers: $(VENV)/.dev ## Prove image, composition and systemd unit on a Docker engine (tests/containers/README.md)
@@ -159,4 +166,4 @@ chart: $(VENV)/.dev ## Write the Helm chart's README, values schema and copies o
 	$(BIN)/python -c 'import helm_python; print(helm_python.package("helm/kakitome", destination="build"))'
 
 clean: ## Remove the virtual environment and everything built
-	rm -rf $(VENV) .cache build reports gateway/protocol/_frames.c gateway/protocol/_frames*.so
+	rm -rf $(VENV) .cache build dist reports gateway/protocol/_frames.c gateway/protocol/_frames*.so

@@ -50,12 +50,14 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
         return
     import trio
 
-    from gateway.protocol.build import CODEC, DATA_PATH
+    from gateway.protocol.build import CODEC, DATA_PATH, HINT, SLOW
 
     click.echo(
         f"kakitome {__version__} ({CODEC} codec, {DATA_PATH} data path, {platform.python_implementation()} "
         f"{platform.python_version()}, trio {trio.__version__})"
     )
+    if SLOW:
+        click.echo(HINT)
     context.exit()
 
 
@@ -66,7 +68,7 @@ def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> N
     is_eager=True,
     expose_value=False,
     callback=_show_version,
-    help="Show the version, the frame codec in use, Python and trio.",
+    help="Show the version, what is compiled, Python and trio.",
 )
 def main() -> None:
     """Kakitome, registered mail for WebSockets: a gateway that knows how far every message got."""

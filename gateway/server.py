@@ -54,7 +54,7 @@ from gateway.policy.admission import Admission
 from gateway.policy.anteroom import Guest
 from gateway.policy.explanation import explain, readable
 from gateway.policy.forwarded import ClientView
-from gateway.protocol.build import CODEC, DATA_PATH
+from gateway.protocol.build import CODEC, DATA_PATH, HINT, SLOW
 from gateway.protocol.handshake import Request, RequestReader, check_upgrade
 from gateway.protocol.proxy_protocol import ProxyHeaderInvalid
 from gateway.protocol.records import SUBPROTOCOL
@@ -202,6 +202,8 @@ class Server(SessionKeeper):
         log.info("stopped")
 
     async def _start(self, nursery: trio.Nursery) -> None:
+        if SLOW:
+            log.warning("not_compiled", codec=CODEC, data_path=DATA_PATH, hint=HINT)
         log.info("memory", limit_bytes=self.account.limit, holder_limit_bytes=self.account.holder_limit)
         if self.config.sessions.parked_bytes is not None:
             log.info("config_hint", key="sessions.parked_bytes", hint="part of memory now: best left out")

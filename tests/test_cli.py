@@ -16,7 +16,7 @@ from gateway.access.state import open_state
 from gateway.access.tickets import TicketMethod
 from gateway.cli import main
 from gateway.config.reference import reference
-from gateway.protocol.build import CODEC, DATA_PATH
+from gateway.protocol.build import CODEC, DATA_PATH, SLOW
 from tests.access.doubles import evidence
 
 GOOD = """\
@@ -48,6 +48,7 @@ def test_version_tells_what_is_compiled_python_and_trio() -> None:
     assert result.exit_code == 0
     assert result.stdout.startswith(f"kakitome {__version__} ({CODEC} codec, {DATA_PATH} data path, ")
     assert f"trio {trio.__version__}" in result.stdout
+    assert ("install Kakitome" in result.stdout) == SLOW
 
 
 def test_help_lists_the_commands_and_the_exit_statuses() -> None:

@@ -9,6 +9,7 @@ import trio
 from structlog.testing import capture_logs
 
 from gateway.config import TcpAddress
+from gateway.protocol.build import DATA_PATH
 from gateway.server import Server
 from gateway.telemetry.metrics import HandshakeOutcome
 from tests.sessions.harness import PATIENCE_SECONDS, config_of, running, tcp_echo, until
@@ -243,6 +244,17 @@ async def test_a_subprotocol_that_a_route_does_not_speak_is_warned_of_once(
     for warning in warnings:
         assert ", ".join(warning["offered"]) == offered
         assert "`subprotocols`" in warning["hint"]
+
+
+@pytest.mark.parametrize("slow", [True, False])
+async def test_a_slow_form_says_so_at_the_start(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.server.SLOW", slow)
+    with capture_logs() as entries:
+        async with tcp_echo() as port, running(config_of(stream_route(port))):
+            pass
+    warnings = [entry for entry in entries if entry["event"] == "not_compiled"]
+    assert [(entry["log_level"], entry["data_path"]) for entry in warnings] == [("warning", DATA_PATH)] * slow
+    assert all("with a C compiler" in entry["hint"] for entry in warnings)
 
 
 async def test_a_websocket_to_a_path_of_files_is_told_so(tmp_path: Path) -> None:

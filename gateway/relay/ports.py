@@ -65,6 +65,24 @@ class EndpointOwner(ABC):
         """A bug of ours, in the owner or in the endpoint."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
+class LoneOwner(EndpointOwner):
+    """An owner that is not a side as well, and lets everything pass: an interpreted class may inherit from it.
+
+    From a compiled trait it may not, and the owner has to be a trait, since a side is an owner besides.
+    """
+
+    def on_data(self, data: Buffer, now: float) -> None: ...
+
+    def on_eof(self, now: float) -> None: ...
+
+    def on_drained(self, now: float) -> None: ...
+
+    def on_broken(self, error: OSError, now: float) -> None: ...
+
+    def on_fault(self, error: Exception) -> None: ...
+
+
 class Sample:
     """What a look at a backend's socket found: how far the bytes of its outgoing lane are, as offsets in these."""
 

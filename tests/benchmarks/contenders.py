@@ -160,7 +160,8 @@ def serve_picows(backend_port: int, core: int, folder: Path) -> Iterator[Running
 CONTENDERS: Final = (
     Contender(
         name="kakitome",
-        note="terminates WebSocket, `framing: stream` to TCP; data path compiled as in the image, delivery tracked",
+        note="as `pip install` leaves it with a C compiler: terminates WebSocket, `framing: stream` to TCP, delivery "
+        "tracked",
         serve=serve_kakitome(),
         version=lambda: f"kakitome {gateway.__version__}",
         tree=COMPILED_TREE,
@@ -174,7 +175,7 @@ CONTENDERS: Final = (
     ),
     Contender(
         name="kakitome-interpreted",
-        note="as `pip install` leaves it with a C compiler: the frame codec compiled, the rest interpreted",
+        note="with `KAKITOME_COMPILE=0`: the frame codec compiled, the rest interpreted",
         serve=serve_kakitome(tree=REPOSITORY),
         version=lambda: f"kakitome {gateway.__version__}",
     ),

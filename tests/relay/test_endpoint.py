@@ -13,7 +13,7 @@ import pytest
 from gateway.memory.account import Account
 from gateway.protocol.pieces import Buffer
 from gateway.relay.endpoint import HIGH_MARK_BYTES, TRICKLE_BYTES, TRICKLE_SECONDS, Endpoint, Output, endpoint_for
-from gateway.relay.ports import EndpointOwner
+from gateway.relay.ports import LoneOwner
 from gateway.relay.pump import Pump
 from tests.relay.harness import open_tab
 from tests.relay.sockets import tcp_pair, tls_pair, unix_pair
@@ -24,7 +24,7 @@ PAIRS = pytest.mark.parametrize("pair", [tcp_pair, unix_pair, tls_pair])
 
 
 @dataclass
-class Owner(EndpointOwner):
+class Owner(LoneOwner):
     data: bytearray = field(default_factory=bytearray)
     news: list[str] = field(default_factory=list)
     raises: bool = False
