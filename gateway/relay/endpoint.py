@@ -176,7 +176,11 @@ class Endpoint(Source, Waiter):
 
     def _receive(self) -> Buffer:
         """Bytes read, none at the end of input; BlockingIOError when there is nothing."""
-        return self.pump.buffer.receive(self._fd, self._most)
+        buffer = self.pump.buffer
+        if self._most == READ_BYTES:
+            return buffer.receive(self._fd)
+        view = buffer.view[: self._most]
+        return view[: os.readv(self._fd, [view])]
 
     def on_events(self, mask: int, now: float) -> None:
         if mask & WRITABLE:

@@ -20,8 +20,6 @@ BUILD = "the compiled form is not there: build it with `make codec`"
 
 BUFFER_BYTES = 64 * 1024
 
-MOST = 1 << 20
-
 
 @pytest.fixture(
     params=[
@@ -64,7 +62,7 @@ def test_what_the_peer_sent_is_read_whole(
     got = bytearray()
     while len(got) < size:
         with suppress(BlockingIOError):
-            got += buffer.receive(ours.fileno(), MOST)
+            got += buffer.receive(ours.fileno())
     assert bytes(got) == payload
 
 
@@ -74,12 +72,12 @@ def test_small_reads_outlive_the_next_one_and_large_ones_are_views(
     ours, peer = pair
     buffer = form.ReadBuffer(BUFFER_BYTES)
     peer.sendall(b"first")
-    first = buffer.receive(ours.fileno(), MOST)
+    first = buffer.receive(ours.fileno())
     peer.sendall(b"other")
-    assert buffer.receive(ours.fileno(), MOST) == b"other"
+    assert buffer.receive(ours.fileno()) == b"other"
     assert (first, type(first)) == (b"first", bytes)
     peer.sendall(bytes(4097))
-    assert isinstance(buffer.receive(ours.fileno(), MOST), memoryview)
+    assert isinstance(buffer.receive(ours.fileno()), memoryview)
     assert len(buffer.view) == BUFFER_BYTES
 
 
@@ -87,7 +85,7 @@ def test_no_more_is_read_than_the_buffer_holds(form: ModuleType, pair: tuple[soc
     ours, peer = pair
     peer.sendall(b"0123456789")
     buffer = form.ReadBuffer(4)
-    assert [bytes(buffer.receive(ours.fileno(), MOST)) for _ in range(3)] == [b"0123", b"4567", b"89"]
+    assert [bytes(buffer.receive(ours.fileno())) for _ in range(3)] == [b"0123", b"4567", b"89"]
 
 
 def test_nothing_to_read_and_the_end_of_input_are_told_apart(
@@ -96,9 +94,9 @@ def test_nothing_to_read_and_the_end_of_input_are_told_apart(
     ours, peer = pair
     buffer = form.ReadBuffer(BUFFER_BYTES)
     with pytest.raises(BlockingIOError):
-        buffer.receive(ours.fileno(), MOST)
+        buffer.receive(ours.fileno())
     peer.close()
-    assert buffer.receive(ours.fileno(), MOST) == b""
+    assert buffer.receive(ours.fileno()) == b""
 
 
 def test_the_kernel_takes_what_it_has_room_for(form: ModuleType, pair: tuple[socket.socket, socket.socket]) -> None:
@@ -144,7 +142,7 @@ def test_what_the_far_host_acknowledged_is_told_for_tcp_alone(form: ModuleType) 
 def test_bad_arguments_are_refused(form: ModuleType, pair: tuple[socket.socket, socket.socket]) -> None:
     ours, _ = pair
     with pytest.raises(OSError, match="Bad file descriptor"):
-        form.ReadBuffer(16).receive(-1, MOST)
+        form.ReadBuffer(16).receive(-1)
     with pytest.raises(OSError, match="Bad file descriptor"):
         form.send(-1, b"data")
     with pytest.raises(TypeError):
