@@ -16,37 +16,32 @@ class Log {
   #list;
   #kept;
 
-  /** The newest entry is in sight. */
-  #isFollowing = true;
+  /** Where the list was scrolled to when it was last brought to its end. */
+  #followedTo = 0;
 
   constructor(list, kept = LOG_ENTRIES_KEPT) {
     this.#list = list;
     this.#kept = kept;
-    let height = list.clientHeight;
-    list.addEventListener("scroll", () => {
-      // A list that has just become lower has not been scrolled by anybody.
-      if (list.clientHeight === height) this.#isFollowing = this.#isAtEnd;
-    });
-    new ResizeObserver(() => {
-      height = list.clientHeight;
-      this.#follow();
-    }).observe(list);
+    new ResizeObserver(() => this.#isFollowing && this.#follow()).observe(list);
   }
 
-  get #isAtEnd() {
-    const list = this.#list;
-    return list.scrollHeight - list.scrollTop - list.clientHeight < FOLLOWED_PX;
+  /** Nobody has scrolled up since, or they have come back; a list that has become lower was not scrolled. */
+  get #isFollowing() {
+    const { scrollTop, scrollHeight, clientHeight } = this.#list;
+    return scrollTop > this.#followedTo - FOLLOWED_PX || scrollHeight - scrollTop - clientHeight < FOLLOWED_PX;
   }
 
   #follow() {
-    if (this.#isFollowing) this.#list.scrollTop = this.#list.scrollHeight;
+    this.#list.scrollTop = this.#list.scrollHeight;
+    this.#followedTo = this.#list.scrollTop;
   }
 
   add(entry) {
     const list = this.#list;
+    const isFollowing = this.#isFollowing;
     list.append(entry);
     while (list.children.length > this.#kept) list.firstElementChild.remove();
-    this.#follow();
+    if (isFollowing) this.#follow();
   }
 
   /** What has happened, in the words of that name. */
