@@ -48,6 +48,12 @@ from gateway.protocol.rejections import Rejections, tells_of
 LOST_CODES: Final = frozenset({1011, 1012, 1013, 1014})
 """Codes of a CLOSE that nobody meant: the session is gone together with what it needs, and a new one is to begin."""
 
+TIMES_BEHIND: Final = 4
+"""A gateway that knows less of the session than we do has not heard yet that another one had it. If it stays so, the
+backend has forgotten something."""
+
+TRY_AGAIN_LATER: Final = 1013
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionEnd:
@@ -121,6 +127,8 @@ class Conversation:
         self._saved_settled = stored.settled
         self._lost: CloseBody | None = None
         """The CLOSE that said that the session is lost, until OPENED says what became of it."""
+        self._times_behind = 0
+        """Gateways in a row that knew less of the session than we do."""
         self._is_concluded = False
         """The session is over and all messages are accounted for: nothing of it need be kept."""
         self._store_is_done = False
@@ -234,6 +242,8 @@ class Conversation:
         try:
             if not self._is_open:
                 self._receive_answer(*records[0])
+                if self._lost is not None:
+                    return
                 records = records[1:]
             if self.end is None:
                 others = self.inbox.receive(records)
@@ -257,6 +267,12 @@ class Conversation:
         if opened.resumed:
             if self._saved_token is None:
                 raise ProtocolViolation("OPENED says resumed, but no session was asked for")
+            if position < self.outbox.settled and self._times_behind < TIMES_BEHIND:
+                # It has the session as it was before another gateway had it, and will hear of that from the backend.
+                self._times_behind += 1
+                reason = f"OPENED at {position}, but message {self.outbox.settled} is settled: the gateway is behind"
+                self._lose(CloseBody(code=TRY_AGAIN_LATER, reason=reason))
+                return
             self.resumes += 1
         elif position:
             raise ProtocolViolation(f"OPENED of a new session at message {position}, expected 0")
@@ -264,6 +280,7 @@ class Conversation:
             lost = None if self._lost is None else self._lost.report
             self._begin_session(opened.report or lost)
         self._lost = None
+        self._times_behind = 0
         self.token = opened.session
         self.opened = opened
         self.outbox.window_messages = opened.window_messages

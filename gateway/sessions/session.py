@@ -4,6 +4,7 @@ Invariant: what a session holds beyond its sockets (its place in the limits, its
 registry) is given back exactly once; and each of its ends is told: in the log, the metrics, the registry.
 """
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -37,7 +38,7 @@ from gateway.protocol.records import (
 )
 from gateway.protocol.rejections import tells_of
 from gateway.protocol.sequencing import DataReceiver
-from gateway.relay.away import ParkedClient
+from gateway.relay.away import AbsentBackend, ParkedClient
 from gateway.relay.ending import Ending
 from gateway.relay.evidence import Evidence
 from gateway.relay.lane import Lane
@@ -58,6 +59,11 @@ from gateway.transport.connector import ClientFacts, Dialed
 FIRST_REDIAL_SECONDS: Final = 0.1
 LAST_REDIAL_SECONDS: Final = 5.0
 """Between attempts at a backend that broke: soon at first, for a restart takes a moment, and never far apart."""
+
+ASK_AGAIN_SECONDS: Final = 5.0
+"""Of a client that names a position beyond what was sent here: so long the backend's word stands that it is wrong."""
+
+TRY_AGAIN_LATER: Final = 1013
 
 PASSING_REFUSALS: Final = frozenset({1012, 1013})
 """Codes with which a backend refuses for the moment: the session may be there, and is not to be replaced by another."""
@@ -104,6 +110,7 @@ class Session:
     """A live session, the host of its `relay`."""
 
     __slots__ = (
+        "_asked_at",
         "_backend_started",
         "_client_facts",
         "_dialed",
@@ -149,6 +156,8 @@ class Session:
         self.epoch = 0 if opening is None else opening.epoch
         self.resumes = 0
         self._backend_started = False
+        self._asked_at = -math.inf
+        """When the backend was asked last whether the session is elsewhere."""
         self.relay: Relay
         self._host = host
         self._client_facts = client_facts
@@ -247,7 +256,7 @@ class Session:
         The ticket is that connection's, and is held until its socket is closed, however it comes to that.
 
         A connection that claims to have consumed what was never sent is closed with 1002, and the session stays as it
-        was.
+        was; where the session may have been at another gateway meanwhile, with 1013, and the backend is asked.
         """
         relay = self.relay
         now = relay.pump.clock()
@@ -269,6 +278,9 @@ class Session:
         ):
             consumed -= 1  # refused before it was whole: it settles when its end has come
         if consumed > down.last_sent:
+            if resumed and self._asks_where_it_is(now):
+                client.leave(TRY_AGAIN_LATER, "this gateway asks where the session is; try again", now)
+                return
             problem = f"OPEN has consumed message {consumed}, but the last one sent is {down.last_sent}"
             client.leave(ProtocolViolation.close_code, problem, now)
             return
@@ -315,6 +327,23 @@ class Session:
         if not self._backend_started:
             self._backend_started = True
             relay.start_backend(now)
+
+    def _asks_where_it_is(self, now: float) -> bool:
+        """Whether the session may be elsewhere, by what a client has heard there: asks the backend, not too often.
+
+        Its answer to an OPEN ends the session here (4001), or shows that the client is wrong.
+        """
+        relay = self.relay
+        if isinstance(relay.backend, AbsentBackend):
+            return True  # it is being asked
+        retained = relay.up.retained
+        if retained is None or retained.is_cut or self.service.settings.grace_seconds is None:
+            return False
+        if not isinstance(relay.backend, RecordsBackend) or now - self._asked_at < ASK_AGAIN_SECONDS:
+            return False
+        self._asked_at = now
+        relay.backend_lost(BackendFault("the session may be at another gateway"), now)
+        return True
 
     # --- what the relay tells -------------------------------------------------------------------------------------
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from gateway.client.conversation import Conversation
-from gateway.client.events import Acknowledged, MessageRejected
+from gateway.client.conversation import TIMES_BEHIND, Conversation
+from gateway.client.events import Acknowledged, MessageRejected, Opened
 from gateway.client.faults import ConnectionClosed, Fate, Lost, Rejected, SessionEnded
 from gateway.client.receipts import Receipt
 from gateway.client.store import Changes, StoredSession
@@ -135,9 +135,35 @@ def test_a_resume_at_a_position_that_cannot_be_ends_the_session(position: int) -
     session.receive([(RecordType.ACK, Rung.CONSUMED, 1, b"")])
     save(session)
     session.interrupt()
+    for _ in range(0 if position else TIMES_BEHIND):
+        opened(session, position, resumed=True)
+        assert session.end is None
     opened(session, position, resumed=True)
     assert session.end is not None
     assert f"at {position}, expected 1 to 2" in session.end.reason
+
+
+def test_a_gateway_that_is_behind_is_left_and_nothing_that_it_says_is_taken() -> None:
+    """Another one had the session meanwhile, and this one has not heard of it yet."""
+    session = opened(conversation())
+    sent(session, "a", "b")
+    session.receive([(RecordType.ACK, Rung.CONSUMED, 1, b"")])
+    save(session)
+    session.take_events()
+    for _ in range(2):
+        for _ in range(TIMES_BEHIND):
+            session.attach()
+            session.records_to_send(1 << 20)
+            body = b'{"session":"token","resumed":true,"settles_at":"consumed"}'
+            session.receive([(RecordType.OPENED, 0, 0, body), (RecordType.DATA, 0, 7, b"")])
+            assert session.is_over
+            assert session.goodbye[0] == 1013
+            assert session.end is None
+            assert session.take_events() == []
+        opened(session, 1, resumed=True)
+        assert session.is_open
+        assert not session.is_lost
+        assert [type(event) for event in session.take_events()] == [Opened]
 
 
 def test_nothing_but_open_goes_out_before_opened_has_come() -> None:

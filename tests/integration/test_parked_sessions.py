@@ -58,7 +58,7 @@ def test_ten_thousand_parked_sessions_are_held_in_little_memory_and_a_flood_ends
     with silent_backend() as port:
         config = {
             "routes": [route("park", "/", f"tcp://127.0.0.1:{port}", delivery={"grace": "1h"})],
-            "sessions": {"parked": SESSIONS, "parked_bytes": "1GiB", "ended": 2 * FLOOD},
+            "sessions": {"parked": SESSIONS, "parked_per_holder": None, "parked_bytes": "1GiB", "ended": 2 * FLOOD},
         }
         with GatewayProcess(config, covered=False) as gateway:
             url = gateway.url()

@@ -94,6 +94,24 @@ async def test_its_client_may_come_back_and_is_taken_to_the_backend_anew() -> No
         assert (record[2], answer["resumed"], answer["session"]) == (3, True, token)
 
 
+async def test_a_client_may_know_before_its_gateway_that_another_one_had_the_session() -> None:
+    async with opened() as (client, _, service, server, token, epoch):
+        await client.cut()
+        again = await Client.connect(server)
+        await again.send(RecordType.OPEN, 0, 5, json.dumps({"session": token}).encode())
+        assert await again.closed() == 1013
+        link = await service.accept()
+        assert json.loads((await link.next(RecordType.OPEN))[3])["epoch"] == epoch + 1
+        await link.send(RecordType.CLOSE, body=SUPERSEDED)
+        await is_let_go(server, link)
+        again = await Client.connect(server)
+        await again.send(RecordType.OPEN, 0, 5, json.dumps({"session": token}).encode())
+        link = await service.accept()
+        told = await link.opened(3, resumed=True)
+        assert (told["consumed"], told["resume"]) == (5, True)
+        assert json.loads((await again.next(RecordType.OPENED))[3])["resumed"] is True
+
+
 async def test_a_plain_client_is_closed_with_the_backends_words() -> None:
     async with opened(records=False) as (client, link, _, server, _, _):
         await link.send(RecordType.CLOSE, body=SUPERSEDED)

@@ -355,8 +355,32 @@ test("a position that cannot be is a violation", () => {
     session.markSaved(changes);
     session.receive(record(ACK, 4, 1));
     session.outbox.carried = 2;
+    facts(session);
+    for (let times = 0; position === 0 && times < 4; times += 1) {
+      resume(session, position);
+      assert.deepEqual(facts(session).map(({ type, code }) => [type, code]), [["refused", 1013]]);
+      assert.equal(session.isOpen, false);
+    }
     resume(session, position);
     assert.match(fault(session).message, /expected 1 to 2/);
+  }
+});
+
+test("a gateway that is behind, because another one had the session, is left", () => {
+  const session = open();
+  append(session, "a", "b");
+  turn(session);
+  session.receive(record(ACK, 4, 1));
+  facts(session);
+  for (let rounds = 0; rounds < 2; rounds += 1) {
+    for (let times = 0; times < 4; times += 1) {
+      resume(session, 0);
+      assert.deepEqual(facts(session).map(({ type, code }) => [type, code]), [["refused", 1013]]);
+    }
+    resume(session, 1);
+    assert.ok(session.isOpen);
+    assert.deepEqual(turn(session), [[DATA, TEXT, 2]]);
+    facts(session);
   }
 });
 

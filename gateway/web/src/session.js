@@ -39,6 +39,14 @@ const LOST_CODES = new Set([1011, 1012, 1013, 1014, 4004]);
 /** Another connection has taken the session over. */
 export const SUPERSEDED = 4001;
 
+/**
+ * A gateway that knows less of the session than we do has not heard yet that another one had it: so often it is borne in
+ * a row. If it stays so, the backend has forgotten something.
+ */
+const TIMES_BEHIND = 4;
+
+const TRY_AGAIN_LATER = 1013;
+
 const Phase = Object.freeze({ DETACHED: "detached", OPENING: "opening", OPEN: "open", OVER: "over" });
 
 /**
@@ -64,6 +72,8 @@ export class Session {
   #closeSent = false;
   /** `{report, connection}` of a CLOSE that told that the session is lost, until OPENED decides. */
   #loss = null;
+  /** Gateways in a row that knew less of the session than we do. */
+  #timesBehind = 0;
   #settings;
 
   constructor(settings = {}, stored = null) {
@@ -186,9 +196,15 @@ export class Session {
   }
 
   #opened(seq, body) {
-    const carried = this.outbox.carried;
+    const { carried, settled: known } = this.outbox;
     if (body.resumed) {
       if (this.token === null) throw new ProtocolViolation("OPENED resumes a session, but none was asked for");
+      if (seq < known && this.#timesBehind < TIMES_BEHIND) {
+        this.#timesBehind += 1;
+        const reason = `OPENED at ${seq}, but message ${known} is settled: the gateway is behind`;
+        this.#facts.push({ type: "refused", code: TRY_AGAIN_LATER, reason });
+        return;
+      }
       const { settled, refused } = this.outbox.resume(seq, body.rejected);
       this.#refusedBefore(refused);
       for (const entry of settled) this.#presumed.set(entry.seq, entry);
@@ -203,6 +219,7 @@ export class Session {
       this.#facts.push({ type: "opened" });
     }
     this.#loss = null;
+    this.#timesBehind = 0;
     this.token = body.token;
     this.settlesAt = body.settlesAt;
     this.graceSeconds = body.graceSeconds;
