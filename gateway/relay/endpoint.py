@@ -50,6 +50,10 @@ longer than that of others. A read of messages of 64 bytes is less."""
 
 LEAST_READ_BYTES: Final = 4096
 
+REPLIES_WITHHELD: Final = 64
+"""So many replies may be owed to a peer whose buffer is full before it is not read any more. Not the first one: who
+takes a long message slowly pings meanwhile, and what it says is to be heard."""
+
 _LINGER_RESET: Final = struct.pack("ii", 1, 0)
 
 

@@ -28,6 +28,7 @@ from gateway.protocol.records import (
 )
 from gateway.protocol.rejections import RejectedRange, tells_of
 from gateway.protocol.sequencing import DataReceiver, DataSender
+from gateway.relay.endpoint import REPLIES_WITHHELD, Output
 from gateway.relay.evidence import Evidence
 from gateway.relay.place import Place
 from gateway.relay.ports import Sample
@@ -63,16 +64,21 @@ class RecordsBackend(SocketSide):
 
     __slots__ = (
         "_ack_due",
+        "_ack_owed",
         "_acked",
         "_assembled",
         "_decoder",
         "_early",
         "_finished",
         "_hop_end",
+        "_is_deaf",
+        "_pong",
         "_refused_told",
         "_sender",
+        "_untold",
         "_window_bytes",
         "_window_messages",
+        "_withheld",
         "receiver",
     )
 
@@ -91,6 +97,13 @@ class RecordsBackend(SocketSide):
         self.receiver = receiver
         self._sender = DataSender(start=opened.consumed)
         self._ack_due = False
+        self._ack_owed = False
+        """A full buffer has held it up; so are `_untold`, the REJECTs, and the answer to the newest PING."""
+        self._untold: list[bytes] = []
+        self._pong = b""
+        self._withheld = 0
+        self._is_deaf = False
+        """It does not take its replies, so it is not read."""
         self._acked = opened.acknowledged
         """What the backend has been told is settled of its messages."""
         self._refused_told = opened.refused
@@ -139,7 +152,7 @@ class RecordsBackend(SocketSide):
     def finish(self, code: int, reason: str, report: SessionReport | None, now: float) -> None:
         if not self._finished:
             self._finished = True
-            self._acknowledge(now)  # behind CLOSE nothing is heard
+            self._tell_settled()  # behind CLOSE nothing is heard
             body = CloseBody(code=code, reason=reason, report=report)
             self.endpoint.write(encode_prefixed_record(RecordType.CLOSE, 0, 0, body.to_json()))
             self.endpoint.finish()
@@ -175,14 +188,62 @@ class RecordsBackend(SocketSide):
             self._pump.at_turn_end(self._acknowledge)
 
     def downstream_rejected(self, seq: int, body: RejectBody, now: float) -> None:
-        self.endpoint.write(encode_prefixed_record(RecordType.REJECT, 0, seq, body.to_json()))
+        record = encode_prefixed_record(RecordType.REJECT, 0, seq, body.to_json())
+        if self.endpoint.is_full:
+            self._untold.append(record)
+            self._withhold(1)
+        else:
+            self.endpoint.write(record)
 
     def _acknowledge(self, now: float) -> None:
         self._ack_due = False
+        if self.endpoint.is_full:
+            self._ack_owed = True  # one is as good as many, once there is room
+        else:
+            self._tell_settled()
+
+    def _tell_settled(self) -> None:
+        """The ACK, behind the REJECTs that it covers."""
+        self._ack_owed = False
+        if self._untold:
+            untold, self._untold = self._untold, []
+            self.endpoint.write(b"".join(untold))
         ledger = self._incoming.ledger
         if ledger is not None and ledger.settled > self._acked:
             self._acked = ledger.settled
             self.endpoint.write(encode_prefixed_record(RecordType.ACK, ledger.settles_at, self._acked))
+
+    # --- replies that have to wait ----------------------------------------------------------------------------------
+
+    def _withhold(self, replies: int) -> None:
+        """So many replies are not sent now, because the buffer is full."""
+        self._withheld += replies
+        if self._withheld > REPLIES_WITHHELD and not self._is_deaf:
+            self._is_deaf = True
+            self.endpoint.pause()
+
+    def _answer(self, pongs: list[bytes]) -> None:
+        if self.endpoint.is_full:
+            self._pong = pongs[-1]
+            self._withhold(len(pongs))
+        else:
+            self.endpoint.write(b"".join(pongs))
+
+    def resume(self) -> None:
+        if not self._is_deaf:
+            super().resume()
+
+    def on_drained(self, now: float) -> None:
+        if self.endpoint.output is Output.OPEN:
+            pong, self._pong = self._pong, b""
+            self.endpoint.write(pong)
+            if self._ack_owed or self._untold:
+                self._tell_settled()
+        self._withheld = 0
+        if self._is_deaf:
+            self._is_deaf = False
+            self.endpoint.resume()  # who has to wait for the client is paused again below
+        super().on_drained(now)
 
     # --- the endpoint's news --------------------------------------------------------------------------------------
 
@@ -206,8 +267,14 @@ class RecordsBackend(SocketSide):
                 )
                 return
         try:
+            pongs: list[bytes] = []
             for record in others:
-                self._take_other(record, now)
+                if record[0] == RecordType.PING:
+                    pongs.append(encode_prefixed_record(RecordType.PONG, 0, record[2], record[3]))
+                else:
+                    self._take_other(record, now)
+            if pongs and not self.is_gone:
+                self._answer(pongs)
         except ProtocolViolation as violation:
             self._fail(f"the backend broke the record protocol: {violation}", now)
             return
@@ -227,8 +294,6 @@ class RecordsBackend(SocketSide):
             return
         if record_type == RecordType.ACK:
             self._junction.settled_upstream(Rung(flags), seq, now)
-        elif record_type == RecordType.PING:
-            self.endpoint.write(encode_prefixed_record(RecordType.PONG, 0, seq, body))
         elif record_type == RecordType.CLOSE:
             close = CloseBody.from_json(body)
             if close.code == SUPERSEDED:  # ends this connection, not the session

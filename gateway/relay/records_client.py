@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from gateway.errors import ConnectionFault, KeepaliveTimeout, PolicyViolation, ProtocolViolation
 from gateway.memory.account import Charge
+from gateway.protocol.ledger import Ledger
 from gateway.protocol.messages import NO_CODE, WebSocketConnection
 from gateway.protocol.pieces import LAST, Opcode, Piece
 from gateway.protocol.records import (
@@ -74,7 +75,7 @@ class Numbering:
 class RecordsClient(WebSocketSide):
     """One connection of a session whose client speaks records."""
 
-    __slots__ = ("_ack_due", "_assembled", "_reader", "_told", "numbering", "on_auth")
+    __slots__ = ("_ack_due", "_ack_owed", "_assembled", "_reader", "_told", "_untold", "numbering", "on_auth")
 
     def __init__(
         self, sock: socket.socket, place: Place, ws: WebSocketConnection, numbering: Numbering, reader: RecordAssembler
@@ -88,6 +89,10 @@ class RecordsClient(WebSocketSide):
         self._assembled = Charge(self._tab)
         """The unfinished record."""
         self._ack_due = False
+        self._ack_owed = False
+        """A full buffer has held it up."""
+        self._untold: list[int] = []
+        """Of `numbering.rejects` those that a full buffer has held up."""
         self._told: dict[Rung, int] = {}
 
     @property
@@ -147,6 +152,18 @@ class RecordsClient(WebSocketSide):
         ledger = self._incoming.ledger
         if ledger is None or self.is_closing or not self._told:
             return
+        if self.endpoint.is_full:
+            self._ack_owed = True  # one is as good as many, once there is room
+            return
+        self._tell_settled(ledger)
+
+    def _tell_settled(self, ledger: Ledger) -> None:
+        """The ACKs, behind the REJECTs that they cover."""
+        self._ack_owed = False
+        if self._untold:
+            untold, self._untold = self._untold, []
+            rejects = self.numbering.rejects
+            self.endpoint.write(self.ws.send([(_BINARY, rejects[seq], WHOLE) for seq in untold if seq in rejects]))
         numbering = self.numbering
         told_above = ledger.settled
         if ledger.settled > self._told[ledger.settles_at]:
@@ -165,25 +182,41 @@ class RecordsClient(WebSocketSide):
     def upstream_rejected(self, seq: int, body: RejectBody, now: float) -> None:
         record = self.numbering.keep_reject(seq, body)
         if not self.is_closing:
+            if self.endpoint.is_full:
+                self._untold.append(seq)
+                self._withhold(1)
+                self._ack_owed = True
+                return
             self.endpoint.write(self.ws.send([(_BINARY, record, WHOLE)]))
             self.upstream_advanced(now)
 
     def send_close(self, code: int | None, reason: str, report: SessionReport | None, now: float) -> None:
         if not self.is_closing and self.ws.error is None:
-            self._acknowledge(now)
+            self._tell_all(now)
             body = CloseBody(code=NO_CODE if code is None else code, reason=reason, report=report)
             self._send_record(RecordType.CLOSE, 0, 0, body.to_json())
         super().send_close(code, reason, report, now)
 
     def leave(self, code: int | None, reason: str, now: float) -> None:
         if not self._left:
-            self._acknowledge(now)
+            self._tell_all(now)
         super().leave(code, reason, now)
 
     def tell_permission(self, seq: int, body: AuthByGateway) -> None:
         """Answers the client's AUTH of that number or, as number 0, asks for one."""
         if not self.is_closing and self.ws.error is None:
             self._send_record(RecordType.AUTH, 0, seq, body.to_json())
+
+    def _tell_all(self, now: float) -> None:
+        """The last words: they are said whether the buffer is full or not."""
+        ledger = self._incoming.ledger
+        if ledger is not None and not self.is_closing and self._told:
+            self._tell_settled(ledger)
+
+    def _send_withheld(self, now: float) -> None:
+        super()._send_withheld(now)
+        if self._ack_owed:
+            self._acknowledge(now)
 
     def _send_record(self, record_type: RecordType, flags: int, seq: int, body: bytes = b"") -> None:
         self.endpoint.write(self.ws.send([(_BINARY, encode_record(record_type, flags, seq, body), WHOLE)]))

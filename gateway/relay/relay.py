@@ -130,7 +130,11 @@ class Relay(Traffic):
         if self.down.settle(Rung.CONSUMED, consumed, now):
             self.backend.downstream_settled(now)
         before, self.client = self.client, client
-        before.leave(4001, "another connection took over", now)
+        _, buffered = before.progress
+        if buffered:
+            before.close()  # all of that is sent again: it is not held twice for the sake of a Close
+        else:
+            before.leave(4001, "another connection took over", now)
         self._absence = None
         self._grace_deadline = NEVER
         client.open(body, retained.pieces, now)

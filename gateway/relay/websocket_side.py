@@ -2,6 +2,7 @@
 
 Invariant: pings are answered however long messages have to wait; a Ping of ours never splits a message; what cannot be
 sent is not queued twice: of the pongs that a full buffer cannot take only the newest is kept (RFC 6455 section 5.5.3).
+A client that goes on asking for replies and does not take them is not read until it does.
 """
 
 import socket
@@ -16,7 +17,7 @@ from gateway.protocol.fence import Fence
 from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Buffer, Opcode, Piece
 from gateway.protocol.records import SessionReport
-from gateway.relay.endpoint import Output, endpoint_for
+from gateway.relay.endpoint import REPLIES_WITHHELD, Output, endpoint_for
 from gateway.relay.place import Place
 from gateway.relay.ports import ClientSide, EndpointOwner
 from gateway.relay.timers import NEVER, Entry
@@ -43,6 +44,7 @@ class WebSocketSide(ClientSide, EndpointOwner):
         "_fence",
         "_hop_end",
         "_incoming",
+        "_is_deaf",
         "_junction",
         "_last_heard",
         "_left",
@@ -53,6 +55,7 @@ class WebSocketSide(ClientSide, EndpointOwner):
         "_pump",
         "_settings",
         "_tab",
+        "_withheld",
         "close_sent",
         "endpoint",
         "on_closed",
@@ -84,6 +87,10 @@ class WebSocketSide(ClientSide, EndpointOwner):
         self._left = False
         self._mid_message = False
         self._pong: bytes | None = None
+        self._is_deaf = False
+        """It does not take its replies, so it is not read."""
+        self._withheld = 0
+        """Replies that a full buffer has held up."""
 
     @abstractmethod
     def _take(self, pieces: list[Piece], now: float) -> None:
@@ -141,6 +148,8 @@ class WebSocketSide(ClientSide, EndpointOwner):
         self.endpoint.pause()
 
     def resume(self) -> None:
+        if self._is_deaf:
+            return
         # Between a client's Close and ours there is nothing to hear, and its end of stream would look like a loss.
         if self.ws.close_received is None or self.close_sent:
             self.endpoint.resume()
@@ -279,9 +288,23 @@ class WebSocketSide(ClientSide, EndpointOwner):
         if pongs and not self.is_closing:
             if self.endpoint.is_full:
                 self._pong = pongs[-1][1]
+                self._withhold(len(pongs))
             else:
                 self.endpoint.write(self.ws.send(pongs))
         return data
+
+    def _withhold(self, replies: int) -> None:
+        """So many replies are not sent now, because the buffer is full."""
+        self._withheld += replies
+        if self._withheld > REPLIES_WITHHELD and not self._is_deaf:
+            self._is_deaf = True
+            self.endpoint.pause()
+
+    def _send_withheld(self, now: float) -> None:
+        """There is room for the replies that were held up."""
+        if self._pong is not None:
+            pong, self._pong = self._pong, None
+            self.endpoint.write(self.ws.send([(_PONG, pong, WHOLE)]))
 
     def on_eof(self, now: float) -> None:
         if self._left:
@@ -290,9 +313,10 @@ class WebSocketSide(ClientSide, EndpointOwner):
             self._lost(UnknownReason.VANISHED, now)
 
     def on_drained(self, now: float) -> None:
-        if self._pong is not None and not self.is_closing:
-            pong, self._pong = self._pong, None
-            self.endpoint.write(self.ws.send([(_PONG, pong, WHOLE)]))
+        if not self.is_closing:
+            self._send_withheld(now)
+        self._withheld = 0
+        self._is_deaf = False
         if not self._left:
             self._junction.flush_downstream(now)
         self._end_if_flushed(now)

@@ -93,9 +93,9 @@ class Scene:
             "listeners": [{"bind": LOOPBACK_ANY_PORT}, {"bind": LOOPBACK_ANY_PORT, "tls": tls}],
             "memory": BUDGET_BYTES,
             "routes": [
-                route("echo", "/echo", to("echo")),
+                route("echo", "/echo", to("echo"), delivery={"grace": "2s"}),
                 route("hole", "/hole", to("hole")),
-                route("fire", "/fire", to("fire")),
+                route("fire", "/fire", to("fire"), delivery={"grace": "2s"}),
                 route("lines", "/lines", to("hole"), framing="lines"),
                 route("pinging", "/pinging", to("pinging"), framing="records"),
                 route("deflated", "/deflated", to("hole"), compression={"enabled": True}),
