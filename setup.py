@@ -33,6 +33,7 @@ DATA_PATH = (
     "relay/endpoint",
     "relay/evidence",
     "relay/framed_backend",
+    "relay/keepalive",
     "relay/lane",
     "relay/looking",
     "relay/pace",
@@ -47,7 +48,9 @@ DATA_PATH = (
     "relay/settings",
     "relay/socket_side",
     "relay/timers",
+    "relay/tls_endpoint",
     "relay/traffic",
+    "relay/vitals",
     "relay/websocket_side",
     "telemetry/metrics",
 )

@@ -120,6 +120,12 @@ class BackendVanished(BackendFault):
     reason = "backend_vanished"
 
 
+class BackendUnheard(BackendFault):
+    """The backend's host, or the way to it, is gone: something is unacknowledged and nothing comes of it."""
+
+    reason = "backend_unheard"
+
+
 class BackendAway(BackendFault):
     """A records backend was not back within `grace`."""
 

@@ -135,6 +135,8 @@ class RouteTable:
                 keepalive_timeout_seconds=route.timeouts.keepalive_timeout,
                 idle_seconds=route.timeouts.idle,
                 close_seconds=route.timeouts.close,
+                close_total_seconds=route.timeouts.close_total,
+                unheard_seconds=route.timeouts.unheard,
                 messages_per_second=route.limits.messages_per_second,
                 fence=route.delivery.fence,
                 grace_seconds=route.delivery.grace,

@@ -210,11 +210,18 @@ class RouteTimeouts(Section):
     keepalive: Duration | None = 20.0
     """A client that was silent for so long is sent a ping."""
     keepalive_timeout: Duration | None = 20.0
-    """A ping unanswered for so long ends the connection with 1011."""
+    """A ping unanswered for so long ends the connection with 1011; it counts from when the client's host has everything
+    that was sent before the ping, and what that host acknowledges is a sign of life."""
     idle: Duration | None = None
     """A connection without a message in either direction for so long is closed."""
     close: Duration = 5.0
-    """The closing handshake must be complete, and the backend's last bytes taken, by then."""
+    """How long an ending connection may stand still: nothing that was sent is acknowledged by its peer's host, or the
+    peer does not end its side. A peer whose receive window is closed has three times that."""
+    close_total: Duration = 60.0
+    """How long each step of an end may last altogether, however steadily the last bytes are taken."""
+    unheard: Duration | None = 30.0
+    """While something that was sent is unacknowledged, a peer whose host has answered nothing at all for so long, no
+    probe of its window either, is gone."""
 
 
 class Compression(Section):

@@ -10,6 +10,7 @@ from gateway.relay.lane import Lane
 from gateway.relay.ports import UNKNOWN, BackendSide, ClientSide, Sample
 from gateway.relay.records_client import Numbering
 from gateway.relay.timers import NEVER
+from gateway.relay.vitals import NOTHING_SENT, Vitals
 from gateway.telemetry.metrics import PauseCause
 
 
@@ -23,7 +24,7 @@ class ParkedClient(ClientSide):
     close_received = True
     receipts: frozenset[Rung] = frozenset()
     pause_cause = PauseCause.PARKED
-    progress = (0, 0)
+    buffered = 0
     written = UNKNOWN
 
     def __init__(self, outgoing: Lane, numbering: Numbering) -> None:
@@ -74,6 +75,10 @@ class ParkedClient(ClientSide):
         """It is told when it comes back."""
         self.numbering.keep_reject(seq, body)
 
+    def vitals(self) -> Vitals:
+        """Nothing is under way."""
+        return NOTHING_SENT
+
     def next_deadline(self, now: float) -> float:
         """The grace is the relay's to watch."""
         return NEVER
@@ -89,7 +94,7 @@ class AbsentBackend(BackendSide):
     is_finished = False
     is_full = True
     pause_cause = PauseCause.REDIAL
-    progress = (0, 0)
+    buffered = 0
     written = UNKNOWN
 
     def __init__(self) -> None:
@@ -99,6 +104,16 @@ class AbsentBackend(BackendSide):
     def is_gone(self) -> bool:
         """Nobody dials it any more."""
         return self._is_gone
+
+    def vitals(self) -> Vitals:
+        """Nothing is under way."""
+        return NOTHING_SENT
+
+    def next_deadline(self, now: float) -> float:
+        """It is dialled elsewhere."""
+        return NEVER
+
+    def tick(self, now: float) -> None: ...
 
     def start(self, now: float) -> None: ...
 

@@ -11,17 +11,33 @@ A state lasts as long as it has to, but not for ever: `due` says that its time i
 too long, and `overdue` goes on without what it waited for.
 """
 
-from enum import Enum
+from collections.abc import Sequence
+from enum import Enum, auto
 from typing import Final
 
 from gateway.protocol.pieces import LAST, Piece
 from gateway.relay.ending import Ending
 from gateway.relay.lane import first_messages
 from gateway.relay.timers import NEVER
+from gateway.relay.vitals import STEPS_OF_A_WINDOW, Vitals
 
 ECHO_LINGER_SECONDS: Final = 1.0
-"""How long a client's Close waits for the backend's last words. A client that closes wants its answer soon (browsers
-drop what comes meanwhile), but a backend that answers at once should be heard to the end."""
+"""How long a client's Close waits for the last words of a backend whose host has everything. A client that closes wants
+its answer soon (browsers drop what comes meanwhile), but a backend that answers at once should be heard to the end."""
+
+LOOKS_IN_A_PATIENCE: Final = 10
+"""How often is looked whether what is under way moves."""
+
+
+class Tail(Enum):
+    """What is still under way to those whose end is awaited."""
+
+    NONE = auto()
+    """Their hosts have acknowledged everything."""
+    MOVING = auto()
+    """Something is unacknowledged."""
+    WAITING = auto()
+    """Something is unacknowledged, and a host that is there has no room for it; see `STEPS_OF_A_WINDOW`."""
 
 
 class State(Enum):
@@ -86,11 +102,24 @@ _OPEN: Final = State.OPEN
 _DRAINS: Final = (State.FINISHING_MESSAGE, State.FENCING)
 
 
+def tail_of(looks: Sequence[Vitals], *, is_held: bool) -> Tail:
+    """What a look at each side whose end is awaited says; `is_held`: something has not even been written."""
+    outstanding = [vitals for vitals in looks if vitals.outstanding]
+    if any(vitals.is_unanswered for vitals in outstanding):
+        return Tail.MOVING
+    return Tail.WAITING if outstanding or is_held else Tail.NONE
+
+
 class Closing:
     """The end of one session."""
 
     __slots__ = (
+        "_cap",
+        "_close_seconds",
+        "_entered_at",
+        "_moved_at",
         "_progress",
+        "_total_seconds",
         "deadline",
         "ending",
         "for_backend",
@@ -100,7 +129,10 @@ class Closing:
         "state",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, *, close_seconds: float, total_seconds: float) -> None:
+        """A state may last for `close_seconds` in which nothing is acknowledged, and `total_seconds` at the most."""
+        self._close_seconds = close_seconds
+        self._total_seconds = total_seconds
         self.state = State.OPEN
         self.is_open = True
         """There is no `ending` yet."""
@@ -114,16 +146,23 @@ class Closing:
         """How downstream ends once what is held is out."""
         self.deadline = NEVER
         """When to ask whether something is `due`."""
-        self._progress = (0, 0)
+        self._cap = NEVER
+        self._entered_at = self._moved_at = 0.0
+        self._progress: tuple[int, ...] = ()
 
-    def begin(self, step: Step, ending: Ending, now: float, *, patience_seconds: float) -> None:
-        """A cause, and the first of them is the `ending`; the state lasts for `patience_seconds` without progress."""
+    def begin(self, step: Step, ending: Ending, now: float) -> None:
+        """A cause, and the first of them is the `ending`."""
         if self.ending is None:
             self.ending = ending
             self.is_open = False
-        self.move(step, now, patience_seconds=patience_seconds)
+        self.move(step, now)
 
-    def move(self, step: Step, now: float, *, patience_seconds: float) -> bool:
+    def begin_drain(self, ending: Ending, now: float, *, amid_message: bool, patience_seconds: float) -> None:
+        """We restart, and wait for so long for the end of a message that has begun, and for the fence behind it."""
+        self.begin(Step.DRAINED_IN_MESSAGE if amid_message else Step.DRAINED, ending, now)
+        self.deadline = now + patience_seconds
+
+    def move(self, step: Step, now: float) -> bool:
         """Goes on; whether the state is another one. Raises RuntimeError for a step that is impossible here."""
         before = self.state
         state = TRANSITIONS.get((before, step))
@@ -132,12 +171,12 @@ class Closing:
         if state is before:
             return False
         self._enter(state)
-        if state is State.ENDED:
-            self.deadline = NEVER
-        elif not (before is State.FINISHING_MESSAGE and state is State.FENCING):  # these two share their time
-            if state is State.ECHOING:
-                patience_seconds = min(patience_seconds, ECHO_LINGER_SECONDS)
-            self.deadline = now + patience_seconds
+        if before is State.FINISHING_MESSAGE and state is State.FENCING:
+            return True  # these two share their time
+        self._entered_at = self._moved_at = now
+        self._progress = ()
+        self._cap = now + self._total_seconds
+        self.deadline = NEVER if state is State.ENDED else now + self._step()
         return True
 
     def _enter(self, state: State) -> None:
@@ -153,12 +192,25 @@ class Closing:
             self._enter(TRANSITIONS[self.state, Step.MESSAGE_ENDED])
         return rest
 
-    def due(self, now: float, *, progress: tuple[int, int], is_moving: bool, patience_seconds: float) -> bool:
-        """Whether the state has lasted too long, which what still moves puts off where there is something to move."""
+    def due(self, now: float, *, progress: tuple[int, ...], tail: Tail) -> bool:
+        """Whether the state has lasted too long. `progress` changes when anything is acknowledged."""
         if now < self.deadline:
             return False
-        if self.state in (State.FLUSHING, State.CLOSING) and is_moving and progress != self._progress:
+        if self.is_draining or now >= self._cap:
+            return True
+        if progress != self._progress:
+            if self._progress:
+                self._moved_at = now
             self._progress = progress
-            self.deadline = now + patience_seconds
-            return False
-        return True
+        over_at = self._moved_at + self._close_seconds * (STEPS_OF_A_WINDOW if tail is Tail.WAITING else 1)
+        if self.state is State.ECHOING and tail is Tail.NONE:
+            over_at = self._entered_at + min(ECHO_LINGER_SECONDS, self._close_seconds)
+        if now >= over_at:
+            return True
+        self.deadline = min(now + self._step(), over_at, self._cap)
+        return False
+
+    def _step(self) -> float:
+        """How soon is looked again."""
+        echoes = self.state is State.ECHOING
+        return (min(ECHO_LINGER_SECONDS, self._close_seconds) if echoes else self._close_seconds) / LOOKS_IN_A_PATIENCE

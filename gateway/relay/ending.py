@@ -4,7 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.errors import BackendAway, BackendReset, BackendVanished, Blame, ConnectionFault, KeepaliveTimeout
+from gateway.errors import (
+    BackendAway,
+    BackendReset,
+    BackendUnheard,
+    BackendVanished,
+    Blame,
+    ConnectionFault,
+    KeepaliveTimeout,
+)
 from gateway.telemetry.metrics import ClosedBy, UnknownReason
 
 ABNORMAL: Final = 1006
@@ -13,6 +21,7 @@ ABNORMAL: Final = 1006
 _UNKNOWN: Final[Mapping[type[ConnectionFault], UnknownReason]] = {
     BackendReset: UnknownReason.RESET,
     BackendVanished: UnknownReason.VANISHED,
+    BackendUnheard: UnknownReason.VANISHED,
     BackendAway: UnknownReason.GRACE_EXPIRED,
 }
 """What a fault makes of messages without evidence, where that says more than `fault`."""

@@ -1,10 +1,11 @@
-"""A non-blocking socket in the pump, with the bounded buffer of what it has not taken yet; plain and TLS.
+"""A non-blocking socket in the pump, with the bounded buffer of what it has not taken yet.
 
 What is kept unsent is charged to a tab of the account of memory, and while that tab's holder has no room, nothing is
 read. Only where what comes may be what makes room, as a client's acknowledgements do, a little of it is (`trickles`).
 
 Invariants: bytes go out in the order of `write`; the owner is never called from inside its own call to `write`,
-`pause` or `resume` (a write that fails is reported at the turn's end); after `close` the owner is not called any more.
+`pause` or `resume`; after `close` the owner is not called any more. A peer that refuses more may have said its last
+words before: after a write that failed nothing is written, what has come is read to its end, and then it is told.
 The endpoint does not refuse bytes when its buffer is full: it says so (`is_full`, then `on_drained`), and the owner
 stops reading the other side, which bounds the buffer to the high mark and one read.
 """
@@ -13,7 +14,6 @@ import errno
 import os
 import select
 import socket
-import ssl
 import struct
 from collections import deque
 from contextlib import suppress
@@ -30,6 +30,8 @@ from gateway.relay.pump import BROKEN, READABLE, WRITABLE, Pump
 from gateway.relay.pump import BUFFER_BYTES as READ_BYTES
 from gateway.relay.sockets import send
 from gateway.relay.timers import Entry
+from gateway.relay.vitals import NOTHING_SENT, Vitals, look_at
+from gateway.telemetry.tcp_info import queued_input
 
 HIGH_MARK_BYTES: Final = 64 * 1024
 """A buffer with this much unsent stops the reading of the other side."""
@@ -117,7 +119,7 @@ class Endpoint(Source, Waiter):
         self._tab = tab
         self._charge = Charge(tab)
         self._failure: OSError | None = None
-        """Of a write, to be told at the turn's end."""
+        """Of a write, to be told when what has come is read."""
         self._nudged = False
         self._reading = False
         self._registered = False
@@ -128,7 +130,7 @@ class Endpoint(Source, Waiter):
         self.timer: Entry | None = None
         """The pump's, for the trickle."""
         self.buffered = 0
-        """Bytes written by the owner that the kernel has not taken."""
+        """Bytes written by the owner that the kernel has not taken, and after a failure never will."""
         self.bytes_read = 0
         self.bytes_taken = 0
         """Bytes the kernel has taken: the rung `written` is measured by it."""
@@ -140,6 +142,13 @@ class Endpoint(Source, Waiter):
     def is_reading(self) -> bool:
         """True between `resume` and `pause` or the end of input."""
         return self._reading
+
+    def vitals(self) -> Vitals:
+        """How the far host takes what was written."""
+        if self._owner is None or self.output is Output.BROKEN:
+            return NOTHING_SENT
+        has_ended = self.output is Output.FINISHED
+        return look_at(self.sock, taken=self.bytes_taken, buffered=self.buffered, has_ended=has_ended)
 
     @property
     def is_heard(self) -> bool:
@@ -158,6 +167,8 @@ class Endpoint(Source, Waiter):
         if not self._reading and self._owner is not None:
             self._reading = True
             self._watch()
+            if self._failure is not None:
+                self.pump.again(self._fd, self)
 
     def pause(self) -> None:
         """Leaves further bytes in the kernel."""
@@ -212,6 +223,8 @@ class Endpoint(Source, Waiter):
         try:
             data = self._receive()
         except (BlockingIOError, InterruptedError):
+            if self._failure is not None:
+                self._break(self._failure, now)
             return
         except OSError as error:
             self._break(error, now)
@@ -219,6 +232,10 @@ class Endpoint(Source, Waiter):
         if data:
             self.bytes_read += len(data)
             owner.on_data(data, now)
+            if self._failure is not None and self._reading:
+                self.pump.again(self._fd, self)
+        elif self._failure is not None:
+            self._break(self._failure, now)
         else:
             self.pause()
             owner.on_eof(now)
@@ -252,21 +269,23 @@ class Endpoint(Source, Waiter):
     def _hung_up(self, mask: int, now: float) -> None:
         """Paused, and the kernel reports an end, which it would repeat for ever: stop watching, keep what is unread.
 
-        A reset that also lost our unsent bytes is told at once; a plain hang-up (both sides have ended) is found by the
-        read that follows `resume`, behind the bytes that came before it.
+        A reset that also lost our unsent bytes is a write that failed; a plain hang-up (both sides have ended) is found
+        by the read that follows `resume`, behind the bytes that came before it.
         """
         if self._registered:
             self.pump.unregister(self._fd)
             self._registered = False
             self._mask = 0
-        if mask & select.EPOLLERR and self.buffered:
-            self._break(OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)), now)
+        if mask & select.EPOLLERR and self._pending:
+            self._fail_output(OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
 
     # --- writing --------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """Sends what the kernel takes at once and keeps the rest; ignored once the output is finished or broken."""
         if self.output is not _OPEN or not data:
+            if self._failure is not None:
+                self._count_unsent(len(data))
             return
         if self.buffered:
             self._keep(data)
@@ -276,9 +295,8 @@ class Endpoint(Source, Waiter):
         except (BlockingIOError, InterruptedError):
             taken = 0
         except OSError as error:
-            self.output = Output.BROKEN
-            self._failure = error
-            self.pump.at_turn_end(self._tell_failure)
+            self._count_unsent(len(data))
+            self._fail_output(error)
             return
         self.bytes_taken += taken
         if taken < len(data):
@@ -289,8 +307,11 @@ class Endpoint(Source, Waiter):
         if self._pending is None:
             self._pending = deque()
         self._pending.append(data)
-        self.buffered += len(data)
         self._charge.set_to(self._charge.size + cost_of_buffer(data))
+        self._count_unsent(len(data))
+
+    def _count_unsent(self, size: int) -> None:
+        self.buffered += size
         if self.buffered >= self._high_mark:
             self.is_full = True
 
@@ -305,13 +326,15 @@ class Endpoint(Source, Waiter):
     def flush(self, now: float) -> None:
         """Hands buffered bytes to the kernel; tells the owner at the low mark and when a `finish` is done."""
         pending = self._pending
+        if pending is None and self.buffered:
+            return  # a failure was not told yet
         while pending:
             try:
                 taken = self._send_pending(pending)
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
-                self._break(error, now)
+                self._fail_output(error)
                 return
             self.bytes_taken += taken
             self.buffered -= taken
@@ -371,9 +394,25 @@ class Endpoint(Source, Waiter):
         if self._owner is not None:
             self._owner.on_broken(error, now)
 
+    def _fail_output(self, error: OSError) -> None:
+        """A write failed: no more is written. It is told once what has come is read, which the owner may put off."""
+        if self._failure is None:
+            self._failure = error
+            self.output = Output.BROKEN
+            self._drop_pending()
+            self._watch()
+            self.pump.at_turn_end(self._tell_failure)
+
     def _tell_failure(self, now: float) -> None:
-        if self._failure is not None and not self.is_closed:
+        if self._failure is None or self.is_closed:
+            return
+        if self._reading:
+            self.pump.again(self._fd, self)
+        elif not self._has_unread():
             self._break(self._failure, now)
+
+    def _has_unread(self) -> bool:
+        return queued_input(self.sock) > 0
 
     def close(self) -> None:
         """Closes the socket; what is still buffered is lost. Idempotent."""
@@ -412,7 +451,7 @@ class Endpoint(Source, Waiter):
     # --- the pump -------------------------------------------------------------------------------------------------
 
     def _wanted(self) -> int:
-        return (READABLE if self._reading and not self._waits else 0) | (WRITABLE if self.buffered else 0)
+        return (READABLE if self._reading and not self._waits else 0) | (WRITABLE if self._pending else 0)
 
     def _watch(self) -> None:
         mask = self._wanted()
@@ -424,103 +463,3 @@ class Endpoint(Source, Waiter):
             self._mask = mask
             self._registered = True
             self.pump.register(self._fd, self, mask)
-
-
-class TlsEndpoint(Endpoint):
-    """The same over an `ssl.SSLSocket` whose handshake is done.
-
-    TLS has wants of its own: a write may first need bytes from the peer and a read may first have to send some, and
-    decrypted bytes may wait where epoll cannot see them.
-    """
-
-    __slots__ = ("_read_wants_write", "_write_wants_read")
-
-    sock: ssl.SSLSocket
-
-    def __init__(
-        self, sock: ssl.SSLSocket, pump: Pump, owner: EndpointOwner, tab: Tab, *, high_mark_bytes: int = HIGH_MARK_BYTES
-    ) -> None:
-        super().__init__(sock, pump, owner, tab, high_mark_bytes=high_mark_bytes)
-        self._read_wants_write = False
-        self._write_wants_read = False
-
-    def resume(self) -> None:
-        super().resume()
-        if self._reading and self.sock.pending():
-            self.pump.again(self._fd, self)
-
-    def on_events(self, mask: int, now: float) -> None:
-        if mask & WRITABLE and self._read_wants_write:
-            self._read_wants_write = False
-            self._watch()
-            mask |= READABLE
-        if mask & READABLE and self._write_wants_read:
-            self._write_wants_read = False
-            self._watch()
-            mask |= WRITABLE
-        super().on_events(mask, now)
-
-    def _receive(self) -> Buffer:
-        # One TLS record is at most 16 KiB: gather what is there, as a plain socket would, up to one shared buffer.
-        buffer = self.pump.buffer.view[: self._most]
-        count = 0
-        try:
-            while True:
-                got = self.sock.recv_into(buffer[count:])
-                count += got
-                if not got or count == len(buffer) or not self.sock.pending():
-                    break
-        except ssl.SSLWantReadError:
-            if not count:
-                raise BlockingIOError from None
-        except ssl.SSLWantWriteError:
-            self._read_wants_write = True
-            self._watch()
-            if not count:
-                raise BlockingIOError from None
-        except ssl.SSLZeroReturnError:
-            pass  # the peer's close_notify after ours, which Python does not report as an end of input
-        except OSError:
-            if not count:
-                raise  # else: the bytes first, the error with the next read
-        if self.sock.pending():
-            self.pump.again(self._fd, self)
-        return buffer[:count]
-
-    def _send(self, data: bytes | memoryview) -> int:
-        try:
-            return self.sock.send(data)
-        except ssl.SSLWantWriteError:
-            raise BlockingIOError from None
-        except ssl.SSLWantReadError:
-            self._write_wants_read = True
-            raise BlockingIOError from None
-
-    def _send_pending(self, pending: "deque[bytes | memoryview]") -> int:
-        # OpenSSL wants the same bytes again after it had to wait, so buffers are not gathered.
-        return self._send(pending[0])
-
-    def _end_output(self) -> None:
-        try:
-            self.sock.unwrap()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            pass  # our close_notify is out; the peer's answer is read like other input
-        except ValueError as error:  # no TLS layer any more: the peer has ended both ways
-            raise OSError(errno.ENOTCONN, str(error)) from None
-
-    def _wanted(self) -> int:
-        mask = super()._wanted()
-        if self._write_wants_read:
-            mask = (mask & ~WRITABLE) | READABLE
-        if self._read_wants_write:
-            mask |= WRITABLE
-        return mask
-
-
-def endpoint_for(
-    sock: socket.socket, pump: Pump, owner: EndpointOwner, tab: Tab, *, high_mark_bytes: int = HIGH_MARK_BYTES
-) -> Endpoint:
-    """The endpoint that fits the socket. It takes the socket over; reading starts with `resume`."""
-    if isinstance(sock, ssl.SSLSocket):
-        return TlsEndpoint(sock, pump, owner, tab, high_mark_bytes=high_mark_bytes)
-    return Endpoint(sock, pump, owner, tab, high_mark_bytes=high_mark_bytes)

@@ -6,7 +6,7 @@ socket is closed, because the kernel forgets with it.
 
 import socket
 
-from gateway.errors import BackendReset
+from gateway.errors import BackendFault
 from gateway.memory.account import Charge
 from gateway.protocol.framings import Framing, MessageNotCarried, StreamFraming
 from gateway.protocol.pieces import Buffer, Piece
@@ -95,5 +95,5 @@ class FramedBackend(SocketSide):
             self._junction.from_backend(pieces, now)
         self._junction.backend_ended(now, fault=self.framing.error)
 
-    def on_broken(self, error: OSError, now: float) -> None:
-        self._junction.backend_ended(now, fault=BackendReset("the backend's connection broke"))
+    def _lost(self, fault: BackendFault, now: float) -> None:
+        self._junction.backend_ended(now, fault=fault)

@@ -78,5 +78,5 @@ class PlainClient(WebSocketSide):
             self._junction.settled_downstream(Rung.REACHED, ledger.accepted, now)
         self._junction.client_closed(code, reason, now)
 
-    def _lost(self, unknown: UnknownReason, now: float) -> None:
-        self._junction.client_lost(now, unknown=unknown)
+    def _lost(self, unknown: UnknownReason, reason: str, now: float) -> None:
+        self._junction.client_lost(now, unknown=unknown, reason=reason)

@@ -16,6 +16,7 @@ from gateway.errors import BackendFault, ConnectionFault
 from gateway.protocol.pieces import Buffer, Piece
 from gateway.protocol.records import RejectBody, Rung, SessionReport
 from gateway.relay.ending import ABNORMAL
+from gateway.relay.vitals import Vitals
 from gateway.telemetry.metrics import PauseCause, UnknownReason
 
 UNKNOWN: Final = -1
@@ -117,8 +118,20 @@ class Side(ABC):
 
     @property
     @abstractmethod
-    def progress(self) -> tuple[int, int]:
-        """(bytes the kernel has taken, bytes still buffered): whether anything moves."""
+    def buffered(self) -> int:
+        """Bytes that the kernel has not taken."""
+
+    @abstractmethod
+    def vitals(self) -> Vitals:
+        """A look at how the far host takes what was sent."""
+
+    @abstractmethod
+    def next_deadline(self, now: float) -> float:
+        """When `tick` has something to do, in seconds; may lie in the past."""
+
+    @abstractmethod
+    def tick(self, now: float) -> None:
+        """Looks whether the peer is still there."""
 
     @property
     @abstractmethod
@@ -197,14 +210,6 @@ class ClientSide(Side):
     @abstractmethod
     def upstream_rejected(self, seq: int, body: RejectBody, now: float) -> None:
         """A message of the client's was refused."""
-
-    @abstractmethod
-    def next_deadline(self, now: float) -> float:
-        """When `tick` has something to do, in seconds; may lie in the past."""
-
-    @abstractmethod
-    def tick(self, now: float) -> None:
-        """Keepalive."""
 
 
 class BackendSide(Side):
@@ -294,7 +299,9 @@ class Junction(ABC):
         """The client's Close frame came, the first of the two or the answer to ours."""
 
     @abstractmethod
-    def client_lost(self, now: float, *, unknown: UnknownReason = UnknownReason.VANISHED) -> None:
+    def client_lost(
+        self, now: float, *, unknown: UnknownReason = UnknownReason.VANISHED, reason: str = "connection lost"
+    ) -> None:
         """The client's connection ended: without a Close, or after the closing handshake, when that is how it goes."""
 
     @abstractmethod

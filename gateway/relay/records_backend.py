@@ -10,7 +10,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.errors import BackendReset, BackendVanished, FramingViolation, ProtocolViolation
+from gateway.errors import BackendFault, BackendVanished, FramingViolation, ProtocolViolation
 from gateway.memory.account import Charge
 from gateway.protocol.messages import is_legal_close_code
 from gateway.protocol.pieces import LAST, Buffer, Piece
@@ -316,5 +316,5 @@ class RecordsBackend(SocketSide):
         else:  # a session that is over ends with CLOSE, not with silence
             self._junction.backend_lost(BackendVanished("the backend ended its connection without CLOSE"), now)
 
-    def on_broken(self, error: OSError, now: float) -> None:
-        self._junction.backend_lost(BackendReset("the backend's connection broke"), now)
+    def _lost(self, fault: BackendFault, now: float) -> None:
+        self._junction.backend_lost(fault, now)

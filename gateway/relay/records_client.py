@@ -286,8 +286,8 @@ class RecordsClient(WebSocketSide):
             self._junction.client_detached(now, code=code, reason=reason)
             self.leave(None if code == NO_CODE else code, "", now)
 
-    def _lost(self, unknown: UnknownReason, now: float) -> None:
-        self._junction.client_detached(now)
+    def _lost(self, unknown: UnknownReason, reason: str, now: float) -> None:
+        self._junction.client_detached(now, reason=reason)
         self.close()
 
     def _timed_out(self, fault: KeepaliveTimeout, now: float) -> None:

@@ -9,8 +9,8 @@ pieces into bytes. The relay lies between the two and decides: may these pieces 
 *Absence.* A records client may go and come back, a records backend may break and be dialled again. Meanwhile a side of
 `away` stands in its place; the other side notices nothing but that it may have to wait.
 
-*Ending.* `closing` says what is waited for; entering a state of it does what that state is for. A side that makes no
-progress for `close` seconds is cut. docs/life-of-a-connection.md has the table of causes; each has a method here.
+*Ending.* `closing` says what is waited for; entering a state of it does what that state is for. Sides whose hosts
+acknowledge nothing any more are cut. docs/life-of-a-connection.md has the table of causes; each has a method here.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from gateway.protocol.messages import is_legal_close_code
 from gateway.protocol.records import OpenedByGateway, Rung
 from gateway.protocol.rejections import RejectedRange, tells_of
 from gateway.relay.away import AbsentBackend, ParkedClient
-from gateway.relay.closing import State, Step
+from gateway.relay.closing import State, Step, Tail, tail_of
 from gateway.relay.ending import ABNORMAL, TAKEN_OVER, Ending, ending_by_fault
 from gateway.relay.lane import Lane
 from gateway.relay.ports import BackendSide, ClientSide
@@ -130,8 +130,7 @@ class Relay(Traffic):
         if self.down.settle(Rung.CONSUMED, consumed, now):
             self.backend.downstream_settled(now)
         before, self.client = self.client, client
-        _, buffered = before.progress
-        if buffered:
+        if before.buffered:
             before.close()  # all of that is sent again: it is not held twice for the sake of a Close
         else:
             before.leave(4001, "another connection took over", now)
@@ -147,15 +146,13 @@ class Relay(Traffic):
     def _give_up_client_hop(self, now: float) -> None:
         """Its connection goes: the last look at it. What it still holds may yet go out while it is being closed."""
         self._take_stock_of_client(now)
-        _, buffered = self.client.progress
-        if buffered and self.down.ledger is not None:
+        if self.client.buffered and self.down.ledger is not None:
             self.down.ledger.give_up_hop()
 
     def evict(self, now: float) -> None:
         """Ends a parked session before its time, for memory: at once, unless something is still on its way out."""
         self._expire(UnknownReason.EVICTED, now)
-        _, buffered = self.backend.progress
-        if not self.backend.is_gone and not buffered and not self.up.held:
+        if not (self.backend.is_gone or self.backend.buffered) and not self.up.held:
             self._close_backend(now)
             self._end_if_gone(now)
 
@@ -210,11 +207,10 @@ class Relay(Traffic):
 
     def _move(self, step: Step, now: float, ending: Ending | None = None) -> State:
         """Goes on in `closing`, by a cause if there is an `ending`; where it is then."""
-        patience = self.settings.close_seconds
         if ending is None:
-            self.closing.move(step, now, patience_seconds=patience)
+            self.closing.move(step, now)
         else:
-            self.closing.begin(step, ending, now, patience_seconds=patience)
+            self.closing.begin(step, ending, now)
         self.arm(now)
         return self.closing.state
 
@@ -229,8 +225,10 @@ class Relay(Traffic):
             self._move(Step.BACKEND_ENDED, now)
             self.flush_downstream(now)
 
-    def client_lost(self, now: float, *, unknown: UnknownReason = UnknownReason.VANISHED) -> None:
-        self._lose_client(Ending(by=ClosedBy.CLIENT, code=ABNORMAL, reason="connection lost", unknown=unknown), now)
+    def client_lost(
+        self, now: float, *, unknown: UnknownReason = UnknownReason.VANISHED, reason: str = "connection lost"
+    ) -> None:
+        self._lose_client(Ending(by=ClosedBy.CLIENT, code=ABNORMAL, reason=reason, unknown=unknown), now)
 
     def _lose_client(self, ending: Ending, now: float) -> None:
         self._close_client_socket(now)
@@ -336,8 +334,7 @@ class Relay(Traffic):
         mid_message = not self.down.drop_unfinished() and self.client.is_mid_message
         # Half of the time is for the fence, half for the closing handshake: the answer to Close proves as much.
         patience = min(self.settings.close_seconds, max(until - now, 0.0)) / 2
-        step = Step.DRAINED_IN_MESSAGE if mid_message else Step.DRAINED
-        closing.begin(step, ending, now, patience_seconds=patience)
+        closing.begin_drain(ending, now, amid_message=mid_message, patience_seconds=patience)
         self._go_on_ending(now)
         self.arm(now)
 
@@ -420,9 +417,15 @@ class Relay(Traffic):
         self._close_client_socket(now)
         self._move(Step.CLIENT_LOST, now, ending)
         if not self.backend.is_gone:
-            self._take_stock_of_backend(now)
-            self.backend.reset()
+            self._cut_backend(now)
         self._end_if_gone(now)
+
+    def _cut_backend(self, now: float) -> None:
+        self._take_stock_of_backend(now)
+        if self.backend.is_finished and not self.backend.vitals().outstanding:
+            self.backend.close()  # it has everything, the end of it too: what it reads of that yet is not to be spoilt
+        else:
+            self.backend.reset()
 
     def _end_if_gone(self, now: float) -> bool:
         if not (self.client.is_gone and self.backend.is_gone):
@@ -441,7 +444,7 @@ class Relay(Traffic):
 
     def arm(self, now: float) -> None:
         if self.is_open:
-            deadline = min(self.client.next_deadline(now), self._grace_deadline)
+            deadline = min(self.client.next_deadline(now), self.backend.next_deadline(now), self._grace_deadline)
             if self.settings.idle_seconds is not None:
                 deadline = min(deadline, self.last_message_at + self.settings.idle_seconds)
             deadline = min(deadline, self._looking.deadline)
@@ -462,30 +465,40 @@ class Relay(Traffic):
                 if now >= self._looking.deadline:
                     self._look(now)
                 self.client.tick(now)
+                self.backend.tick(now)
         elif not self.has_ended:
             self._see_to_the_end(now)
         self.arm(now)
 
     def _see_to_the_end(self, now: float) -> None:
-        """What takes too long is gone on without; it is not too long as long as bytes still move."""
+        """What takes too long is gone on without; it is not too long as long as a far host acknowledges more of it."""
         closing = self.closing
-        (to_client, client_buffered), (to_backend, backend_buffered) = self.client.progress, self.backend.progress
-        if not closing.due(
-            now,
-            progress=(to_client, to_backend),
-            is_moving=bool(client_buffered or backend_buffered),
-            patience_seconds=self.settings.close_seconds,
-        ):
+        to_backend = self.backend.vitals()
+        looks = [to_backend] if closing.state is State.ECHOING else [to_backend, self.client.vitals()]
+        progress = [vitals.acknowledged for vitals in looks]
+        if self.up.ledger is not None and self.down.ledger is not None:
+            progress += self.up.ledger.settled, self.down.ledger.settled
+        awaits_backend = not (self.backend.is_gone or isinstance(self.backend, AbsentBackend))
+        tail = tail_of(looks, is_held=bool(self.up.held) and awaits_backend)
+        if not closing.due(now, progress=tuple(progress), tail=tail):
             return
         if closing.state is State.CLOSING:
             self.cut(now)
         elif closing.is_draining:
             self._move(Step.OVERDUE, now)
             self.flush_downstream(now)
-        else:
-            if closing.state is State.ECHOING:
-                assert closing.ending is not None
-                closing.for_client = (closing.ending.code, "")
-            else:
-                self.down.drop_held()  # it has no window for the rest, but it is to know why this is the end
+        elif closing.state is State.FLUSHING:
+            self.down.drop_held()  # it has no window for the rest, but it is to know why this is the end
             self._close_client(Step.OVERDUE, now)
+        else:
+            self._echo(tail, now)
+
+    def _echo(self, tail: Tail, now: float) -> None:
+        """Answers the client's Close: as it was meant, if the backend's host has everything that came before it."""
+        assert self.closing.ending is not None
+        self.closing.for_client = (self.closing.ending.code, "")
+        if tail is not Tail.NONE and not self.backend.is_gone:
+            self.closing.for_client = (BackendFault.close_code, "the service did not take everything that was sent")
+            self._take_stock_of_backend(now)
+            self.backend.reset()
+        self._close_client(Step.OVERDUE, now)

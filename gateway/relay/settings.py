@@ -11,6 +11,11 @@ class RelaySettings:
     keepalive_timeout_seconds: float | None = 20.0
     idle_seconds: float | None = None
     close_seconds: float = 5.0
+    """How long an ending session may acknowledge nothing."""
+    close_total_seconds: float = 60.0
+    """How long each state of its end may last altogether."""
+    unheard_seconds: float | None = 30.0
+    """How long a host may answer nothing at all while something is unacknowledged."""
     messages_per_second: float | None = None
     fence: bool = True
     grace_seconds: float | None = 120.0

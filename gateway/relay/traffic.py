@@ -64,7 +64,7 @@ class Traffic(Junction):
         self.down = down
         self.client: ClientSide
         self.backend: BackendSide
-        self.closing = Closing()
+        self.closing = Closing(close_seconds=settings.close_seconds, total_seconds=settings.close_total_seconds)
         self.timer: Entry | None = None
         self.opened_at = self.last_message_at = pump.clock()
         self.is_resumable = down.retained is not None

@@ -6,6 +6,7 @@ A client that goes on asking for replies and does not take them is not read unti
 """
 
 import socket
+import ssl
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Final
@@ -17,16 +18,21 @@ from gateway.protocol.fence import Fence
 from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Buffer, Opcode, Piece
 from gateway.protocol.records import SessionReport
-from gateway.relay.endpoint import REPLIES_WITHHELD, Output, endpoint_for
+from gateway.relay.endpoint import REPLIES_WITHHELD, Output
+from gateway.relay.keepalive import Keepalive
 from gateway.relay.place import Place
 from gateway.relay.ports import ClientSide, EndpointOwner
-from gateway.relay.timers import NEVER, Entry
+from gateway.relay.timers import Entry
+from gateway.relay.tls_endpoint import endpoint_for
+from gateway.relay.vitals import Vitals, Watch
 from gateway.telemetry.metrics import PauseCause, UnknownReason
 
 CONNECTION_BYTES: Final = 4096
 """What a connection takes when it holds nothing, its session aside."""
 
 WHOLE: Final = FIRST | LAST
+
+LOST: Final = "connection lost"
 
 # Plain ints: reading a member off an Enum costs as much as a comparison does.
 _CLOSE: Final = int(Opcode.CLOSE)
@@ -46,7 +52,7 @@ class WebSocketSide(ClientSide, EndpointOwner):
         "_incoming",
         "_is_deaf",
         "_junction",
-        "_last_heard",
+        "_keepalive",
         "_left",
         "_mid_message",
         "_outgoing",
@@ -55,6 +61,7 @@ class WebSocketSide(ClientSide, EndpointOwner):
         "_pump",
         "_settings",
         "_tab",
+        "_watch",
         "_withheld",
         "close_sent",
         "endpoint",
@@ -83,7 +90,10 @@ class WebSocketSide(ClientSide, EndpointOwner):
         """The pump's, used once the relay has been left."""
         self._fence = Fence()
         self._hop_end = 0
-        self._last_heard = place.pump.clock()
+        now = place.pump.clock()
+        settings = place.settings
+        self._keepalive = Keepalive(settings.keepalive_seconds, settings.keepalive_timeout_seconds, now=now)
+        self._watch = None if settings.unheard_seconds is None else Watch(settings.unheard_seconds, now=now)
         self._left = False
         self._mid_message = False
         self._pong: bytes | None = None
@@ -101,7 +111,7 @@ class WebSocketSide(ClientSide, EndpointOwner):
         """The client's Close frame came."""
 
     @abstractmethod
-    def _lost(self, unknown: UnknownReason, now: float) -> None:
+    def _lost(self, unknown: UnknownReason, reason: str, now: float) -> None:
         """The connection is gone."""
 
     # --- what the relay asks and wants ----------------------------------------------------------------------------
@@ -131,8 +141,11 @@ class WebSocketSide(ClientSide, EndpointOwner):
         return self.ws.close_received is not None or self.ws.error is not None
 
     @property
-    def progress(self) -> tuple[int, int]:
-        return self.endpoint.bytes_taken, self.endpoint.buffered
+    def buffered(self) -> int:
+        return self.endpoint.buffered
+
+    def vitals(self) -> Vitals:
+        return self.endpoint.vitals()
 
     @property
     def written(self) -> int:
@@ -209,26 +222,37 @@ class WebSocketSide(ClientSide, EndpointOwner):
         self._fence.answered(payload)
 
     def next_deadline(self, now: float) -> float:
-        settings = self._settings
-        if self._fence.in_flight:
-            timeout = settings.keepalive_timeout_seconds
-            return NEVER if timeout is None else max(self._fence.sent_at, self._last_heard) + timeout
-        if settings.keepalive_seconds is None:
-            return NEVER
-        return max(self._last_heard, self._fence.sent_at) + settings.keepalive_seconds
+        deadline = self._keepalive.next_deadline(self._fence)
+        watch = self._watch
+        # Without tracking nobody says that something was written.
+        if watch is not None and (self._outgoing.ledger is None or watch.is_needed(self.endpoint.bytes_taken)):
+            return min(deadline, watch.next_look_at)
+        return deadline
 
     def tick(self, now: float) -> None:
-        if now < self.next_deadline(now):
+        if now < self.next_deadline(now) or self.endpoint.is_closed:
+            return
+        vitals = self.endpoint.vitals()
+        watch = self._watch
+        if watch is not None and watch.is_gone(vitals, self.endpoint.bytes_taken, now):
+            seconds = self._settings.unheard_seconds
+            self._lost(UnknownReason.VANISHED, f"the client's host has answered nothing for {seconds:g} s", now)
+            return
+        keepalive = self._keepalive
+        if now < keepalive.next_deadline(self._fence):
             return
         if not self._fence.in_flight:
             if self._can_ping:
+                keepalive.pings(vitals, now)
                 self.endpoint.write(self._raise_fence(now))
-        elif self.endpoint.is_heard:  # a client that we have paused is not to blame for its silence
+            else:
+                keepalive.wait(now)
+        elif not self.endpoint.is_heard:
+            keepalive.heard_at = now  # a client that we have paused is not to blame for its silence
+        elif keepalive.is_late(self._fence, vitals, now):
             timeout = self._settings.keepalive_timeout_seconds
-            fault = KeepaliveTimeout(f"keepalive timeout: nothing heard for {timeout:g} s after a ping")
+            fault = KeepaliveTimeout(f"keepalive timeout: nothing heard or acknowledged for {timeout:g} s after a ping")
             self._timed_out(fault, now)
-        else:
-            self._last_heard = now
 
     def _timed_out(self, fault: KeepaliveTimeout, now: float) -> None:
         self._junction.fail(fault, now)
@@ -240,7 +264,7 @@ class WebSocketSide(ClientSide, EndpointOwner):
     # --- the endpoint's news --------------------------------------------------------------------------------------
 
     def on_data(self, data: Buffer, now: float) -> None:
-        self._last_heard = now
+        self._keepalive.heard_at = now
         ws = self.ws
         pieces = ws.receive_data(data)
         self.endpoint.weigh(len(pieces))
@@ -310,7 +334,7 @@ class WebSocketSide(ClientSide, EndpointOwner):
         if self._left:
             self.close()
         else:
-            self._lost(UnknownReason.VANISHED, now)
+            self._lost(UnknownReason.VANISHED, LOST, now)
 
     def on_drained(self, now: float) -> None:
         if not self.is_closing:
@@ -325,7 +349,9 @@ class WebSocketSide(ClientSide, EndpointOwner):
         if self._left:
             self.close()
         else:
-            self._lost(UnknownReason.RESET, now)
+            # Many a client ends its TLS connection without close_notify.
+            vanished = isinstance(error, ssl.SSLEOFError)
+            self._lost(UnknownReason.VANISHED if vanished else UnknownReason.RESET, LOST, now)
 
     def on_fault(self, error: Exception) -> None:
         if self._left:

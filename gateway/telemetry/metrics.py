@@ -49,7 +49,7 @@ class UnknownReason(StrEnum):
     RESET = "reset"
     """Its connection was reset or broke."""
     VANISHED = "vanished"
-    """It left a ping unanswered, or ended its stream without a Close."""
+    """It left a ping unanswered, ended its stream without a Close, or its host answered nothing any more."""
     GRACE_EXPIRED = "grace_expired"
     """It did not come back within `grace`."""
     EVICTED = "evicted"

@@ -93,7 +93,14 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "connections_per_address": 100,
         "messages_per_second": None,
     }
-    assert route["timeouts"] == {"keepalive": "20s", "keepalive_timeout": "20s", "idle": None, "close": "5s"}
+    assert route["timeouts"] == {
+        "keepalive": "20s",
+        "keepalive_timeout": "20s",
+        "idle": None,
+        "close": "5s",
+        "close_total": "1m",
+        "unheard": "30s",
+    }
     assert route["compression"] == {"enabled": False}
     assert CONFIG.model_dump(mode="json")["timeouts"] == {"handshake": "10s", "drain": "30s"}
     assert CONFIG.model_dump(mode="json")["requests"] == {"head_bytes": "16KiB", "line_bytes": "8KiB"}

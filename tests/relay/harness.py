@@ -25,6 +25,8 @@ from tests.relay.sockets import tcp_pair
 
 WHOLE = FIRST | LAST
 
+Pair = Callable[[], tuple[socket.socket, socket.socket]]
+
 
 def open_tab() -> Tab:
     """A session's tab in an account of its own, with room for anything."""
@@ -129,6 +131,9 @@ class Scene:
     message_bytes: int | None = None
     track: bool = True
     now: float = 1000.0
+    client_pair: Pair = tcp_pair
+    backend_pair: Pair = tcp_pair
+    """(ours, theirs)."""
 
     def __post_init__(self) -> None:
         self.metrics = RouteMetrics("test")
@@ -136,8 +141,8 @@ class Scene:
         self.tab = self.account.open("127.0.0.1")
         self.pump = Pump(clock=lambda: self.now)
         self.endings: list[Ending] = []
-        client_sock, browser_sock = tcp_pair()
-        backend_sock, service_sock = tcp_pair()
+        client_sock, browser_sock = self.client_pair()
+        backend_sock, service_sock = self.backend_pair()
         self.browser, self.service = Browser(browser_sock), Peer(service_sock)
 
         def ledger(overhead: int | None) -> Ledger | None:

@@ -3,12 +3,14 @@
 import pytest
 
 from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
-from gateway.relay.closing import ECHO_LINGER_SECONDS, TRANSITIONS, Closing, State, Step
+from gateway.relay.closing import ECHO_LINGER_SECONDS, TRANSITIONS, Closing, State, Step, Tail
 from gateway.relay.ending import Ending
 from gateway.relay.timers import NEVER
+from gateway.relay.vitals import STEPS_OF_A_WINDOW
 from gateway.telemetry.metrics import ClosedBy
 
 PATIENCE = 5.0
+TOTAL = 60.0
 
 CAUSE = {
     State.ECHOING: Step.CLIENT_CLOSED,
@@ -24,20 +26,24 @@ def ending(code: int = 1000) -> Ending:
     return Ending(by=ClosedBy.CLIENT, code=code)
 
 
+def closing_(close_seconds: float = PATIENCE) -> Closing:
+    return Closing(close_seconds=close_seconds, total_seconds=TOTAL)
+
+
 def in_state(state: State, now: float = 0.0) -> Closing:
-    closing = Closing()
+    closing = closing_()
     if state is State.ENDED:
-        closing.begin(Step.CLIENT_LOST, ending(), now, patience_seconds=PATIENCE)
-        closing.move(Step.ALL_GONE, now, patience_seconds=PATIENCE)
+        closing.begin(Step.CLIENT_LOST, ending(), now)
+        closing.move(Step.ALL_GONE, now)
     elif state is not State.OPEN:
-        closing.begin(CAUSE[state], ending(), now, patience_seconds=PATIENCE)
+        closing.begin(CAUSE[state], ending(), now)
     assert closing.state is state
     return closing
 
 
 def test_the_first_cause_wins() -> None:
     closing = in_state(State.ECHOING)
-    closing.begin(Step.BACKEND_ENDED, ending(1014), 1.0, patience_seconds=PATIENCE)
+    closing.begin(Step.BACKEND_ENDED, ending(1014), 1.0)
     assert closing.ending == ending(1000)
     assert not closing.is_open
 
@@ -49,10 +55,10 @@ def test_a_step_leads_where_the_table_says_and_else_is_impossible(state: State, 
     after = TRANSITIONS.get((state, step))
     if after is None:
         with pytest.raises(RuntimeError, match=f"{step.name} is impossible in state {state.name}"):
-            closing.move(step, 1.0, patience_seconds=PATIENCE)
+            closing.move(step, 1.0)
         assert closing.state is state
     else:
-        assert closing.move(step, 1.0, patience_seconds=PATIENCE) is (after is not state)
+        assert closing.move(step, 1.0) is (after is not state)
         assert closing.state is after
 
 
@@ -61,7 +67,7 @@ def test_every_state_leads_to_the_end_by_time_and_the_loss_of_both_sides() -> No
         closing = in_state(state)
         while closing.state not in (State.OPEN, State.CLOSING, State.ENDED):
             assert closing.deadline < NEVER
-            closing.move(Step.OVERDUE, closing.deadline, patience_seconds=PATIENCE)
+            closing.move(Step.OVERDUE, closing.deadline)
         assert (closing.state, Step.CLIENT_LOST) in TRANSITIONS or closing.state is State.ENDED
 
 
@@ -80,36 +86,56 @@ def test_nothing_leads_back() -> None:
     assert back == {(State.FLUSHING, State.ECHOING)}
 
 
-def test_an_echo_does_not_wait_for_long_and_less_where_less_is_configured() -> None:
-    assert in_state(State.ECHOING, 100.0).deadline == 100.0 + ECHO_LINGER_SECONDS
-    closing = Closing()
-    closing.begin(Step.CLIENT_CLOSED, ending(), 100.0, patience_seconds=0.05)
-    assert closing.deadline == 100.05
+def due(closing: Closing, now: float, acknowledged: int = 0, tail: Tail = Tail.MOVING) -> bool:
+    return closing.due(now, progress=(acknowledged,), tail=tail)
+
+
+def over_at(closing: Closing, tail: Tail, *, step: float = 0.05) -> float:
+    """When the state is over, nothing being acknowledged meanwhile, of a session that began to end at 100."""
+    looks = (100.0 + number * step for number in range(10_000))
+    return next(now for now in looks if due(closing, now, tail=tail)) - 100.0
+
+
+@pytest.mark.parametrize(("close_seconds", "lingers"), [(5.0, ECHO_LINGER_SECONDS), (0.5, 0.5)])
+def test_an_echo_does_not_wait_for_long_where_the_backend_has_everything(close_seconds: float, lingers: float) -> None:
+    closing = closing_(close_seconds)
+    closing.begin(Step.CLIENT_CLOSED, ending(), 100.0)
+    assert over_at(closing, Tail.NONE) == pytest.approx(lingers, abs=0.06)
+
+
+@pytest.mark.parametrize("state", [State.ECHOING, State.FLUSHING, State.CLOSING])
+def test_a_state_in_which_nothing_is_acknowledged_is_over_when_the_patience_is(state: State) -> None:
+    assert over_at(in_state(state, 100.0), Tail.MOVING) == pytest.approx(PATIENCE, abs=0.06)
+
+
+@pytest.mark.parametrize("state", [State.ECHOING, State.FLUSHING, State.CLOSING])
+def test_a_host_whose_window_is_closed_has_the_time_to_open_it(state: State) -> None:
+    assert over_at(in_state(state, 100.0), Tail.WAITING) == pytest.approx(PATIENCE * STEPS_OF_A_WINDOW, abs=0.06)
+
+
+@pytest.mark.parametrize("state", [State.ECHOING, State.FLUSHING, State.CLOSING])
+def test_a_state_goes_on_as_long_as_something_is_acknowledged_but_not_for_ever(state: State) -> None:
+    closing = in_state(state, 100.0)
+    for second in range(100, 160):
+        assert not due(closing, float(second), acknowledged=second)
+    assert due(closing, 160.0, acknowledged=160)
+
+
+def test_what_was_acknowledged_last_counts_and_not_when_the_state_began() -> None:
+    closing = in_state(State.CLOSING, 100.0)
+    assert not due(closing, 101.0, acknowledged=1)
+    assert not due(closing, 104.0, acknowledged=2)
+    assert not due(closing, 108.9, acknowledged=2)
+    assert due(closing, 109.0, acknowledged=2)
 
 
 def test_the_last_message_and_its_fence_share_their_time() -> None:
-    closing = in_state(State.FINISHING_MESSAGE, 100.0)
-    closing.move(Step.MESSAGE_ENDED, 104.0, patience_seconds=PATIENCE)
-    assert (closing.state, closing.deadline) == (State.FENCING, 105.0)
-
-
-@pytest.mark.parametrize("state", [State.FLUSHING, State.CLOSING])
-def test_what_moves_is_not_due(state: State) -> None:
-    closing = in_state(state, 100.0)
-
-    def due(now: float, taken: int, *, is_moving: bool = True) -> bool:
-        return closing.due(now, progress=(taken, 0), is_moving=is_moving, patience_seconds=PATIENCE)
-
-    assert not due(104.9, 0)
-    assert not due(105.0, 10)
-    assert not due(109.9, 10)
-    assert due(110.0, 10)
-    assert due(110.0, 20, is_moving=False)
-
-
-def test_what_is_a_matter_of_time_is_due_whatever_moves() -> None:
-    closing = in_state(State.FENCING, 100.0)
-    assert closing.due(105.0, progress=(10, 10), is_moving=True, patience_seconds=PATIENCE)
+    closing = closing_()
+    closing.begin_drain(ending(), 100.0, amid_message=True, patience_seconds=2.5)
+    closing.move(Step.MESSAGE_ENDED, 102.0)
+    assert (closing.state, closing.deadline) == (State.FENCING, 102.5)
+    assert not due(closing, 102.4)
+    assert due(closing, 102.5, acknowledged=5)
 
 
 def pieces(*flags: int) -> list[Piece]:

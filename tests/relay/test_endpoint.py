@@ -12,9 +12,10 @@ import pytest
 
 from gateway.memory.account import Account
 from gateway.protocol.pieces import Buffer
-from gateway.relay.endpoint import HIGH_MARK_BYTES, TRICKLE_BYTES, TRICKLE_SECONDS, Endpoint, Output, endpoint_for
+from gateway.relay.endpoint import HIGH_MARK_BYTES, TRICKLE_BYTES, TRICKLE_SECONDS, Endpoint, Output
 from gateway.relay.ports import LoneOwner
 from gateway.relay.pump import Pump
+from gateway.relay.tls_endpoint import endpoint_for
 from tests.relay.harness import open_tab
 from tests.relay.sockets import tcp_pair, tls_pair, unix_pair
 
@@ -219,6 +220,65 @@ def test_a_write_that_fails_is_told_at_the_turns_end_not_from_within(scene: Scen
     assert scene.owner.news == []
     scene.pump.turn()
     assert scene.owner.news == ["broken"]
+
+
+@pytest.mark.parametrize("pair", [tcp_pair, unix_pair])
+@pytest.mark.parametrize("buffered", [False, True], ids=["at_once", "buffered"])
+def test_the_last_words_of_a_peer_that_refuses_more_are_read_before_it_is_told(scene: Scene, buffered: bool) -> None:
+    scene.endpoint.resume()
+    if buffered:
+        while not scene.endpoint.is_full:
+            scene.endpoint.write(b"x" * 100_000)
+    else:
+        scene.endpoint.write(b"never read")
+    words = bytes(range(256)) * 200
+    scene.peer.sendall(words)
+    scene.peer.close()  # over unread bytes: what follows is refused
+    while scene.endpoint.output is Output.OPEN:
+        scene.endpoint.write(b"refused")
+        if buffered:
+            scene.pump.turn()
+    scene.turns(lambda: bool(scene.owner.news))
+    assert (scene.owner.data == words, scene.owner.news) == (True, ["broken"])
+
+
+@pytest.mark.parametrize("pair", [tcp_pair, unix_pair])
+def test_last_words_wait_for_an_owner_that_reads_nothing_at_present(scene: Scene) -> None:
+    scene.endpoint.write(b"never read")
+    scene.peer.sendall(b"last words")
+    scene.peer.close()
+    while scene.endpoint.output is Output.OPEN:
+        scene.endpoint.write(b"refused")
+    for _ in range(10):
+        scene.pump.turn()
+    assert (bytes(scene.owner.data), scene.owner.news) == (b"", [])
+    scene.endpoint.resume()
+    scene.turns(lambda: bool(scene.owner.news))
+    assert (bytes(scene.owner.data), scene.owner.news) == (b"last words", ["broken"])
+
+
+@pytest.mark.parametrize("pair", [tcp_pair])
+def test_what_is_written_behind_a_failure_counts_as_never_taken_and_holds_its_writer_up(scene: Scene) -> None:
+    scene.endpoint.write(b"never read")
+    scene.peer.sendall(b"last words")
+    scene.peer.close()
+    while scene.endpoint.output is Output.OPEN:
+        scene.endpoint.write(b"refused")
+    taken, begin = scene.endpoint.bytes_taken, scene.endpoint.buffered
+    scene.endpoint.write(bytes(HIGH_MARK_BYTES))
+    assert (scene.endpoint.bytes_taken, scene.endpoint.buffered - begin) == (taken, HIGH_MARK_BYTES)
+    assert scene.endpoint.is_full
+
+
+@pytest.mark.parametrize("pair", [tls_pair])
+def test_a_tls_stream_that_ends_without_close_notify_is_broken_behind_its_bytes(scene: Scene) -> None:
+    assert isinstance(scene.peer, ssl.SSLSocket)
+    scene.peer.sendall(b"cut off he")
+    raw = scene.peer.detach()
+    socket.close(raw)
+    scene.endpoint.resume()
+    scene.turns(lambda: bool(scene.owner.news))
+    assert (bytes(scene.owner.data), scene.owner.news) == (b"cut off he", ["broken"])
 
 
 @pytest.mark.parametrize("pair", [tcp_pair])

@@ -1,5 +1,6 @@
 """Every row of "How it ends" (docs/life-of-a-connection.md), between real sockets: who is told what, and counted."""
 
+import socket
 from contextlib import suppress
 
 import pytest
@@ -339,6 +340,118 @@ def test_a_backend_that_breaks_its_framing_is_1014(new_scene: NewScene) -> None:
     assert scene.browser.messages == [b"ok"]
     assert scene.browser.close_code == 1014
     scene.until(lambda: scene.service.ended)
+
+
+# --- what is still on its way when it ends ------------------------------------------------------------------------
+
+
+def test_a_backend_that_answers_and_closes_over_unread_bytes_is_heard(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.service.reads = False
+    scene.browser.binary(bytes(30_000))
+    scene.until(lambda: scene.up.bytes == 30_000)
+    scene.service.sock.sendall(b"no, thank you")
+    scene.service.hang_up()
+    scene.browser.binary(bytes(30_000))
+    scene.until(lambda: scene.browser.close_code is not None)
+    assert scene.browser.messages == [b"no, thank you"]
+    assert scene.browser.close_code == 1014
+
+
+def test_a_client_that_says_something_and_goes_over_unread_bytes_is_heard(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.browser.reads = False
+    scene.service.sock.sendall(bytes(30_000))
+    scene.until(lambda: scene.down.bytes == 30_000)
+    scene.browser.text("last words")
+    scene.browser.hang_up()
+    scene.service.sock.sendall(bytes(30_000))
+    scene.until(lambda: scene.service.ended)
+    assert scene.service.got == b"last words"
+
+
+def flooded_close(scene: Scene) -> int:
+    """The browser sends what nobody reads, and a Close; how much it sent."""
+    scene.service.reads = False
+    sent = 0
+
+    while sent < 4_000_000:
+        scene.browser.binary(bytes(50_000))
+        sent += 50_000
+        scene.step()
+    scene.browser.close(1000)
+    scene.settle()
+    assert scene.relay.ending is not None
+    return sent
+
+
+def read_slowly(scene: Scene, sock: socket.socket, size: int, *, step: int, seconds: float) -> int:
+    """Lets so much be read, time passing with each step; how much came before the connection ended."""
+    got = 0
+    while got < size:
+        try:
+            chunk = sock.recv(step)
+        except BlockingIOError:
+            scene.step()  # a window opens in the kernel's time
+            continue
+        if not chunk:
+            break
+        got += len(chunk)
+        scene.pass_time(seconds)
+    return got
+
+
+def test_the_tail_before_a_clients_close_is_delivered_however_slowly_it_is_read_and_then_the_close_is_answered(
+    new_scene: NewScene,
+) -> None:
+    scene = new_scene(settings=RelaySettings(close_total_seconds=600.0))
+    sent = flooded_close(scene)
+    assert read_slowly(scene, scene.service.sock, sent, step=100_000, seconds=1.0) == sent
+    assert scene.service.sock.recv(1) == b""
+    scene.pass_time(1.0)
+    assert scene.browser.close_code == 1000
+
+
+def test_a_client_is_not_told_1000_when_its_tail_is_stuck_and_the_tail_is_unknown(new_scene: NewScene) -> None:
+    scene = new_scene()
+    flooded_close(scene)
+    begun = scene.now
+    while scene.browser.close_code is None and scene.now < begun + 30.0:
+        scene.pass_time(0.5)
+    assert (scene.browser.close_code, scene.browser.close_reason) == (
+        1014,
+        "the service did not take everything that was sent",
+    )
+    assert scene.up.ledger is not None
+    report = scene.up.ledger.report()
+    assert report.unknown is not None
+
+
+def test_a_tail_that_moves_for_ever_is_cut_when_the_total_is_over(new_scene: NewScene) -> None:
+    scene = new_scene(settings=RelaySettings(close_total_seconds=20.0))
+    sent = flooded_close(scene)
+    with pytest.raises(ConnectionResetError):
+        read_slowly(scene, scene.service.sock, sent, step=40_000, seconds=1.0)
+    scene.until(lambda: scene.browser.close_code is not None)
+    assert scene.browser.close_code == 1014
+
+
+def test_a_client_that_reads_slowly_gets_a_backends_last_words_to_the_end_and_the_close(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.browser.reads = False
+    words = bytes(400_000)
+    left = len(words)
+    while left:
+        with suppress(BlockingIOError):
+            left -= scene.service.sock.send(words[:left])
+        scene.step()
+    scene.service.hang_up()
+    scene.settle()
+    while scene.browser.close_code is None:
+        scene.browser.got += scene.browser.sock.recv(20_000)
+        scene.pass_time(1.0)
+    assert sum(len(message) for message in scene.browser.messages) == len(words)
+    assert scene.browser.close_code == 1000
 
 
 # --- faults and limits --------------------------------------------------------------------------------------------

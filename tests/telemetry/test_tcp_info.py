@@ -183,24 +183,55 @@ def test_a_closed_socket_is_an_error_and_not_missing_evidence(read: Callable[[so
         read(sock)
 
 
-def _structure(*, state: int, acked: int, notsent: int, rwnd_limited: int) -> bytes:
+def _structure(
+    *, state: int, probes: int, unacked: int, since_ack: int, acked: int, notsent: int, rwnd_limited: int
+) -> bytes:
     """struct tcp_info as Linux 6 returns it, with these fields and all others 0xFF."""
     info = bytearray(b"\xff" * 248)
-    for offset, form, value in ((0, "=B", state), (120, "=Q", acked), (144, "=I", notsent), (176, "=Q", rwnd_limited)):
+    fields = (
+        (0, "=B", state),
+        (3, "=B", probes),
+        (24, "=I", unacked),
+        (56, "=I", since_ack),
+        (120, "=Q", acked),
+        (144, "=I", notsent),
+        (176, "=Q", rwnd_limited),
+    )
+    for offset, form, value in fields:
         struct.pack_into(form, info, offset, value)
     return bytes(info)
 
 
 @given(
-    st.integers(0, 12), st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**40), st.integers(0, 248)
+    st.integers(0, 12),
+    st.integers(0, 255),
+    st.integers(0, 2**31),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 2**40),
+    st.integers(0, 248),
 )
 def test_a_structure_that_ends_before_a_field_does_not_give_it(
-    state: int, acked: int, notsent: int, rwnd_limited: int, size: int
+    state: int, probes: int, unacked: int, since_ack: int, acked: int, notsent: int, rwnd_limited: int, size: int
 ) -> None:
-    info = _structure(state=state, acked=acked, notsent=notsent, rwnd_limited=rwnd_limited)[:size]
+    info = _structure(
+        state=state,
+        probes=probes,
+        unacked=unacked,
+        since_ack=since_ack,
+        acked=acked,
+        notsent=notsent,
+        rwnd_limited=rwnd_limited,
+    )[:size]
     assert parse_acked_bytes(info) == (acked if size >= 128 else None)
     expected = TcpSample(
-        state=state, bytes_acked=acked, notsent_bytes=notsent, rwnd_limited_seconds=rwnd_limited / 1_000_000
+        state=state,
+        bytes_acked=acked,
+        unanswered=probes + unacked,
+        since_ack_seconds=since_ack / 1000,
+        notsent_bytes=notsent,
+        rwnd_limited_seconds=rwnd_limited / 1_000_000,
     )
     assert parse_sample(info) == (expected if size >= 184 else None)
 
