@@ -13,7 +13,8 @@ registered, changed or unregistered by anybody at any time. Invariants:
 
 - a source is called only while registered, and never re-entrantly from another source's call into the pump;
 - an exception that escapes a source ends that source (`on_fault`), never the pump;
-- a turn is bounded: at most `TURN_EVENTS` events, each of which reads at most one buffer.
+- a turn is bounded: at most `TURN_EVENTS` events, each of which reads at most one buffer, and it ends early when it
+  has lasted too long; the next one begins where it ended, so that everybody has a turn.
 """
 
 import math
@@ -35,6 +36,10 @@ BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 
 TURN_EVENTS: Final = 256
 """Events a turn handles at most: some 5 ms of work, so that accepts and handshakes are not kept waiting longer."""
+
+TURN_SECONDS: Final = 0.005
+TURN_CHECK_EVENTS: Final = 16
+"""A turn that has lasted so long, asked after so many events, ends; who was not served comes first in the next one."""
 
 TURNS_A_WAKE: Final = 4
 """Turns in a row before trio gets its say: a trio loop costs about as much as serving one connection."""
@@ -76,6 +81,8 @@ class Pump:
         self.now = 0.0
         self.turns = 0
         self._in_turn = False
+        self._next_fd = -1
+        """Who was to be served next when a turn ended early; -1 for nobody."""
         self.buffer = ReadBuffer(BUFFER_BYTES)
         """Shared by all reads: what is read here is valid until the next read, whoever does it."""
 
@@ -141,7 +148,12 @@ class Pump:
             again = tuple(self._again.items())
             self._again.clear()
         events = self._epoll.poll(0, TURN_EVENTS)
-        for fd, mask in events:
+        if self._next_fd >= 0:
+            events = self._rotated(events)
+        for index, (fd, mask) in enumerate(events):
+            if index % TURN_CHECK_EVENTS == TURN_CHECK_EVENTS - 1 and self._clock() - now > TURN_SECONDS:
+                self._next_fd = fd
+                break
             source = sources.get(fd)
             if source is None:
                 continue  # unregistered by a source that came before it in this turn
@@ -157,6 +169,14 @@ class Pump:
                     self._fault(source, error)
         self._end_turn(now)
         return len(events) + len(again)
+
+    def _rotated(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """The events, beginning where the last turn ended: epoll tells of them in the same order again."""
+        next_fd, self._next_fd = self._next_fd, -1
+        for index, (fd, _) in enumerate(events):
+            if fd == next_fd:
+                return events[index:] + events[:index]
+        return events
 
     def _end_turn(self, now: float) -> None:
         self._in_turn = True  # what an action asks for is run in this same loop

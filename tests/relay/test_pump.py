@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from gateway.relay.ports import Source
-from gateway.relay.pump import READABLE, TIMER_SLACK_SECONDS, Pump
+from gateway.relay.pump import READABLE, TIMER_SLACK_SECONDS, TURN_CHECK_EVENTS, TURN_SECONDS, Pump
 from gateway.relay.timers import Entry
 
 
@@ -204,6 +205,40 @@ def test_a_turn_is_bounded_but_leaves_nobody_out(events: int) -> None:
     assert all(reader.got == [b"x"] for reader in readers)
     assert pump.sources == events
     for ours, theirs in pairs:
+        ours.close()
+        theirs.close()
+    pump.close()
+
+
+def test_a_turn_that_lasts_too_long_ends_and_the_next_one_begins_where_it_ended() -> None:
+    now = 0.0
+    served: list[int] = []
+
+    class Slow(Source):
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def on_events(self, mask: int, now_: float) -> None:
+            nonlocal now
+            now += TURN_SECONDS / TURN_CHECK_EVENTS * 2
+            served.append(self.number)
+
+        def on_fault(self, error: Exception) -> None:
+            raise error
+
+    pump = Pump(clock=lambda: now)
+    pairs = [socket.socketpair() for _ in range(60)]
+    for number, (ours, theirs) in enumerate(pairs):
+        theirs.send(b"x")  # and nobody reads it: all are ready all the time
+        pump.register(ours.fileno(), Slow(number), READABLE)
+    for turn in range(1, 41):
+        pump.turn()
+        assert len(served) < turn * TURN_CHECK_EVENTS
+    counts = Counter(served)
+    assert len(counts) == len(pairs)
+    assert max(counts.values()) - min(counts.values()) <= 1
+    for ours, theirs in pairs:
+        pump.unregister(ours.fileno())
         ours.close()
         theirs.close()
     pump.close()
