@@ -161,6 +161,11 @@ forge: $(VENV)/.dev ## What a forge reads: workflows, templates, hooks, by zizmo
 soak-vnc: $(VENV)/.dev ## Ten minutes before a real TigerVNC, which locks out whoever knocks and says nothing
 	KAKITOME_SOAK_SECONDS=600 $(BIN)/python -m pytest -q -s tests/integration/test_tigervnc.py -k never_locks
 
+.PHONY: permissions
+permissions: $(VENV)/.dev ## 200 clients whose credentials expire every five seconds, for two minutes: nothing lost, nothing doubled
+	KAKITOME_PERMISSION_CLIENTS=200 KAKITOME_PERMISSION_SECONDS=120 KAKITOME_PERMISSION_LIFE=5 \
+		$(BIN)/python -m pytest -q tests/sessions/test_many_permissions.py
+
 chart: $(VENV)/.dev ## Write the Helm chart's README, values schema and copies of dashboards and rules; package it into build/
 	$(BIN)/python -m helm
 	$(BIN)/python -c 'import helm_python; print(helm_python.package("helm/kakitome", destination="build"))'

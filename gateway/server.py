@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from dataclasses import dataclass
 from functools import partial
 from heapq import nlargest
+from http import HTTPStatus
 from operator import attrgetter
 from pathlib import Path
 from typing import Final
@@ -50,10 +51,12 @@ from gateway.errors import (
 )
 from gateway.memory.account import Account
 from gateway.memory.machine import automatic_budget
+from gateway.operating import GatewayOperations
 from gateway.policy.admission import Admission
 from gateway.policy.anteroom import Guest
 from gateway.policy.explanation import explain, readable
 from gateway.policy.forwarded import ClientView
+from gateway.policy.principal import AccessRefusal
 from gateway.protocol.build import CODEC, DATA_PATH, HINT, SLOW
 from gateway.protocol.handshake import Request, RequestReader, check_upgrade
 from gateway.protocol.proxy_protocol import ProxyHeaderInvalid
@@ -174,6 +177,11 @@ class Server(SessionKeeper):
         self._unspoken: Final = Repetition()
         """Of warnings about subprotocols that a route does not speak, by the route."""
         self._all_gone = trio.Event()
+        self._operations: Final = GatewayOperations(
+            self,
+            routes=lambda: [service.config.name for service in self._table.services],
+            configured_level=lambda: self.config.log.level,
+        )
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -217,7 +225,14 @@ class Server(SessionKeeper):
         nursery.start_soon(sample_lag, self.metrics.event_loop_lag_seconds)
         nursery.start_soon(self._watch_parked)
         if self.config.admin is not None:
-            app = AdminApp(self, token=self.config.admin.token, sessions=self.registry, memory=self.describe_memory)
+            app = AdminApp(
+                self,
+                token=self.config.admin.token,
+                sessions=self.registry,
+                memory=self.describe_memory,
+                tokens=self.config.admin.tokens,
+                operations=self._operations,
+            )
             admin = AdminServer(self.config.admin, app, requests=self.config.requests)
             address = await nursery.start(admin.serve)
             log.info("admin_listening", address=str(address))
@@ -539,6 +554,7 @@ class Server(SessionKeeper):
         with readable(request):
             service = table.find(view.host, request.path)
         attempt.metrics = metrics = service.metrics
+        self._check_bars(service, view)
         if service.folder is not None:
             # Not by Upgrade alone, which some proxies send with every request: its sender may be asking for a page.
             if request.asks_for_websocket and request.get("sec-websocket-key") is not None:
@@ -558,6 +574,16 @@ class Server(SessionKeeper):
         metrics.handshakes[HandshakeOutcome.UPGRADED] += 1
         metrics.handshake_seconds.observe(trio.current_time() - attempt.began)
         return False
+
+    def _check_bars(self, service: RouteService, view: ClientView) -> None:
+        """Whoever it is: raises HandshakeRefused where the route or the address is barred (403) or drained (503)."""
+        name = service.config.name
+        if self.access.bar_for(None, route=name, address=view.address, session=None, now=time.time()) is not None:
+            raise HandshakeRefused(
+                "you may not come in here at present", status=HTTPStatus.FORBIDDEN, reason=AccessRefusal.REVOKED
+            )
+        if name in self._operations.drained:
+            raise _sent_elsewhere("this gateway takes nobody here at present; try again, another one may")
 
     def _client_view(self, table: RouteTable, established: Established, request: Request) -> ClientView:
         peer = established.peer
@@ -589,13 +615,7 @@ class Server(SessionKeeper):
             upgrade = check_upgrade(request)
         origin = service.origins.check(request.get_all("origin"), scheme=view.scheme, host=view.host)
         if self.draining:
-            raise HandshakeRefused(
-                "this gateway is shutting down; try again, another one will answer",
-                status=503,
-                reason=ServiceRefusal.DRAINING,
-                blame=Blame.GATEWAY,
-                headers=(("Retry-After", "1"),),
-            )
+            raise _sent_elsewhere("this gateway is shutting down; try again, another one will answer")
         # Who offers records may resume, which only its OPEN tells: a newcomer of that kind is turned away then.
         if not self.account.admits(resuming=SUBPROTOCOL in upgrade.subprotocols):
             raise HandshakeRefused(
@@ -719,6 +739,16 @@ async def _watch(
     watcher: ConfigWatcher, server: Server, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     await watcher.run(on_config=server.apply, on_fault=server.reject, task_status=task_status)
+
+
+def _sent_elsewhere(message: str) -> HandshakeRefused:
+    return HandshakeRefused(
+        message,
+        status=503,
+        reason=ServiceRefusal.DRAINING,
+        blame=Blame.GATEWAY,
+        headers=(("Retry-After", "1"),),
+    )
 
 
 def _exhausted() -> HandshakeRefused:

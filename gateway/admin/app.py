@@ -6,15 +6,18 @@ for the token where one is set. It decides and renders; `gateway.admin.server` d
 
 import hmac
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final, Protocol
 
 import trio
 from pydantic import SecretStr
 
+from gateway.admin.acting import ActingApi, Operations, not_allowed
 from gateway.admin.response import Response
 from gateway.admin.sessions import SessionDirectory, SessionsApi
+from gateway.config.model import AdminToken
 from gateway.errors import HandshakeRefused
 from gateway.protocol.http import Request
 from gateway.telemetry.exposition import Exporter
@@ -31,6 +34,20 @@ _TEXT: Final = "text/plain; charset=utf-8"
 
 MemoryReport = Callable[[], Mapping[str, object]]
 """The account of memory, fit for JSON."""
+
+
+READING: Final = ("GET", "HEAD")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Holder:
+    name: str
+    token: SecretStr
+    scopes: frozenset[str]
+
+    @property
+    def secret(self) -> bytes:
+        return self.token.get_secret_value().encode()
 
 
 class Gateway(Protocol):
@@ -56,25 +73,39 @@ class AdminApp:
         token: SecretStr | None = None,
         sessions: SessionDirectory | None = None,
         memory: MemoryReport | None = None,
+        tokens: Sequence[AdminToken] = (),
+        operations: Operations | None = None,
     ) -> None:
-        """`token`: the bearer token that all but the probes ask for. `sessions`, `memory`: for the API of that name."""
+        """`token`, `tokens`: one of them is asked for by all but the probes, if there is any, and to act in any case.
+
+        `sessions`, `memory`, `operations`: for the APIs of that name.
+        """
         self._gateway = gateway
-        self._token = None if token is None else token.get_secret_value().encode()
+        self._holders = [_Holder(name="token", token=token, scopes=frozenset({"read"}))] if token is not None else []
+        self._holders += [_Holder(name=each.name, token=each.token, scopes=frozenset(each.scopes)) for each in tokens]
+        self._acting = None if operations is None else ActingApi(operations)
         self._exporter = Exporter(gateway.metrics)
         self._memory = memory
         self._sessions = None if sessions is None else SessionsApi(sessions)
 
     async def answer(self, request: Request) -> Response:
-        """The answer to a GET or HEAD request. Raises HandshakeRefused: 400, 401, 404."""
+        """The answer to a request. Raises HandshakeRefused: 400, 401, 403, 404, 405."""
         await trio.lowlevel.checkpoint()
-        match request.path:
+        reads = request.method in READING
+        match request.path if reads else None:
             case "/healthz":
                 # The process runs and its event loop turns; one that only drains or lacks backends is healthy.
                 return Response.make(b"ok\n", content_type=_TEXT)
             case "/readyz":
                 return self._readyz()
         # Before it is said what else there is and what not.
-        self._authenticate(request)
+        by = self._authenticate(request, scope="read" if reads else "act")
+        if self._acting is not None:
+            answer = await self._acting.answer(request, by=by)
+            if answer is not None:
+                return answer
+        if not reads:
+            raise not_allowed(*READING)
         match request.path.split("/"):
             case ["", "metrics"]:
                 return await self._metrics(request)
@@ -85,17 +116,28 @@ class AdminApp:
         known = "/healthz, /readyz, /metrics"
         known += ", /memory" if self._memory is not None else ""
         known += ", /sessions" if self._sessions is not None else ""
+        known += ", /bars, /log/level" if self._acting is not None else ""
         raise HandshakeRefused(
             f"nothing is here; there are {known}", status=HTTPStatus.NOT_FOUND, reason=ServiceRefusal.NO_ROUTE
         )
 
-    def _authenticate(self, request: Request) -> None:
-        if self._token is None:
-            return
+    def _authenticate(self, request: Request, *, scope: str) -> str:
+        """The name of whose token it is. Raises HandshakeRefused: 401, and 403 for one that may not."""
+        if scope == "read" and not self._holders:
+            return ""
         scheme, _, given = (request.get("authorization") or "").partition(" ")
         # compare_digest takes as long for a wrong token as for one that is nearly right. Headers are Latin-1 as read.
-        if scheme.lower() == "bearer" and hmac.compare_digest(given.strip(" ").encode("latin-1"), self._token):
-            return
+        shown = given.strip(" ").encode("latin-1") if scheme.lower() == "bearer" else b""
+        holders = [holder for holder in self._holders if shown and hmac.compare_digest(shown, holder.secret)]
+        for holder in holders:
+            if scope in holder.scopes:
+                return holder.name
+        if holders or (scope == "act" and not any("act" in holder.scopes for holder in self._holders)):
+            raise HandshakeRefused(
+                f"this needs a token of admin.tokens with the scope {scope}",
+                status=HTTPStatus.FORBIDDEN,
+                reason=ServiceRefusal.ADMIN_TOKEN,
+            )
         raise HandshakeRefused(
             "this asks for the admin token: Authorization: Bearer TOKEN",
             status=HTTPStatus.UNAUTHORIZED,

@@ -19,6 +19,8 @@ from gateway.transport.channel import Channel
 from gateway.transport.listener import Accepted, Listener
 from gateway.transport.requests import read_request, refuse
 
+METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE")
+
 MAX_CONNECTIONS: Final = 64
 """Probes, scrapers and an operator's tab are a handful; a scan or a leak must not take the gateway's descriptors."""
 
@@ -67,7 +69,9 @@ class AdminServer:
 
     async def _serve_requests(self, channel: Channel) -> None:
         limits = self._requests
-        reader = RequestReader(max_request_line_bytes=limits.line_bytes, max_head_bytes=limits.head_bytes)
+        reader = RequestReader(
+            max_request_line_bytes=limits.line_bytes, max_head_bytes=limits.head_bytes, methods=METHODS
+        )
         request = await read_request(channel, reader, first=True, timeout_seconds=HEAD_TIMEOUT_SECONDS)
         while request is not None:
             with trio.fail_after(ANSWER_TIMEOUT_SECONDS):

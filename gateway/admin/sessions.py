@@ -51,7 +51,7 @@ class SessionsApi:
             case ["", "sessions"]:
                 return self._live(request)
             case ["", "sessions", "ended"]:
-                return Response.of_json({"sessions": self._directory.ended(limit=_limit(_query(request, "limit")))})
+                return Response.of_json({"sessions": self._directory.ended(limit=_limit(query_of(request, "limit")))})
             case ["", "sessions", session_id] if found := self._directory.describe(session_id):
                 return Response.of_json(found)
             case _:
@@ -63,11 +63,11 @@ class SessionsApi:
 
     def _live(self, request: Request) -> Response:
         """A full answer has `next`, the path and query of the one that goes on."""
-        query = _query(request, "route", "state", "limit", "after")
+        query = query_of(request, "route", "state", "limit", "after")
         limit = _limit(query)
         state = query.get("state")
         if state not in (None, *_STATES):
-            raise _bad_query(f"state is {' or '.join(_STATES)}")
+            raise bad_query(f"state is {' or '.join(_STATES)}")
         sessions = self._directory.live(route=query.get("route"), state=state, after=query.get("after"), limit=limit)
         document: dict[str, object] = {"sessions": sessions}
         if len(sessions) == limit:
@@ -75,20 +75,23 @@ class SessionsApi:
         return Response.of_json(document)
 
 
-def _bad_query(message: str) -> HandshakeRefused:
+def bad_query(message: str) -> HandshakeRefused:
+    """400."""
     return HandshakeRefused(message, status=HTTPStatus.BAD_REQUEST, reason=Refusal.MALFORMED)
 
 
-def _query(request: Request, *allowed: str) -> dict[str, str]:
+def query_of(request: Request, *allowed: str) -> dict[str, str]:
+    """The query, which may have those names, once each. Raises HandshakeRefused (400)."""
     pairs = parse_qsl(request.query, keep_blank_values=True)
     query = dict(pairs)
     if len(pairs) != len(query) or not query.keys() <= set(allowed):
-        raise _bad_query(f"the query may have, once each: {', '.join(allowed)}")
+        may_have = f"may have, once each: {', '.join(allowed)}" if allowed else "has to be empty"
+        raise bad_query(f"the query {may_have}")
     return query
 
 
 def _limit(query: Mapping[str, str]) -> int:
     text = query.get("limit", str(DEFAULT_SESSIONS))
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MAX_SESSIONS):
-        raise _bad_query(f"limit must be a number from 1 to {MAX_SESSIONS}")
+        raise bad_query(f"limit must be a number from 1 to {MAX_SESSIONS}")
     return int(text)

@@ -5,7 +5,7 @@ a field is its description in the JSON Schema and in docs/configuration.md, so i
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
@@ -317,6 +317,17 @@ class Sessions(Section):
     """Ended sessions whose loss report is kept, for the admin API and for a client that asks for its session."""
 
 
+class AdminToken(Section):
+    """Who may use the admin listener for what."""
+
+    name: Annotated[str, Field(min_length=1)]
+    """Its name in the log, where it acts."""
+    token: Secret
+    """Text, or `file:PATH`."""
+    scopes: Annotated[tuple[Literal["read", "act"], ...], Field(min_length=1)] = ("read",)
+    """`read`: metrics, memory, sessions, bars; `act`: end sessions, bar and lift, drain a route, set the log level."""
+
+
 class Admin(Section):
     """The admin listener: `/healthz`, `/readyz`, `/metrics`, `/memory` and the sessions API."""
 
@@ -332,7 +343,12 @@ class Admin(Section):
     group: Account | None = None
     """As a listener's."""
     token: Secret | None = None
-    """Bearer token that everything but `/healthz` and `/readyz` asks for; text, or `file:PATH`."""
+    """Bearer token that everything but `/healthz` and `/readyz` asks for; text, or `file:PATH`. It may not act."""
+    tokens: tuple[AdminToken, ...] = ()
+    """More of them, each with what it may. Without one that may `act`, nothing can be changed here."""
+
+
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 
 class Log(Section):
@@ -340,7 +356,7 @@ class Log(Section):
 
     format: Literal["json", "console"] = "json"
     """One JSON object a line, or coloured text for a terminal."""
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: LogLevel = "info"
     """The least severe level that is written."""
     sessions: bool = True
     """A line `session_began` for each session, too; `session_ended` is always written."""

@@ -207,8 +207,14 @@ class RequestReader:
     """
 
     def __init__(
-        self, *, max_request_line_bytes: int = MAX_REQUEST_LINE_BYTES, max_head_bytes: int = MAX_HEAD_BYTES
+        self,
+        *,
+        max_request_line_bytes: int = MAX_REQUEST_LINE_BYTES,
+        max_head_bytes: int = MAX_HEAD_BYTES,
+        methods: tuple[str, ...] = METHODS,
     ) -> None:
+        """`methods`: those that are taken; whatever it is, a request has no body."""
+        self._methods = methods
         self._max_line = max_request_line_bytes
         self._max_head = max_head_bytes
         self._buffer = bytearray()
@@ -259,7 +265,7 @@ class RequestReader:
                 return None
             head = bytes(self._buffer[:length])
             del self._buffer[:length]
-            request = _parse_head(head)
+            request = _parse_head(head, self._methods)
         except HandshakeRefused as error:
             self._error = error
             self._buffer.clear()
@@ -308,7 +314,7 @@ class RequestReader:
         return None
 
 
-def _parse_head(head: bytes) -> Request:
+def _parse_head(head: bytes, methods: tuple[str, ...]) -> Request:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head))
     connection.receive_data(head)
     try:
@@ -330,12 +336,12 @@ def _parse_head(head: bytes) -> Request:
             status=HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
             reason=Refusal.VERSION,
         )
-    if method not in METHODS:
+    if method not in methods:
         raise HandshakeRefused(
-            f"only GET and HEAD are served here, not {shown(method)}",
+            f"only {', '.join(methods[:-1])} and {methods[-1]} are served here, not {shown(method)}",
             status=HTTPStatus.METHOD_NOT_ALLOWED,
             reason=Refusal.METHOD,
-            headers=(("Allow", ", ".join(METHODS)),),
+            headers=(("Allow", ", ".join(methods)),),
         )
     if "transfer-encoding" in fields or int(fields.get("content-length", "0")) > 0:
         raise HandshakeRefused(

@@ -27,7 +27,7 @@ from gateway.memory.account import Charge
 from gateway.policy.admission import Ticket
 from gateway.policy.forwarded import ClientView
 from gateway.policy.principal import AccessRefusal, Principal
-from gateway.policy.refusals import close_code, invalid
+from gateway.policy.refusals import UNAUTHORIZED, close_code, invalid
 from gateway.protocol.deflate import DeflateParameters, negotiate
 from gateway.protocol.handshake import ExtensionOffer, Request, Upgrade, accept_response
 from gateway.protocol.ledger import Ledger
@@ -187,7 +187,7 @@ async def _receive_records(arrival: Arrival, keeper: SessionKeeper, undo: ExitSt
     session, outcome, report = found
     if (barred := _barred(arrival, keeper, session.id)) is not None:
         if outcome is not ResumeOutcome.RESUMED:
-            session.revoke(str(barred), keeper.pump.clock())
+            session.revoke(UNAUTHORIZED, str(barred), keeper.pump.clock())
         await _turn_away(arrival, ws, barred)
         return
     undo.pop_all()

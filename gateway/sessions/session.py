@@ -233,10 +233,9 @@ class Session:
             raise forbidden("this session is not of whom the credential names")
         return principal
 
-    def revoke(self, reason: str, now: float) -> None:
+    def revoke(self, code: int, reason: str, now: float) -> None:
         """Ends it at once, whoever is away: its client may be here no more."""
-        log.info("permission_revoked", session=self.id, route=self.participants.route)
-        self.relay.revoke(UNAUTHORIZED, reason, now)
+        self.relay.revoke(code, reason, now)
 
     # --- the client comes back ------------------------------------------------------------------------------------
 

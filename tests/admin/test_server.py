@@ -134,7 +134,8 @@ async def test_a_client_that_asks_for_it_has_its_connection_closed() -> None:
     [
         (b"\x16\x03\x01\x02\x00", b"400"),
         (b"nonsense\r\n\r\n", b"400"),
-        (b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", b"405"),
+        (b"PATCH /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", b"405"),
+        (b"POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", b"413"),
         (b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc", b"413"),
         (b"GET /" + b"x" * 9000, b"414"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"x" * 20000, b"431"),

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -366,3 +367,38 @@ def test_nothing_that_a_process_ever_says_has_a_secret_in_it() -> None:
             encoded = [kubernetes(token).rpartition(".")[2] for token in shown]
             for secret in (*shown, *encoded, SECRET, "client-secret"):
                 assert not [text for text in said if secret in text], secret
+
+
+def test_the_operator_bars_over_http_and_a_route_is_drained() -> None:
+    tokens = [{"name": "oncall", "token": "acting-token", "scopes": ["read", "act"]}]
+
+    def act(gateway: GatewayProcess, method: str, path: str) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"http://{gateway.admin_address}{path}", method=method, headers={"Authorization": "Bearer acting-token"}
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            found: dict[str, Any] = json.loads(answer.read())
+            return found
+
+    with tcp_echo() as port:
+        config = {
+            "admin": {"bind": "127.0.0.1:0", "tokens": tokens},
+            "routes": [route("open", "/", f"tcp://127.0.0.1:{port}") | {"origins": ["https://app.example.com"]}],
+        }
+        with GatewayProcess(config) as gateway:
+            with RawClient(gateway.url(), headers=ORIGIN) as client:
+                assert act(gateway, "POST", "/bars?address=127.0.0.1&seconds=600")["ended"] == 1
+                assert client.receive_close()[0] == 3000
+            assert status(gateway) == 403
+            assert act(gateway, "DELETE", "/bars?address=127.0.0.1") == {}
+            with RawClient(gateway.url(), headers=ORIGIN) as client:
+                assert act(gateway, "POST", "/routes/open/drain") == {"leaving": 1}
+                assert client.receive_close()[0] == 1012
+            assert status(gateway) == 503
+            act(gateway, "DELETE", "/routes/open/drain")
+            assert status(gateway) == 101
+            assert act(gateway, "PUT", "/log/level?level=debug") == {"level": "debug"}
+            assert act(gateway, "GET", "/log/level") == {"level": "debug"}
+            acted = [event for event in gateway.events if event.get("event") == "admin_acted"]
+            assert {event["who"] for event in acted} == {"oncall"}
+            assert "acting-token" not in json.dumps(gateway.events)

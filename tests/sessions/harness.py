@@ -134,13 +134,17 @@ class Client:
         handshake = ClientHandshake(
             f"ws://{address}{path}", subprotocols=[SUBPROTOCOL] if records else [], headers=[*own, *headers]
         )
-        await stream.send_all(handshake.request())
-        accepted = None
-        while accepted is None:
-            data = await stream.receive_some()
-            if not data:
-                handshake.receive_eof()
-            accepted = handshake.feed(data)
+        try:
+            await stream.send_all(handshake.request())
+            accepted = None
+            while accepted is None:
+                data = await stream.receive_some()
+                if not data:
+                    handshake.receive_eof()
+                accepted = handshake.feed(data)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
         client = cls(stream)
         _clients.append(client)
         await client._take(handshake.leftover)

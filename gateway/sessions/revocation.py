@@ -1,0 +1,98 @@
+"""Ends sessions because somebody says so, and keeps those out who may not come back.
+
+Invariant: a bar holds in memory before the first session is ended for it, and the sessions are ended before the file is
+waited for: who was in is out at once, and finds the door shut.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from gateway.access.state import Bar, Barred, StateUnwritable
+from gateway.policy.refusals import UNAUTHORIZED
+from gateway.sessions.registry import SessionKeeper
+from gateway.sessions.session import Session
+
+REVOKED: Final = "the credential has been revoked"
+
+ENDED_BY_OPERATOR: Final = 1008
+"""Close code for somebody who may come again: clients do not do so by themselves."""
+
+log = structlog.get_logger("access")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Barring:
+    """What became of a bar."""
+
+    bar: Bar
+    ended: int
+    """Sessions that it ended."""
+    is_kept: bool
+    """It outlasts a restart, as far as there is a file for it."""
+
+
+class Revocation:
+    """Of one gateway's sessions."""
+
+    def __init__(self, keeper: SessionKeeper) -> None:
+        self._keeper: Final = keeper
+
+    async def bar(self, kind: Barred, value: str, *, seconds: float | None) -> Barring:
+        """Ends what is live of whom it names, and keeps them out for `seconds`.
+
+        None: a token until its own end, where a session says when that is; anybody else until the bar is lifted. A
+        subject or login is let in by a credential that was issued later.
+        """
+        now = time.time()
+        until = None if seconds is None else now + seconds
+        bar = Bar(kind=kind, value=value, since=now, until=until)
+        found = list(self._whom(bar, now))
+        if kind is Barred.TOKEN and until is None:
+            ends = [session.permission.principal for session in found]
+            known = [principal.expires_at for principal in ends if principal is not None and principal.expires_at]
+            bar = Bar(kind=kind, value=value, since=now, until=max(known, default=None))
+        access = self._keeper.access
+        access.begin_bar(bar)
+        for session in found:
+            session.revoke(UNAUTHORIZED, REVOKED, self._keeper.pump.clock())
+        log.info("barred", by=kind.value, until=bar.until, sessions=len(found))
+        try:
+            await access.bar(bar, now=now)
+        except StateUnwritable:
+            return Barring(bar=bar, ended=len(found), is_kept=False)
+        return Barring(bar=bar, ended=len(found), is_kept=True)
+
+    def disconnect(self, kind: Barred, value: str) -> int:
+        """Ends what is live of whom it names, who may come back; how many sessions."""
+        now = time.time()
+        found = list(self._whom(Bar(kind=kind, value=value, since=now, until=None), now))
+        for session in found:
+            session.revoke(ENDED_BY_OPERATOR, "ended by the operator", self._keeper.pump.clock())
+        log.info("disconnected", by=kind.value, sessions=len(found))
+        return len(found)
+
+    def _whom(self, bar: Bar, now: float) -> Iterator[Session]:
+        for session in self._keeper.registry:
+            permission = session.permission
+            if bar.bars(
+                permission.principal,
+                route=session.participants.route,
+                address=permission.address,
+                session=session.id,
+                now=now,
+            ):
+                yield session
+
+    def bars(self) -> list[Bar]:
+        """Those that hold."""
+        return list(self._keeper.access.bars(time.time()))
+
+    async def lift(self, kind: Barred, value: str) -> bool:
+        """Lets them come again; false if they were not barred. Raises StateUnwritable: a restart bars them again."""
+        lifted = await self._keeper.access.lift(kind, value)
+        log.info("bar_lifted", by=kind.value, was_there=lifted)
+        return lifted

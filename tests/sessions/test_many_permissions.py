@@ -1,0 +1,100 @@
+"""Many clients whose credentials expire every few seconds lose nothing and get nothing twice, renewing by both ways.
+
+`make permissions` is the long form: 200 clients for two minutes, with tokens of five seconds.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from gateway.access.state import Barred
+from gateway.client import CredentialJudged, Event, SessionEnded, open_session
+from gateway.sessions.revocation import Revocation
+from tests.access.doubles import EC, key_set, signed
+from tests.sessions.harness import backend, config_of, running
+from tests.sessions.issued import asking
+from tests.sessions.routes import records_route
+
+CLIENTS: Final = int(os.environ.get("KAKITOME_PERMISSION_CLIENTS", "8"))
+SECONDS: Final = float(os.environ.get("KAKITOME_PERMISSION_SECONDS", "7"))
+LIFE_SECONDS: Final = float(os.environ.get("KAKITOME_PERMISSION_LIFE", "3"))
+PAUSE_SECONDS: Final = 0.2
+"""Between two messages of one client."""
+
+
+class Holder:
+    """One client, and what it was given and has got."""
+
+    def __init__(self, number: int) -> None:
+        self.subject = f"subject-{number}"
+        self.renews_in_place = number % 2 == 0
+        self.sent: list[str] = []
+        self.got: list[str] = []
+        self.renewals = 0
+        self.resumes = 0
+        self.ended_at: float | None = None
+        self._asked = 0
+
+    async def token(self) -> str:
+        self._asked += 1
+        if not self.renews_in_place and self._asked % 2 == 0:
+            raise OSError("no token while the old one is good")
+        now = time.time()
+        return signed(
+            {"iss": "https://issuer", "sub": self.subject, "aud": "kakitome", "iat": now, "exp": now + LIFE_SECONDS}
+        )
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, CredentialJudged) and event.code is None:
+            self.renewals += 1
+
+    async def talk(self, url: str, until: float) -> None:
+        try:
+            async with open_session(url, token=self.token, on_event=self.hear) as session:
+                number = 0
+                while trio.current_time() < until or len(self.got) < len(self.sent):
+                    if trio.current_time() < until:
+                        number += 1
+                        self.sent.append(f"{self.subject}: {number}")
+                        await session.post(self.sent[-1])
+                        self.got.append(str(await anext(session)))
+                    await trio.sleep(PAUSE_SECONDS)
+                self.resumes = session.resumes
+                await session.drain()
+        except SessionEnded as ended:
+            assert ended.code == 3000  # noqa: PT017 -- it is not always raised
+            self.ended_at = trio.current_time()
+
+
+async def test_nothing_is_lost_or_doubled_while_credentials_come_and_go(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    keys.write_bytes(key_set(EC))
+    jwt = {
+        "issuers": [{"issuer": "https://issuer", "keys": str(keys)}],
+        "audiences": ["kakitome"],
+        "algorithms": ["ES256"],
+        "leeway": 0,
+    }
+    holders = [Holder(number) for number in range(CLIENTS)]
+    revoked = holders[-2]  # it is attached all the time
+    async with backend() as port:
+        route = asking(records_route(port), methods=[{"jwt": jwt}])
+        route["limits"] = {"connections_per_address": None}
+        async with running(config_of(route)) as server:
+            url = f"ws://{server.addresses[0]}/"
+            end = trio.current_time() + SECONDS
+            async with trio.open_nursery() as nursery:
+                for holder in holders:
+                    nursery.start_soon(holder.talk, url, end)
+                await trio.sleep_until(end - SECONDS / 4)
+                sent = len(revoked.sent)
+                assert (await Revocation(server).bar(Barred.SUBJECT, revoked.subject, seconds=None)).ended == 1
+    assert revoked.ended_at is not None
+    assert len(revoked.sent) <= sent + 1
+    for holder in [*holders[:-2], holders[-1]]:
+        assert holder.ended_at is None
+        assert holder.got == holder.sent
+        assert holder.renewals if holder.renews_in_place else holder.resumes
