@@ -409,11 +409,13 @@ async def _receive_open(connection: _Connection) -> tuple[int, OpenToBackend]:
 
 
 async def _end_output(stream: ByteStream) -> bool:
-    """Ends our direction; False where that cannot be told, as TLS has no half-close."""
+    """Ends our direction; False where that cannot be told, as TLS has no half-close. Raises BrokenResourceError."""
     try:
         await stream.send_eof()
     except NotImplementedError:
         return False
+    except OSError as error:  # the peer reset the connection first: anyio passes ENOTCONN through as it is
+        raise anyio.BrokenResourceError from error
     return True
 
 

@@ -2,7 +2,9 @@
 
 import errno
 import logging
+import socket
 import sqlite3
+import struct
 from functools import partial
 from typing import Any
 
@@ -330,3 +332,16 @@ async def test_a_service_stops_at_once_though_a_peer_reads_nothing() -> None:
             with trio.CancelScope(shield=True):
                 await link.receive_end()
                 assert not [record for record in link.records if record[0] == RecordType.CLOSE]
+
+
+async def test_a_peer_that_reset_first_is_a_broken_connection_and_no_fault_of_the_service() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        stream = await anyio.connect_tcp(*listener.getsockname())
+        peer, _ = listener.accept()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()  # with a reset
+        async with stream:
+            with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
+                await stream.receive()
+            with pytest.raises(anyio.BrokenResourceError):
+                await service_module._end_output(stream)

@@ -15,7 +15,7 @@ FROM_EITHER = [
     (encode_record(RecordType.OPEN, 0, 0, b"{}"), "OPEN in an open session"),
     (encode_record(RecordType.OPENED, 0, 0, b"{}"), "OPENED in an open session"),
     (encode_record(0x00, 0, 0), "record type 0x00, expected 0x01 to 0x08"),
-    (encode_record(0x09, 0, 0), "record type 0x09, expected 0x01 to 0x08"),
+    (encode_record(0x0A, 0, 0), "record type 0x0a, expected 0x01 to 0x08"),
     (encode_record(RecordType.DATA, 0, 0), "DATA with sequence number 0, expected 1 or more"),
     (encode_record(RecordType.DATA, 0, 2), "DATA 2 after message 0, expected 1"),
     (encode_record(RecordType.DATA, 0, MAX_SEQ), f"DATA {MAX_SEQ} after message 0, expected 1"),

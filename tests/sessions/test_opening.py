@@ -66,7 +66,7 @@ def field(**values: Any) -> bytes:
         (b"", "a record of 0 bytes, expected at least its 10-byte header"),
         (b"\x01" * 9, "a record of 9 bytes, expected at least its 10-byte header"),
         (encode_record(0x00, 0, 0), "record type 0x00, expected 0x01 to 0x08"),
-        (encode_record(0x09, 0, 0), "record type 0x09, expected 0x01 to 0x08"),
+        (encode_record(0x0A, 0, 0), "record type 0x0a, expected 0x01 to 0x08"),
         (encode_record(0xFF, 0, 0), "record type 0xff, expected 0x01 to 0x08"),
         (encode_record(RecordType.OPENED, 0, 0, b"{}"), "OPENED as the first record, expected OPEN"),
         (encode_record(RecordType.DATA, 0, 1, b"x"), "DATA as the first record, expected OPEN"),
