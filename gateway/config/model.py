@@ -215,8 +215,8 @@ class RouteTimeouts(Section):
     idle: Duration | None = None
     """A connection without a message in either direction for so long is closed."""
     close: Duration = 5.0
-    """How long an ending connection may stand still: nothing that was sent is acknowledged by its peer's host, or the
-    peer does not end its side. A peer whose receive window is closed has three times that."""
+    """How long an ending connection may stand still: the peer's host answers nothing, or has everything and the peer
+    does not end its side. Three times that where the host answers and acknowledges no more."""
     close_total: Duration = 60.0
     """How long each step of an end may last altogether, however steadily the last bytes are taken."""
     unheard: Duration | None = 30.0

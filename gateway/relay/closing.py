@@ -8,7 +8,7 @@ once everything that was meant for it is out. What the client is owed before its
 docs/ending.md draws them, made from `TRANSITIONS` by `python -m gateway.relay.reference`.
 
 A state lasts as long as it has to, but not for ever: `due` says that its time is over, or that nothing has moved for
-too long, and `overdue` goes on without what it waited for.
+too long. Then the step OVERDUE goes on without what it waited for.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from gateway.protocol.pieces import LAST, Piece
 from gateway.relay.ending import Ending
 from gateway.relay.lane import first_messages
 from gateway.relay.timers import NEVER
-from gateway.relay.vitals import STEPS_OF_A_WINDOW, Vitals
+from gateway.relay.vitals import STEPS_OF_A_WINDOW, Vitals, Watch
 
 ECHO_LINGER_SECONDS: Final = 1.0
 """How long a client's Close waits for the last words of a backend whose host has everything. A client that closes wants
@@ -34,10 +34,10 @@ class Tail(Enum):
 
     NONE = auto()
     """Their hosts have acknowledged everything."""
-    MOVING = auto()
-    """Something is unacknowledged."""
-    WAITING = auto()
-    """Something is unacknowledged, and a host that is there has no room for it; see `STEPS_OF_A_WINDOW`."""
+    UNDER_WAY = auto()
+    """Something is unacknowledged, perhaps for want of room: see `STEPS_OF_A_WINDOW`."""
+    UNANSWERED = auto()
+    """Something is unacknowledged, and its host has answered nothing at all for as long as a state may stand still."""
 
 
 class State(Enum):
@@ -102,14 +102,6 @@ _OPEN: Final = State.OPEN
 _DRAINS: Final = (State.FINISHING_MESSAGE, State.FENCING)
 
 
-def tail_of(looks: Sequence[Vitals], *, is_held: bool) -> Tail:
-    """What a look at each side whose end is awaited says; `is_held`: something has not even been written."""
-    outstanding = [vitals for vitals in looks if vitals.outstanding]
-    if any(vitals.is_unanswered for vitals in outstanding):
-        return Tail.MOVING
-    return Tail.WAITING if outstanding or is_held else Tail.NONE
-
-
 class Closing:
     """The end of one session."""
 
@@ -120,6 +112,7 @@ class Closing:
         "_moved_at",
         "_progress",
         "_total_seconds",
+        "_watches",
         "deadline",
         "ending",
         "for_backend",
@@ -127,6 +120,7 @@ class Closing:
         "is_draining",
         "is_open",
         "state",
+        "tail",
     )
 
     def __init__(self, *, close_seconds: float, total_seconds: float) -> None:
@@ -149,6 +143,9 @@ class Closing:
         self._cap = NEVER
         self._entered_at = self._moved_at = 0.0
         self._progress: tuple[int, ...] = ()
+        self._watches: list[Watch] = []
+        self.tail = Tail.NONE
+        """As of the last look."""
 
     def begin(self, step: Step, ending: Ending, now: float) -> None:
         """A cause, and the first of them is the `ending`."""
@@ -192,23 +189,38 @@ class Closing:
             self._enter(TRANSITIONS[self.state, Step.MESSAGE_ENDED])
         return rest
 
-    def due(self, now: float, *, progress: tuple[int, ...], tail: Tail) -> bool:
-        """Whether the state has lasted too long. `progress` changes when anything is acknowledged."""
+    def due(self, now: float, looks: Sequence[Vitals], *, settled: tuple[int, ...], is_held: bool) -> bool:
+        """Whether the state has lasted too long.
+
+        `looks` are of the sides whose ends are awaited, always in the same order, `settled` is how much is settled each
+        way, `is_held` says that something has not even been written.
+        """
         if now < self.deadline:
             return False
         if self.is_draining or now >= self._cap:
             return True
+        self.tail = self._tail(looks, is_held, now)
+        progress = (*settled, *[vitals.acknowledged for vitals in looks])
         if progress != self._progress:
             if self._progress:
                 self._moved_at = now
             self._progress = progress
-        over_at = self._moved_at + self._close_seconds * (STEPS_OF_A_WINDOW if tail is Tail.WAITING else 1)
-        if self.state is State.ECHOING and tail is Tail.NONE:
+        patience = self._close_seconds * (STEPS_OF_A_WINDOW if self.tail is Tail.UNDER_WAY else 1)
+        over_at = self._moved_at + patience
+        if self.state is State.ECHOING and self.tail is Tail.NONE:
             over_at = self._entered_at + min(ECHO_LINGER_SECONDS, self._close_seconds)
         if now >= over_at:
             return True
         self.deadline = min(now + self._step(), over_at, self._cap)
         return False
+
+    def _tail(self, looks: Sequence[Vitals], is_held: bool, now: float) -> Tail:
+        if len(self._watches) < len(looks):
+            self._watches += [Watch(self._close_seconds, now=now) for _ in looks[len(self._watches) :]]
+        gone = [watch.is_gone(vitals, 0, now) for watch, vitals in zip(self._watches, looks, strict=False)]
+        if any(gone):
+            return Tail.UNANSWERED
+        return Tail.UNDER_WAY if is_held or any(vitals.outstanding for vitals in looks) else Tail.NONE
 
     def _step(self) -> float:
         """How soon is looked again."""

@@ -36,9 +36,10 @@ on while nobody reads.
   Close. So a client that is told its own code knows that the backend's host has all of it. Where the rest is stuck, the
   backend's connection is reset, the rest is reported as unknown, and the client gets Close 1014.
 - FINISHING_MESSAGE and FENCING have, together, half of what is left of the drain window, `timeouts.close` at the most.
-- Elsewhere a side is stuck when it acknowledges nothing for `timeouts.close`. A host whose receive window is closed,
-  and which answers probes, has {steps} times that: it opens its window only when its application has read a good part
-  of the buffer (6 to 12 s were measured of one that reads 11.5 kB/s).
+- Elsewhere a side has `timeouts.close` to end once its host has everything. Before, it is stuck when its host answers
+  nothing at all for `timeouts.close`, or acknowledges nothing more for {steps} times that: a host whose receive window
+  is closed opens it only when its application has read a good part of the buffer (6 to 12 s were measured of one that
+  reads 11.5 kB/s).
 - Each state lasts for `timeouts.close_total` at the most, however steadily the rest is taken.
 
 A state whose time is over is left by *overdue*, without what it waited for. In CLOSING that means that both sides are

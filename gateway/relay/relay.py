@@ -24,7 +24,7 @@ from gateway.protocol.messages import is_legal_close_code
 from gateway.protocol.records import OpenedByGateway, Rung
 from gateway.protocol.rejections import RejectedRange, tells_of
 from gateway.relay.away import AbsentBackend, ParkedClient
-from gateway.relay.closing import State, Step, Tail, tail_of
+from gateway.relay.closing import State, Step, Tail
 from gateway.relay.ending import ABNORMAL, TAKEN_OVER, Ending, ending_by_fault
 from gateway.relay.lane import Lane
 from gateway.relay.ports import BackendSide, ClientSide
@@ -473,14 +473,13 @@ class Relay(Traffic):
     def _see_to_the_end(self, now: float) -> None:
         """What takes too long is gone on without; it is not too long as long as a far host acknowledges more of it."""
         closing = self.closing
-        to_backend = self.backend.vitals()
-        looks = [to_backend] if closing.state is State.ECHOING else [to_backend, self.client.vitals()]
-        progress = [vitals.acknowledged for vitals in looks]
-        if self.up.ledger is not None and self.down.ledger is not None:
-            progress += self.up.ledger.settled, self.down.ledger.settled
+        looks = [self.backend.vitals()]
+        if closing.state is not State.ECHOING:
+            looks.append(self.client.vitals())
+        settled = [lane.ledger.settled for lane in (self.up, self.down) if lane.ledger is not None]
         awaits_backend = not (self.backend.is_gone or isinstance(self.backend, AbsentBackend))
-        tail = tail_of(looks, is_held=bool(self.up.held) and awaits_backend)
-        if not closing.due(now, progress=tuple(progress), tail=tail):
+        is_held = bool(self.up.held) and awaits_backend
+        if not closing.due(now, looks, settled=tuple(settled), is_held=is_held):
             return
         if closing.state is State.CLOSING:
             self.cut(now)
@@ -491,13 +490,13 @@ class Relay(Traffic):
             self.down.drop_held()  # it has no window for the rest, but it is to know why this is the end
             self._close_client(Step.OVERDUE, now)
         else:
-            self._echo(tail, now)
+            self._echo(now)
 
-    def _echo(self, tail: Tail, now: float) -> None:
+    def _echo(self, now: float) -> None:
         """Answers the client's Close: as it was meant, if the backend's host has everything that came before it."""
         assert self.closing.ending is not None
         self.closing.for_client = (self.closing.ending.code, "")
-        if tail is not Tail.NONE and not self.backend.is_gone:
+        if self.closing.tail is not Tail.NONE and not self.backend.is_gone:
             self.closing.for_client = (BackendFault.close_code, "the service did not take everything that was sent")
             self._take_stock_of_backend(now)
             self.backend.reset()

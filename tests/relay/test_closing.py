@@ -6,7 +6,7 @@ from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
 from gateway.relay.closing import ECHO_LINGER_SECONDS, TRANSITIONS, Closing, State, Step, Tail
 from gateway.relay.ending import Ending
 from gateway.relay.timers import NEVER
-from gateway.relay.vitals import STEPS_OF_A_WINDOW
+from gateway.relay.vitals import STEPS_OF_A_WINDOW, Vitals
 from gateway.telemetry.metrics import ClosedBy
 
 PATIENCE = 5.0
@@ -86,47 +86,102 @@ def test_nothing_leads_back() -> None:
     assert back == {(State.FLUSHING, State.ECHOING)}
 
 
-def due(closing: Closing, now: float, acknowledged: int = 0, tail: Tail = Tail.MOVING) -> bool:
-    return closing.due(now, progress=(acknowledged,), tail=tail)
+class Peer:
+    """What looks find of a session that began to end at 100, taken when they are due."""
 
+    def __init__(self, closing: Closing) -> None:
+        self.closing = closing
+        self.outstanding = 1000
+        self.acknowledged = 0
+        self.is_unanswered = False
+        self.heard_at = 100.0
 
-def over_at(closing: Closing, tail: Tail, *, step: float = 0.05) -> float:
-    """When the state is over, nothing being acknowledged meanwhile, of a session that began to end at 100."""
-    looks = (100.0 + number * step for number in range(10_000))
-    return next(now for now in looks if due(closing, now, tail=tail)) - 100.0
+    def is_over(self, now: float) -> bool:
+        vitals = Vitals(
+            acknowledged=self.acknowledged,
+            outstanding=self.outstanding,
+            is_unanswered=self.is_unanswered,
+            since_ack_seconds=now - self.heard_at,
+        )
+        return self.closing.due(now, [vitals], settled=(0, 0), is_held=False)
+
+    def over_at(self) -> float:
+        """How long the state lasts if nothing changes any more."""
+        now = 100.0
+        while not self.is_over(now):
+            now = max(now, self.closing.deadline)
+        return now - 100.0
 
 
 @pytest.mark.parametrize(("close_seconds", "lingers"), [(5.0, ECHO_LINGER_SECONDS), (0.5, 0.5)])
 def test_an_echo_does_not_wait_for_long_where_the_backend_has_everything(close_seconds: float, lingers: float) -> None:
     closing = closing_(close_seconds)
     closing.begin(Step.CLIENT_CLOSED, ending(), 100.0)
-    assert over_at(closing, Tail.NONE) == pytest.approx(lingers, abs=0.06)
+    peer = Peer(closing)
+    peer.outstanding = 0
+    assert peer.over_at() == pytest.approx(lingers)
+    assert closing.tail is Tail.NONE
 
 
-@pytest.mark.parametrize("state", [State.ECHOING, State.FLUSHING, State.CLOSING])
-def test_a_state_in_which_nothing_is_acknowledged_is_over_when_the_patience_is(state: State) -> None:
-    assert over_at(in_state(state, 100.0), Tail.MOVING) == pytest.approx(PATIENCE, abs=0.06)
+ENDS = pytest.mark.parametrize("state", [State.ECHOING, State.FLUSHING, State.CLOSING])
 
 
-@pytest.mark.parametrize("state", [State.ECHOING, State.FLUSHING, State.CLOSING])
-def test_a_host_whose_window_is_closed_has_the_time_to_open_it(state: State) -> None:
-    assert over_at(in_state(state, 100.0), Tail.WAITING) == pytest.approx(PATIENCE * STEPS_OF_A_WINDOW, abs=0.06)
+@pytest.mark.parametrize("state", [State.FLUSHING, State.CLOSING])
+def test_sides_that_have_everything_have_the_patience_to_end(state: State) -> None:
+    peer = Peer(in_state(state, 100.0))
+    peer.outstanding = 0
+    assert peer.over_at() == pytest.approx(PATIENCE)
 
 
-@pytest.mark.parametrize("state", [State.ECHOING, State.FLUSHING, State.CLOSING])
+@ENDS
+def test_a_host_that_acknowledges_nothing_more_has_the_time_to_open_its_window(state: State) -> None:
+    peer = Peer(in_state(state, 100.0))
+    assert peer.over_at() == pytest.approx(PATIENCE * STEPS_OF_A_WINDOW)
+    assert peer.closing.tail is Tail.UNDER_WAY
+
+
+@ENDS
+def test_a_host_that_answers_nothing_at_all_has_the_patience(state: State) -> None:
+    peer = Peer(in_state(state, 100.0))
+    peer.is_unanswered = True
+    assert PATIENCE <= peer.over_at() <= PATIENCE * 1.5
+    assert peer.closing.tail is Tail.UNANSWERED
+
+
+@ENDS
+def test_a_probe_that_is_under_way_at_a_look_is_not_an_unanswered_one(state: State) -> None:
+    peer = Peer(in_state(state, 100.0))
+    now = 100.0
+    while not peer.is_over(now):
+        now = max(now, peer.closing.deadline)
+        peer.is_unanswered = True
+        peer.heard_at = now - 0.01
+    assert now - 100.0 == pytest.approx(PATIENCE * STEPS_OF_A_WINDOW)
+
+
+@ENDS
 def test_a_state_goes_on_as_long_as_something_is_acknowledged_but_not_for_ever(state: State) -> None:
-    closing = in_state(state, 100.0)
+    peer = Peer(in_state(state, 100.0))
     for second in range(100, 160):
-        assert not due(closing, float(second), acknowledged=second)
-    assert due(closing, 160.0, acknowledged=160)
+        peer.acknowledged = second
+        assert not peer.is_over(float(second))
+    peer.acknowledged += 1
+    assert peer.is_over(160.0)
 
 
 def test_what_was_acknowledged_last_counts_and_not_when_the_state_began() -> None:
-    closing = in_state(State.CLOSING, 100.0)
-    assert not due(closing, 101.0, acknowledged=1)
-    assert not due(closing, 104.0, acknowledged=2)
-    assert not due(closing, 108.9, acknowledged=2)
-    assert due(closing, 109.0, acknowledged=2)
+    peer = Peer(in_state(State.CLOSING, 100.0))
+    assert not peer.is_over(101.0)
+    peer.acknowledged = 1
+    assert not peer.is_over(114.0)
+    assert not peer.is_over(128.9)
+    assert peer.is_over(129.0)
+
+
+def test_what_is_held_is_still_under_way() -> None:
+    closing = in_state(State.ECHOING, 100.0)
+    assert not closing.due(104.0, [Vitals()], settled=(0, 0), is_held=True)
+    assert closing.tail is Tail.UNDER_WAY
 
 
 def test_the_last_message_and_its_fence_share_their_time() -> None:
@@ -134,8 +189,8 @@ def test_the_last_message_and_its_fence_share_their_time() -> None:
     closing.begin_drain(ending(), 100.0, amid_message=True, patience_seconds=2.5)
     closing.move(Step.MESSAGE_ENDED, 102.0)
     assert (closing.state, closing.deadline) == (State.FENCING, 102.5)
-    assert not due(closing, 102.4)
-    assert due(closing, 102.5, acknowledged=5)
+    assert not Peer(closing).is_over(102.4)
+    assert Peer(closing).is_over(102.5)
 
 
 def pieces(*flags: int) -> list[Piece]:
