@@ -24,6 +24,9 @@ from gateway.transport.connector import Connector
 from gateway.transport.files import Folder
 from gateway.transport.resolving import Resolver
 
+DEFAULT_MESSAGE_BYTES: Final = 1024 * 1024
+"""Where messages are gathered, here or by those who speak records, and nobody says how large they may be."""
+
 LARGEST_GATHERED_BYTES: Final = 64 * 1024 * 1024
 """What stands for an absent `message_bytes` where a framing must gather whole messages."""
 
@@ -67,6 +70,16 @@ class RouteService:
         return () if self.choose_subprotocol(upgrade) is not None else upgrade.subprotocols
 
     @property
+    def message_bytes(self) -> int | None:
+        """The largest message that is taken, before compression is thought of; None: there is no limit."""
+        limit, framing = self.config.limits.message_bytes, self.backend.framing
+        if limit == "auto":
+            return None if framing == "stream" else DEFAULT_MESSAGE_BYTES
+        if limit is None and framing in ("lines", "length_prefixed"):
+            return LARGEST_GATHERED_BYTES
+        return limit
+
+    @property
     def framing_overhead_bytes(self) -> int:
         """What the framing adds to each message upstream; not for records."""
         match self.backend.framing:
@@ -79,7 +92,7 @@ class RouteService:
 
     def new_framing(self) -> Framing:
         """The framing of one connection to the backend, of a backend that does not speak records."""
-        limit = self.config.limits.message_bytes or LARGEST_GATHERED_BYTES
+        limit = self.message_bytes or LARGEST_GATHERED_BYTES
         match self.backend.framing:
             case "stream":
                 return StreamFraming(text=self.backend.text)

@@ -137,7 +137,7 @@ def _route_findings(route: Route, path: KeyPath) -> Iterator[Finding]:
         message = 'contradicts the origin "*", which lets every page in; name the origins instead'
         yield Finding(path=(*path, "require_origin"), message=message)
     limit = route.limits.message_bytes
-    if route.compression.enabled and (limit is None or limit > MAX_INFLATED_BYTES):
+    if route.compression.enabled and limit != "auto" and (limit is None or limit > MAX_INFLATED_BYTES):
         message = f"needs limits.message_bytes of {format_size(MAX_INFLATED_BYTES)} at most, which bounds inflation"
         yield Finding(
             path=(*path, "compression", "enabled"), message=message, also=((*path, "limits", "message_bytes"),)

@@ -253,13 +253,13 @@ Account = Annotated[
 """A user or a group of this machine."""
 
 
-def _memory(value: object) -> object:
+def _size_or_auto(value: object) -> object:
     return value if value == "auto" else _size(value)
 
 
-Memory = Annotated[
+SizeOrAuto = Annotated[
     int | Literal["auto"],
-    PlainValidator(_memory),
+    PlainValidator(_size_or_auto),
     PlainSerializer(lambda value: value if value == "auto" else format_size(value)),
     WithJsonSchema(
         {
@@ -268,7 +268,7 @@ Memory = Annotated[
         }
     ),
 ]
-"""Bytes, or `auto`: as much as the machine lets us have."""
+"""Bytes, or `auto`: what that is, its key says."""
 
 LocalPath = Annotated[Path, AfterValidator(_path), WithJsonSchema({"type": "string", "title": "path", "minLength": 1})]
 """A path of this machine; in a file, relative to the file's folder."""

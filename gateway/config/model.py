@@ -20,10 +20,10 @@ from gateway.config.fields import (
     FileMode,
     HeadSize,
     LocalPath,
-    Memory,
     Rate,
     Secret,
     Size,
+    SizeOrAuto,
     Token,
     TrustedPeer,
 )
@@ -193,8 +193,10 @@ class Delivery(Section):
 class Limits(Section):
     """What one route may take. `null` means no limit."""
 
-    message_bytes: Size | None = 2**20
-    """The largest message, in both directions, after decompression; larger ones end the connection with 1009."""
+    message_bytes: SizeOrAuto | None = "auto"
+    """The largest message, in both directions, after decompression; larger ones end the connection with 1009. `auto` is
+    1MiB. Where the backend's framing is `stream`, which gathers nothing, it is no limit, but 64MiB for plain clients
+    that compress. `null` is no limit, and 64MiB where the framing is `lines` or `length_prefixed`, which gather."""
     connections: Count | None = 10_000
     """Connections at the same time; more are answered with HTTP 503. Parked sessions keep their backend's connection
     and count with them: where a new session would exceed the limit, one that is parked is ended for it."""
@@ -379,7 +381,7 @@ class Config(Section):
     timeouts: Timeouts = Timeouts()
     requests: Requests = Requests()
     handshakes: Handshakes = Handshakes()
-    memory: Memory = "auto"
+    memory: SizeOrAuto = "auto"
     """What may be held for all clients and backends together: messages that wait, buffers, sessions. `auto`: three
     fifths of what the control group (or half of what the machine) has beyond 64 MiB."""
     memory_per_holder: Size | None = None

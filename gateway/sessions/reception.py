@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from gateway.access.gatekeeper import Entry
 from gateway.config import Route, TcpAddress
+from gateway.config.checks import MAX_INFLATED_BYTES
 from gateway.errors import (
     BackendFault,
     BackendRefused,
@@ -310,7 +311,7 @@ async def _begin(
         resumed=must_exist,
     )
     relay = session.relay
-    limit = arrival.service.config.limits.message_bytes
+    limit = arrival.service.message_bytes
     upstream_start = 0 if backend.opened is None else backend.opened.consumed
     numbering = Numbering(
         receiver=DataReceiver(start=upstream_start, message_bytes=limit),
@@ -381,14 +382,14 @@ def _claims(principal: Principal | None) -> dict[str, JsonValue] | None:
 
 async def _upgrade(arrival: Arrival, subprotocol: str | None) -> WebSocketConnection:
     """Answers 101. Raises OSError."""
-    limits = arrival.service.config.limits
     deflate, extensions = _negotiate_deflate(arrival.service, arrival.upgrade)
     response = accept_response(arrival.upgrade, subprotocol=subprotocol, extensions=extensions)
     await arrival.established.channel.send_all(response)
     # A record adds its header to a message, and is bounded by its own limit.
-    message_bytes = None if subprotocol == SUBPROTOCOL else limits.message_bytes
+    speaks_records = subprotocol == SUBPROTOCOL
+    message_bytes = None if speaks_records else arrival.service.message_bytes
     if deflate is not None and message_bytes is None:
-        message_bytes = MAX_INFLATED_RECORD_BYTES
+        message_bytes = MAX_INFLATED_RECORD_BYTES if speaks_records else MAX_INFLATED_BYTES
     return WebSocketConnection(client=False, message_bytes=message_bytes, deflate=deflate)
 
 
@@ -505,5 +506,5 @@ def _backend_side(arrival: Arrival, session: Session, backend: Reached, *, start
     evidence = Evidence(sock)
     if backend.opened is None:
         return FramedBackend(sock, session.relay.for_backend, arrival.service.new_framing(), evidence)
-    receiver = DataReceiver(start=start, message_bytes=arrival.service.config.limits.message_bytes)
+    receiver = DataReceiver(start=start, message_bytes=arrival.service.message_bytes)
     return RecordsBackend(sock, session.relay.for_backend, backend.opened, receiver, evidence)

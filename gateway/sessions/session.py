@@ -307,7 +307,7 @@ class Session:
             settles_at=up.settles_at,
             window_messages=up.window_messages,
             window_bytes=up.window_bytes,
-            message_bytes=self.service.config.limits.message_bytes,
+            message_bytes=self.service.message_bytes,
             grace_seconds=delivery.grace or 0.0,
             rejected=relay.up.rejections.ranges if resumed else (),
             heartbeat_seconds=relay.settings.keepalive_seconds if numbering.has_heartbeat else None,

@@ -140,7 +140,8 @@ def test_a_route_has_a_backend_or_files_and_what_goes_with_it(route: dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("message_bytes", "allowed"), [("64MiB", True), (64 * 2**20 + 1, False), (None, False), ("1B", True)]
+    ("message_bytes", "allowed"),
+    [("64MiB", True), (64 * 2**20 + 1, False), (None, False), ("1B", True), ("auto", True)],
 )
 def test_compression_needs_a_bound_on_what_it_inflates(message_bytes: object, allowed: bool) -> None:
     found = route_findings(backend=BACKEND, compression={"enabled": True}, limits={"message_bytes": message_bytes})

@@ -88,7 +88,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "track": True,
     }
     assert route["limits"] == {
-        "message_bytes": "1MiB",
+        "message_bytes": "auto",
         "connections": 10000,
         "connections_per_address": 100,
         "messages_per_second": None,

@@ -1,13 +1,17 @@
 """Real services that the gateway stands in front of, started on free ports for one test."""
 
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tests.support.network import free_port, wait_for_port
 from tests.support.process import ServiceProcess
-from tests.support.tools import need
+from tests.support.tools import need, need_path
 
 
 @contextmanager
@@ -32,6 +36,26 @@ def mosquitto_broker(folder: Path) -> Iterator[int]:
     with ServiceProcess(argv, started=r"mosquitto version .* running") as service:
         wait_for_port(port, service)
         yield port
+
+
+@contextmanager
+def postgresql_server() -> Iterator[int]:
+    """Runs PostgreSQL with an empty cluster that asks nobody for a password, user `postgres`; gives its port."""
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    programs = folders[-1] if folders else need_path("/usr/lib/postgresql", "apt-get install postgresql")
+    port = free_port()
+    with TemporaryDirectory(prefix="kakitome-postgresql-") as name:
+        as_whom = []
+        if os.geteuid() == 0:  # it does not run as root
+            shutil.chown(name, "postgres")
+            as_whom = [need("runuser", "apt-get install util-linux"), "-u", "postgres", "--"]
+        cluster = Path(name) / "cluster"
+        initdb = [*as_whom, str(programs / "initdb"), "--auth=trust", "--username=postgres", "--no-sync", str(cluster)]
+        subprocess.run(initdb, check=True, capture_output=True, cwd="/")
+        argv = [*as_whom, str(programs / "postgres"), "-D", str(cluster), "-p", str(port)]
+        argv += ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={name}", "-c", "fsync=off"]
+        with ServiceProcess(argv, name="postgres", started="ready to accept connections"):
+            yield port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
