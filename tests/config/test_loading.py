@@ -82,7 +82,7 @@ def test_files_of_another_machine_are_left_alone_on_demand(tmp_path: Path) -> No
         ("trusted_proxys: []", "8: trusted_proxys: is not a known key; did you mean trusted_proxies?"),
         ("    orign: []", "8: routes[0].orign: is not a known key; did you mean origins?"),
         ("    grace: 5m", "8: routes[0].grace: is not a known key; did you mean delivery.grace?"),
-        ("log:\n  colour: true", "9: log.colour: is not a known key; known here: format, level"),
+        ("log:\n  colour: true", "9: log.colour: is not a known key; known here: format, level, sessions"),
         ("    name: again", "8: routes[0].name: stands here again; line 4 has it already"),
         # --- types
         ("    origins: '*'", '8: routes[0].origins: must be a list, not "*"'),

@@ -111,8 +111,9 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "owner": None,
         "group": None,
         "token": None,
+        "tokens": [],
     }
-    assert CONFIG.model_dump(mode="json")["log"] == {"format": "json", "level": "info"}
+    assert CONFIG.model_dump(mode="json")["log"] == {"format": "json", "level": "info", "sessions": True}
 
 
 def test_a_config_cannot_be_changed() -> None:
