@@ -97,12 +97,14 @@ def monitored(folder: Path) -> Iterator[Monitored]:
             "stalled": stack.enter_context(serve(silent.converse)),
             "records": _echo_on_records(stack),
             "down": free_port(),
+            "half": free_port(),
         }
         certificates = Certificates.issue(folder, not_after=datetime.now(UTC) + timedelta(days=1))
         gateway = stack.enter_context(GatewayProcess(_config(ports, certificates), covered=False))
         prometheus = _start_prometheus(stack, folder, gateway)
         # What Prometheus sees for the first time has not risen for it: the faults come after.
         prometheus.wait_for_data("kakitome_unknown_messages_total")
+        _fill(stack, gateway)
         stack.enter_context(_traffic(gateway, certificates))
         _make_faults(stack, gateway, silent)
         yield Monitored(prometheus=prometheus, gateway=gateway)
@@ -142,15 +144,25 @@ def _echo_on_records(stack: ExitStack) -> int:
 def _config(ports: Mapping[str, int], certificates: Certificates) -> dict[str, Any]:
     endpoints = {name: f"tcp://127.0.0.1:{port}" for name, port in ports.items()}
     health = {"interval": "250ms", "timeout": "200ms"}
+    # Clients that are held for as long as the tests last answer no ping.
+    held: dict[str, Any] = {"timeouts": {"keepalive": None}}
     tls = {"certificate": str(certificates.certificate), "key": str(certificates.key)}
     return {
         "listeners": [{"bind": LOOPBACK_ANY_PORT}, {"bind": LOOPBACK_ANY_PORT, "tls": tls}],
         "routes": [
             route("echo", "/echo", endpoints["echo"], origins=[ALLOWED_ORIGIN]),
-            route("full", "/full", endpoints["echo"], limits={"connections": 2}),
+            route("full", "/full", endpoints["echo"], limits={"connections": 2}, **held),
+            route("shared", "/shared", endpoints["echo"], limits={"connections_per_address": 1}, **held),
             route("records", "/records", endpoints["records"], framing="records"),
-            route("stalled", "/stalled", endpoints["stalled"]),
+            route("stalled", "/stalled", endpoints["stalled"], **held),
             route("down", "/down", endpoints["down"], backend={"health": health}),
+            # One endpoint of two answers.
+            route(
+                "half",
+                "/half",
+                endpoints["half"],
+                backend={"endpoints": [endpoints["half"], endpoints["echo"]], "health": health},
+            ),
         ],
         "timeouts": {"drain": "1s"},
     }
@@ -221,9 +233,9 @@ def _traffic(gateway: GatewayProcess, certificates: Certificates) -> Iterator[No
         while not over.is_set():
             _converse(gateway.url("/echo"))
             _converse(gateway.url("/echo", listener=1, host="localhost"), tls=certificates.client_context())
-            for path, origin in (("/echo", "https://elsewhere.example"), ("/down", ALLOWED_ORIGIN)):
-                with suppress(ConnectionError):
-                    RawClient(gateway.url(path), headers={"Origin": origin})
+            _try_in_vain(gateway.url("/echo"), "https://elsewhere.example")
+            for path in ("/down", "/full", "/shared"):
+                _try_in_vain(gateway.url(path), ALLOWED_ORIGIN)
             with _Session(gateway) as first, _Session(gateway, first.token) as second, _Session(gateway, "x" * 32):
                 assert second.token == first.token
                 second.exchange()
@@ -236,6 +248,11 @@ def _traffic(gateway: GatewayProcess, certificates: Certificates) -> Iterator[No
         finally:
             over.set()
         running.result()
+
+
+def _try_in_vain(url: str, origin: str) -> None:
+    with suppress(ConnectionError), RawClient(url, headers={"Origin": origin}):
+        raise AssertionError(f"{url} took a client that it was to refuse")
 
 
 def _converse(url: str, **options: Any) -> None:
@@ -265,10 +282,14 @@ class _Session(RawClient):
         self.send(BINARY, encode_record(RecordType.ACK, 4, 1))
 
 
+def _fill(stack: ExitStack, gateway: GatewayProcess) -> None:
+    """Takes all places of a route and all of this address on another, before the traffic asks for them in vain."""
+    for path in ("/full", "/full", "/shared"):
+        stack.enter_context(RawClient(gateway.url(path)))
+
+
 def _make_faults(stack: ExitStack, gateway: GatewayProcess, silent: _Silent) -> None:
-    """A route that is full, messages that nobody takes, a connection reset upon them, a configuration with faults."""
-    for _ in range(2):
-        stack.enter_context(RawClient(gateway.url("/full")))
+    """Messages that nobody takes, a connection reset upon them, a configuration with faults."""
     with RawClient(gateway.url("/stalled")) as client:
         _offer_until_stalled(client)
         silent.reset.set()
