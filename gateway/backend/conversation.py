@@ -240,7 +240,15 @@ class Conversation:
         body = RejectBody(code=code, reason=reason).to_json()
         if not self.inbox.discard(seq):
             return
-        self._refused.add(seq, code, reason, accepted=self.inbox.accepted, window_messages=self.inbox.window_messages)
+        inbox = self.inbox
+        self._refused.add(
+            seq,
+            code,
+            reason,
+            accepted=inbox.accepted,
+            consumed=inbox.consumed,
+            window_messages=inbox.window_messages,
+        )
         self._rejects[seq] = encode_prefixed_record(RecordType.REJECT, 0, seq, body)
 
     def ping(self, payload: bytes) -> None:

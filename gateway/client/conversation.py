@@ -497,7 +497,14 @@ class Conversation:
         check_code(code)
         if inbox.discard(seq) and inbox is self.inbox:
             why = fitting_reason(reason, MAX_REJECT_REASON_BYTES)
-            self._refused.add(seq, code, why, accepted=inbox.accepted, window_messages=inbox.window_messages)
+            self._refused.add(
+                seq,
+                code,
+                why,
+                accepted=inbox.accepted,
+                consumed=inbox.consumed,
+                window_messages=inbox.window_messages,
+            )
             body = RejectBody(code=code, reason=why).to_json()
             self._rejects[seq] = encode_record(RecordType.REJECT, 0, seq, body)
 

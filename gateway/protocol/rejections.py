@@ -7,6 +7,10 @@ When has a sender heard? It hears of refusals in the order in which they were ma
 on a new one by the list. So one that has not heard of this refusal has heard of none after it, and of no ACK that
 covers what came after it: it has this message, and all that it sent since, unsettled. Once it has sent a window full of
 messages more than it had when the refusal was made, it must have heard.
+
+That is not all that it takes. While a message before it is not consumed, a refused message comes again with every new
+connection, whoever knows of the refusal: it must not be handed out, nor count in the window, by a process that was
+started since. So what lies beyond the consumed position is remembered in any case.
 """
 
 import json
@@ -71,12 +75,12 @@ class Rejections:
         """What is remembered, in the order in which it was made."""
         return tuple((run.first, run.last, run.code, run.reason) for run in self._runs)
 
-    def add(self, seq: int, code: int, reason: str, *, accepted: int, window_messages: int) -> None:
+    def add(self, seq: int, code: int, reason: str, *, accepted: int, consumed: int, window_messages: int) -> None:
         """Message `seq` was refused when the newest that had come was `accepted`; again does nothing.
 
-        `window_messages` is how many messages its sender may have unsettled.
+        All up to `consumed` are consumed; `window_messages` is how many messages its sender may have unsettled.
         """
-        self.forget(accepted)
+        self.forget(accepted, consumed)
         if seq in self:
             return
         self.version += 1
@@ -101,11 +105,12 @@ class Rejections:
                 self._bytes += self._runs[-1].size
         self._shorten()
 
-    def forget(self, accepted: int) -> None:
-        """The newest message that has come is `accepted`: forgets what its sender must have heard of."""
-        if self._runs and any(run.forgotten_at <= accepted for run in self._runs):
-            self._runs = [run for run in self._runs if run.forgotten_at > accepted]
-            self._bytes = sum(run.size for run in self._runs)
+    def forget(self, accepted: int, consumed: int) -> None:
+        """The newest message that has come is `accepted`: forgets what its sender has heard of, up to `consumed`."""
+        kept = [run for run in self._runs if run.forgotten_at > accepted or run.last > consumed]
+        if len(kept) < len(self._runs):
+            self._runs = kept
+            self._bytes = sum(run.size for run in kept)
 
     def _shorten(self) -> None:
         """Keeps to the size: the oldest lose first their reasons, and only then are forgotten."""

@@ -81,6 +81,8 @@ TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
     (State.FINISHING_MESSAGE, Step.CLIENT_CLOSED): State.ECHOING,
     (State.FENCING, Step.CLIENT_CLOSED): State.ECHOING,
     (State.FLUSHING, Step.CLIENT_CLOSED): State.ECHOING,
+    # The record CLOSE was the first of the two, the frame Close need not wait for its answer.
+    (State.ECHOING, Step.CLIENT_CLOSED): State.ECHOING,
     (State.ECHOING, Step.BACKEND_ENDED): State.FLUSHING,
     (State.FINISHING_MESSAGE, Step.BACKEND_ENDED): State.FLUSHING,
     (State.FENCING, Step.BACKEND_ENDED): State.FLUSHING,

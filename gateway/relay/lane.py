@@ -225,7 +225,12 @@ class Lane:
         assert ledger is not None
         self.metrics.rejected += 1
         self.rejections.add(
-            seq, body.code, body.reason, accepted=ledger.accepted, window_messages=ledger.window_messages
+            seq,
+            body.code,
+            body.reason,
+            accepted=ledger.accepted,
+            consumed=ledger.settled,
+            window_messages=ledger.window_messages,
         )
 
     def news_of(self, rejected: Sequence[RejectedRange]) -> list[tuple[int, RejectBody]]:

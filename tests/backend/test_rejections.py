@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.backend import Receipt
@@ -214,6 +214,7 @@ class Sender:
 STEPS = st.sampled_from(["send", "save", "hear", "consume", "reject", "reject late", "cut", "kill"])
 
 
+@example(steps=["send"] * 4 + ["reject late", "save", "kill", "send", "reject", "save", "kill", "send"])
 @given(steps=st.lists(STEPS, min_size=40, max_size=80))
 def test_what_a_sender_is_told_is_what_became_of_its_messages(steps: list[str]) -> None:
     """Cuts lose what is under way, kills what was not saved; what was told before the last word stays true."""

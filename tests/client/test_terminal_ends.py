@@ -22,6 +22,13 @@ from tests.support.tools import REPOSITORY, need
 COMMAND = [sys.executable, "-m", "gateway", "connect"]
 PATIENCE_SECONDS = 60
 
+HEEDING = [
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])",
+]
+"""In front of a command: it is not told to ignore SIGHUP, even if the tests themselves run under `nohup`."""
+
 
 def connect(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Runs the command to its end with `given` on standard input."""
@@ -205,7 +212,11 @@ def test_a_signal_closes_with_1000(number: signal.Signals) -> None:
     with (
         running(echo) as url,
         subprocess.Popen(
-            [*COMMAND, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY
+            [*HEEDING, *COMMAND, url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=REPOSITORY,
         ) as process,
     ):
         assert process.stdin is not None
@@ -293,7 +304,7 @@ def test_ssh_leaves_nothing_unknown_behind(ssh_folder: Path) -> None:
             "IdentitiesOnly": "yes",
             "LogLevel": "ERROR",
         }
-        command = [need("ssh", "openssh-client"), "-F", "none"]
+        command = [*HEEDING, need("ssh", "openssh-client"), "-F", "none"]
         command += [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         for _ in range(3):
             done = subprocess.run(

@@ -19,14 +19,14 @@ from gateway.protocol.rejections import REJECTIONS_BYTES, RejectedRange, Rejecti
 def rejected(*seqs: int, accepted: int = 0, window: int = 1 << 20, reason: str = "no") -> Rejections:
     rejections = Rejections()
     for seq in seqs:
-        rejections.add(seq, 4000, reason, accepted=accepted or seq, window_messages=window)
+        rejections.add(seq, 4000, reason, accepted=accepted or seq, consumed=seq, window_messages=window)
     return rejections
 
 
 def test_neighbours_that_were_rejected_alike_are_one_range() -> None:
     rejections = rejected(1, 2, 3, 5)
-    rejections.add(6, 4001, "no", accepted=6, window_messages=9)
-    rejections.add(7, 4001, "never", accepted=7, window_messages=9)
+    rejections.add(6, 4001, "no", accepted=6, consumed=6, window_messages=9)
+    rejections.add(7, 4001, "never", accepted=7, consumed=7, window_messages=9)
     assert list(rejections.ranges) == [
         (1, 3, 4000, "no"),
         (5, 5, 4000, "no"),
@@ -40,25 +40,36 @@ def test_neighbours_that_were_rejected_alike_are_one_range() -> None:
 def test_the_same_rejection_again_is_no_news() -> None:
     rejections = rejected(1, 2)
     version = rejections.version
-    rejections.add(1, 4001, "other", accepted=2, window_messages=9)
+    rejections.add(1, 4001, "other", accepted=2, consumed=2, window_messages=9)
     assert (rejections.ranges, rejections.version) == (((1, 2, 4000, "no"),), version)
 
 
 def test_a_rejection_is_forgotten_when_a_window_of_messages_has_come_since() -> None:
     rejections = Rejections()
-    rejections.add(3, 4000, "no", accepted=5, window_messages=4)
-    rejections.forget(8)
+    rejections.add(3, 4000, "no", accepted=5, consumed=5, window_messages=4)
+    rejections.forget(8, 8)
     assert rejections
-    rejections.forget(9)
+    rejections.forget(9, 9)
+    assert not rejections
+
+
+def test_a_rejection_ahead_of_its_turn_is_kept_until_all_before_it_is_consumed() -> None:
+    rejections = Rejections([(4, 4, 4000, "no")], accepted=0, window_messages=4)
+    rejections.add(9, 4000, "no", accepted=20, consumed=3, window_messages=4)
+    rejections.forget(100, 3)
+    assert [first for first, *_ in rejections.ranges] == [4, 9]
+    rejections.forget(100, 4)
+    assert [first for first, *_ in rejections.ranges] == [9]
+    rejections.forget(100, 9)
     assert not rejections
 
 
 def test_what_was_kept_before_is_kept_for_a_window_more() -> None:
     kept: list[RejectedRange] = [(1, 2, 4000, "no")]
     rejections = Rejections(kept, accepted=7, window_messages=4)
-    rejections.forget(10)
+    rejections.forget(10, 10)
     assert rejections.ranges == ((1, 2, 4000, "no"),)
-    rejections.forget(11)
+    rejections.forget(11, 11)
     assert not rejections
 
 

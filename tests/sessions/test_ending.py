@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 
-from gateway.protocol.records import RecordType, Rung
+from gateway.protocol.records import RecordType, Rung, encode_record
 from tests.sessions.harness import Client, backend, config_of, running, tcp_echo, until
 from tests.sessions.routes import records_route, stream_route
 from tests.sessions.scripted import scripted
@@ -53,6 +53,32 @@ async def test_a_clients_close_reaches_the_backend_behind_its_messages_and_is_an
         assert answer["report"]["downstream"] == {"settled": 0, "unknown": [1, 1], "never_forwarded": None}
         assert await client.closed() == 4321
         await client.stream.send_all(client.ws.close(4321))
+        await until(lambda: not len(server.registry))
+
+
+@pytest.mark.parametrize("in_one", [True, False])
+async def test_a_close_right_behind_the_record_close_takes_nothing_of_the_answer(in_one: bool) -> None:
+    async with scripted() as service, running(config_of(records_route(service.port))) as server:
+        client = await Client.connect(server)
+        await client.send(RecordType.OPEN, body=b"{}")
+        link = await service.accept()
+        await link.opened()
+        await client.next(RecordType.OPENED)
+        await client.data(1, "one")
+        record = client.ws.send([(2, encode_record(RecordType.CLOSE, 0, 0, b'{"code": 4321}'), 3)])
+        if in_one:
+            await client.stream.send_all(record + client.ws.close(4321))
+        else:
+            await client.stream.send_all(record)
+            await link.closed()
+            await client.stream.send_all(client.ws.close(4321))
+        await link.ack(1)
+        await link.data(1, "goodbye")
+        assert (await client.next(RecordType.DATA))[3] == b"goodbye"
+        await link.stream.send_eof()
+        answer = json.loads((await client.next(RecordType.CLOSE))[3])
+        assert answer["report"]["upstream"] == {"settled": 1, "unknown": None, "never_forwarded": None}
+        assert await client.closed() == 4321
         await until(lambda: not len(server.registry))
 
 
