@@ -17,7 +17,7 @@ from pathlib import Path
 from setuptools import Distribution, Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError
+from setuptools.errors import BaseError, CCompilerError
 
 DATA_PATH = (
     "memory/account",
@@ -84,7 +84,7 @@ class BuildExtensions(build_ext):
             return
         try:
             self._compile_data_path(Path(self.build_temp, "data_path"))
-        except (ImportError, BaseError, SystemExit) as problem:  # mypyc exits where it finds faults
+        except (ImportError, BaseError, CCompilerError, SystemExit) as problem:  # mypyc exits where it finds faults
             if must:
                 raise
             self.warn(f"the data path stays interpreted: {problem!r}")
