@@ -79,7 +79,8 @@ class RecordsBackend:
                     source = await self._replace_source(numbered.client)
                 async with message.transaction() as transaction:
                     if numbered is not None and numbered.number == GREETING:
-                        base = _greet(transaction.effects, session.id, numbered.client)
+                        reached = 0 if source is None else source.reached
+                        base = _greet(transaction.effects, session.id, numbered.client, reached)
                     else:
                         _write_down(transaction.effects, session.id, numbered and numbered[1:])
                 if numbered is not None and source is not None:
@@ -92,10 +93,11 @@ class RecordsBackend:
         It takes its place at once: of two sessions that greet at the same time one would else not know of the other,
         and both would be sent the same numbers.
         """
-        before, source = self.sources.get(client), Source()
-        self.sources[client] = source
+        before = self.sources.get(client)
+        source = self.sources[client] = Source(before)
         if before is not None:
-            await before.stop()
+            source.reached = max(source.reached, await before.stop())
+            source.before = None
         return source
 
     async def _send(self, session: Session, client: int, base: int, source: "Source") -> None:
@@ -107,33 +109,44 @@ class RecordsBackend:
                     message = self.traffic.message(Direction.DOWNSTREAM, client, number)
                     await session.send(message if number % 2 else message.decode())
         finally:
+            source.reached = max(source.reached, base + session.sent_messages)
             source.stopped.set()
 
 
 class Source:
     """What sends a client its messages, in one session."""
 
-    def __init__(self) -> None:
+    def __init__(self, before: "Source | None") -> None:
+        self.before = before
+        """The one whose place it took, until nothing is sent from there any more."""
+        self.reached = 0
+        """The last number that the client was sent from here or before; the database may not know of it yet."""
         self.scope = anyio.CancelScope()
         self.stopped = anyio.Event()
         self.is_running = False
         self.is_replaced = False
 
-    async def stop(self) -> None:
-        """Nothing is sent from here any more, now or later, so what follows can be numbered."""
+    async def stop(self) -> int:
+        """Nothing is sent from here or before any more, now or later: what follows is numbered from the result on."""
         self.is_replaced = True
         self.scope.cancel()
         if self.is_running:
             await self.stopped.wait()
+        elif self.before is not None:
+            self.reached = max(self.reached, await self.before.stop())
+        return self.reached
 
 
-def _greet(effects: sqlite3.Connection, session: str, client: int) -> int:
-    (base,) = effects.execute(
-        "SELECT ifnull(sum(sent), 0) FROM kakitome_sessions JOIN trial_sessions ON session = id WHERE client = ?",
+def _greet(effects: sqlite3.Connection, session: str, client: int, reached: int) -> int:
+    """The last number that earlier sessions were sent: what is saved of them, or `reached` where that lags behind."""
+    (saved,) = effects.execute(
+        "SELECT ifnull(max(base + sent), 0) FROM kakitome_sessions JOIN trial_sessions ON session = id"
+        " WHERE client = ?",
         (client,),
     ).fetchone()
+    base = max(int(saved), reached)
     effects.execute("INSERT INTO trial_sessions VALUES (?, ?, ?)", (session, client, base))
-    return int(base)
+    return base
 
 
 def _write_down(effects: sqlite3.Connection, session: str, who: tuple[int, int] | None) -> None:
