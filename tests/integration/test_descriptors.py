@@ -1,6 +1,7 @@
 """Out of descriptors: clients are told so, the backend is not blamed, and the operator can still look in."""
 
 import re
+import socket
 from contextlib import ExitStack
 
 import pytest
@@ -30,14 +31,26 @@ def test_a_gateway_without_descriptors_says_so_and_holds_nothing_against_its_bac
         config = {
             "routes": [route("echo", "/", f"tcp://127.0.0.1:{port}", backend=checked)],
             "admin": {"bind": "127.0.0.1:0", "readiness": "any_route"},
+            "timeouts": {"handshake": "5m"},
         }
         gateway = stack.enter_context(Limited(config, covered=False))
         clients = ExitStack()
         stack.callback(clients.close)
 
+        # A session takes two descriptors. The refusal is for the client that finds only one left; where none is left,
+        # and a check of the backend's health may have just one more, it is not taken in at all. Then one is given back.
+        spare = [stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port()))) for _ in range(4)]
+
         def fill() -> None:
             for _ in range(LIMIT):
-                clients.enter_context(RawClient(gateway.url("/")))
+                try:
+                    clients.enter_context(RawClient(gateway.url("/")))
+                except ConnectionError as error:
+                    if "HTTP/1.1" in str(error):  # an answer, and not the connection's end
+                        raise
+                    idle = spare.pop()
+                    idle.shutdown(socket.SHUT_WR)
+                    assert idle.recv(1) == b""  # the gateway has closed it
 
         with pytest.raises(ConnectionError, match="503"):
             fill()
