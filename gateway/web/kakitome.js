@@ -1594,7 +1594,7 @@ class Connections {
       this.#over(code, reason, cause);
     });
     socket.onerror = whenCurrent((event) => {
-      cause = event?.error ?? null;
+      cause = event?.error?.message ? event.error : null; // Node 24's is a TypeError without a word
       this.#timers.arm("failed", CLOSE_FOLLOWS_MS, () => {
         this.drop();
         this.#over(1006, "", cause);

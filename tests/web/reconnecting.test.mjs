@@ -263,6 +263,23 @@ test("a refused attempt of which only `error` tells, as on Node 22, is over at o
   assert.deepEqual(errors.map(({ cause }) => cause.message), Array(3).fill("ECONNREFUSED"));
 });
 
+test("an error without a word, as on Node 24, is not what a failure gives as its cause", async () => {
+  const world = new World();
+  class Refused extends EventTarget {
+    readyState = 0;
+    close() {}
+    constructor() {
+      super();
+      setImmediate(() => this.onerror({ error: new TypeError("") }));
+    }
+  }
+  const line = begin(world, { platform: { ...world.platform, WebSocket: Refused }, attempts: 1 });
+  await world.until(() => line.state === "closed");
+  const { cause } = events(line, "error")[0].error;
+  assert.deepEqual([cause.name, cause.code], ["Closed", 1006]);
+  assert.match(cause.message, /1006/);
+});
+
 test("every failure of a connection carries its cause", async () => {
   const world = new World();
   world.reachable = false;
