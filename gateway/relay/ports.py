@@ -262,6 +262,7 @@ class BackendSide(Side):
         """The client refused a message of the backend's."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Junction(ABC):
     """What a side may ask of what joins it with the other one."""
 

@@ -145,18 +145,19 @@ class Scene:
         backend_sock, service_sock = self.backend_pair()
         self.browser, self.service = Browser(browser_sock), Peer(service_sock)
 
-        def ledger(overhead: int | None) -> Ledger | None:
+        def ledger(overhead: int | None, settles_at: Rung = Rung.REACHED) -> Ledger | None:
             if not self.track:
                 return None
             return Ledger(
-                Rung.REACHED,
+                settles_at,
                 window_messages=self.window_messages,
                 window_bytes=self.window_bytes,
                 overhead_bytes=overhead,
             )
 
+        fenced = Rung.REACHED if self.settings.fence else Rung.WRITTEN
         self.up = Lane(self.metrics.upstream, ledger(self.framing.overhead_bytes), self.tab)
-        self.down = Lane(self.metrics.downstream, ledger(None), self.tab)
+        self.down = Lane(self.metrics.downstream, ledger(None, fenced), self.tab)
         self.relay = Relay(
             pump=self.pump,
             settings=self.settings,

@@ -489,6 +489,14 @@ def test_a_message_that_the_framing_cannot_carry_is_1008_and_those_before_it_are
     assert scene.up.messages == 2
 
 
+def test_settling_thousands_of_messages_of_one_read_without_fences_is_a_loop(new_scene: NewScene) -> None:
+    scene = new_scene(window_messages=1, framing=LinesFraming(1000), settings=RelaySettings(fence=False))
+    count = 5000
+    scene.service.sock.sendall(b"x\n" * count)
+    scene.until(lambda: len(scene.browser.messages) == count)
+    assert scene.metrics.downstream.settled[Rung.WRITTEN] == count
+
+
 def test_too_many_messages_a_second_are_1008(new_scene: NewScene) -> None:
     scene = new_scene(settings=RelaySettings(messages_per_second=5))
     for _ in range(5):

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from gateway.protocol.pieces import FIRST, LAST, Opcode
-from gateway.protocol.records import MORE_FLAG, TEXT_FLAG, RecordType
+from gateway.protocol.records import MORE_FLAG, TEXT_FLAG, RecordType, encode_record
 from tests.sessions.harness import Client, config_of, running, tcp_echo, until
 from tests.sessions.routes import records_route, stream_route
 from tests.sessions.scripted import scripted
@@ -120,6 +120,18 @@ async def test_what_a_framing_cannot_carry_is_rejected_to_a_records_client_and_t
             ledger = session.relay.up.ledger
             assert ledger is not None
             assert (ledger.settled, ledger.in_flight_messages, ledger.in_flight_bytes) == (last, 0, 0)
+
+
+async def test_a_thousand_bad_lines_in_one_write_are_rejected_each_and_the_session_goes_on() -> None:
+    count = 1000
+    async with tcp_echo() as port, running(config_of(stream_route(port, framing="lines"))) as server:
+        client = await Client.connect(server)
+        await client.open()
+        bad = [encode_record(RecordType.DATA, TEXT_FLAG, seq, b"t\nwo") for seq in range(1, count + 1)]
+        await client.stream.send_all(client.ws.send([(int(Opcode.BINARY), record, FIRST | LAST) for record in bad]))
+        assert [(await client.next(RecordType.REJECT))[2] for _ in range(count)] == list(range(1, count + 1))
+        await client.data(count + 1, "good")
+        assert (await client.next(RecordType.DATA))[3] == b"good"
 
 
 async def test_several_bad_lines_among_good_ones_in_one_read_are_rejected_each() -> None:

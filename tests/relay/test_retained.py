@@ -1,0 +1,78 @@
+"""What is kept to be sent again: bounded, charged, and never with a hole that is not told."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.memory.account import Account
+from gateway.protocol.pieces import FIRST, LAST, Piece
+from gateway.relay.retained import Retained
+from tests.relay.harness import open_tab
+from tests.relay.junction import message
+
+LIMIT = 1000
+
+
+def pieces_of(sizes: list[int]) -> list[Piece]:
+    """One message, a piece for each size."""
+    last = len(sizes) - 1
+    return [
+        message(bytes([index % 251]) * size, flags=(0 if index else FIRST) | (LAST if index == last else 0))
+        for index, size in enumerate(sizes)
+    ]
+
+
+def payloads(retained: Retained) -> list[bytes]:
+    """The messages that are kept, whole."""
+    whole, parts = [], []
+    for _, payload, flags in retained.pieces:
+        parts.append(payload)
+        if flags & LAST:
+            whole.append(b"".join(parts))
+            parts = []
+    return whole
+
+
+def test_what_is_settled_is_let_go_and_the_rest_stays_in_order() -> None:
+    retained = Retained(open_tab(), limit_bytes=LIMIT, start=5)
+    for number in range(6, 10):
+        retained.add([message(b"%d" % number)])
+    retained.settle(7)
+    assert (payloads(retained), retained.settled, retained.bytes) == ([b"8", b"9"], 7, 2)
+    retained.settle(6)
+    assert retained.settled == 7
+    retained.settle(9)
+    assert (retained.pieces, retained.bytes) == ([], 0)
+
+
+def test_a_message_larger_than_the_window_is_given_up_and_told_until_it_is_settled() -> None:
+    retained = Retained(open_tab(), limit_bytes=LIMIT)
+    retained.add([message(b"before")])
+    retained.add(pieces_of([600, 600, 600]))
+    retained.add([message(b"behind")])
+    was_cut, size = retained.is_cut, retained.bytes
+    retained.settle(2)
+    assert (was_cut, retained.is_cut) == (True, False)
+    assert size < LIMIT
+    assert payloads(retained) == [b"behind"]
+
+
+def test_what_is_kept_is_charged_and_given_back() -> None:
+    account = Account(limit_bytes=1 << 20, holder_bytes=1 << 20)
+    retained = Retained(account.open("127.0.0.1"), limit_bytes=LIMIT)
+    before = account.used
+    retained.add([message(bytes(500))])
+    assert account.used >= before + 500
+    retained.settle(1)
+    assert account.used - before < 500
+
+
+@given(st.lists(st.lists(st.integers(0, 300), min_size=1, max_size=4), max_size=12), st.integers(0, 12))
+def test_like_a_list_of_whole_messages(messages: list[list[int]], settled: int) -> None:
+    retained = Retained(open_tab(), limit_bytes=1 << 20)
+    for sizes in messages:
+        retained.add(pieces_of(sizes))
+    settled = min(settled, len(messages))
+    retained.settle(settled)
+    expected = [b"".join(piece[1] for piece in pieces_of(sizes)) for sizes in messages[settled:]]
+    assert payloads(retained) == expected
+    assert retained.bytes == sum(map(len, expected))
