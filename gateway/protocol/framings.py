@@ -9,8 +9,9 @@ cut anywhere, into pieces. It is given data pieces only: control frames end at t
 
 import codecs
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final
 
 from gateway.errors import FramingViolation, MessageTooBig, PolicyViolation
 from gateway.protocol.pieces import FIRST, LAST, Buffer, Opcode, Piece
@@ -39,37 +40,45 @@ class MessageNotCarried(PolicyViolation):
         self.messages = messages
 
 
-class Framing(Protocol):
-    """One backend connection's framing, both directions."""
+class Framing(ABC):
+    """One backend connection's framing, both directions.
+
+    An abstract class and not a protocol: compiled, a call through one is a C call.
+    """
+
+    __slots__ = ("error",)
 
     overhead_bytes: ClassVar[int]
     """What a message costs upstream beyond its payload."""
 
     @property
+    @abstractmethod
     def held_bytes(self) -> int:
         """What is gathered of messages that are not whole, both ways."""
-        ...
 
     error: FramingViolation | None
     """Why downstream cannot be read any further; once set nothing is decoded any more."""
 
+    @abstractmethod
     def encode(self, pieces: Sequence[Piece]) -> bytes:
         """The bytes for the backend. Raises MessageNotCarried, MessageTooBig (the client's fault)."""
 
+    @abstractmethod
     def receive_data(self, data: Buffer) -> list[Piece]:
         """The pieces that the backend's bytes make. Never raises for bad input: sets `error`."""
 
+    @abstractmethod
     def receive_eof(self) -> list[Piece]:
         """The pieces that the end of the backend's stream completes; sets `error` where it truncates a message."""
 
 
-class StreamFraming:
+class StreamFraming(Framing):
     """No framing: upstream payloads as they come, downstream each chunk a message of its own.
 
     With `text` chunks are text messages, cut between characters; an invalid byte is the backend's fault.
     """
 
-    __slots__ = ("_cut_character", "_text", "error")
+    __slots__ = ("_cut_character", "_text")
 
     overhead_bytes: ClassVar[int] = 0
 
@@ -112,7 +121,7 @@ class StreamFraming:
         return []
 
 
-class LinesFraming:
+class LinesFraming(Framing):
     """One message, one line of UTF-8 that ends in a line feed.
 
     Only the line feed is taken off: a carriage return before it is part of the message, so that every message comes
@@ -120,7 +129,7 @@ class LinesFraming:
     UTF-8, because the backend could not send it back. Downstream a last line without a line feed is delivered.
     """
 
-    __slots__ = ("_gathered", "_held", "error", "message_bytes")
+    __slots__ = ("_gathered", "_held", "message_bytes")
 
     overhead_bytes: ClassVar[int] = 1
 
@@ -212,14 +221,14 @@ class LinesFraming:
         self._held.clear()
 
 
-class LengthPrefixedFraming:
+class LengthPrefixedFraming(Framing):
     """Each message after its length, a big-endian u32. Downstream messages are binary.
 
     Upstream a message is gathered, because its length comes first. Downstream one of more than 16 KiB is passed on in
     pieces as it arrives.
     """
 
-    __slots__ = ("_gathered", "_held", "_left_bytes", "error", "message_bytes")
+    __slots__ = ("_gathered", "_held", "_left_bytes", "message_bytes")
 
     overhead_bytes: ClassVar[int] = 4
 

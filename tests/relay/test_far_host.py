@@ -1,13 +1,13 @@
 """A far host that vanishes, packets and all, is noticed and told as what it is; one that is only slow is left alone."""
 
 import json
+import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-from tests.support.tools import need
+from tests.support.tools import GATEWAY_TREE, REPOSITORY, need
 
 NAMESPACE = ["unshare", "--net", "--map-root-user"]
 
@@ -26,8 +26,9 @@ def namespace() -> list[str]:
 
 
 def played(namespace: list[str], side: str, what: str) -> dict[str, object]:
-    argv = [*namespace, sys.executable, "-m", "tests.relay.far_host", side, what]
-    answer = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    argv = [*namespace, sys.executable, "-P", "-m", "tests.relay.far_host", side, what]
+    environment = os.environ | {"PYTHONPATH": f"{GATEWAY_TREE}:{REPOSITORY}"}
+    answer = subprocess.run(argv, capture_output=True, text=True, check=False, env=environment)
     assert answer.returncode == 0, answer.stderr
     ending: dict[str, object] = json.loads(answer.stdout)
     return ending

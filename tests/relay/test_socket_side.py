@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from gateway.protocol.build import DATA_PATH
 from gateway.protocol.framings import StreamFraming
-from gateway.relay import endpoint as endpoint_module
+from gateway.relay.endpoint import Endpoint
 from gateway.relay.evidence import Evidence
 from gateway.relay.framed_backend import FramedBackend
 from gateway.relay.settings import RelaySettings
@@ -17,23 +18,18 @@ from tests.relay.junction import Stage, message
 UNHEARD_SECONDS = 30.0
 
 
-class Tried:
-    """A side at its stage, and what looks at its socket find."""
+def unanswered(seconds: float) -> Vitals:
+    """What a look finds of a host that has answered nothing for so long."""
+    return Vitals(outstanding=1, is_unanswered=True, since_ack_seconds=seconds)
 
-    def __init__(self, *, track: bool = True, unheard_seconds: float | None = UNHEARD_SECONDS) -> None:
-        self.stage = Stage(RelaySettings(unheard_seconds=unheard_seconds), overhead_bytes=0, track=track)
+
+class Tried:
+    """A side at its stage."""
+
+    def __init__(self) -> None:
+        self.stage = Stage(RelaySettings(unheard_seconds=UNHEARD_SECONDS), overhead_bytes=0)
         self.side = FramedBackend(self.stage.sock, self.stage.place, StreamFraming(), Evidence(self.stage.sock))
         self.side.start(self.stage.now)
-        self.looks = 0
-        self.silent = False
-        self._heard_at = self.stage.now
-
-    def look(self, *_args: object, **_options: object) -> Vitals:
-        self.looks += 1
-        if not self.silent:
-            return Vitals()
-        since = self.stage.now - self._heard_at
-        return Vitals(outstanding=1, is_unanswered=True, since_ack_seconds=since)
 
     def pass_time(self, seconds: float) -> None:
         """Lets it be ticked whenever it wants to be."""
@@ -47,10 +43,8 @@ class Tried:
 
 
 @pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tried]:
+def tried() -> Iterator[Tried]:
     tried = Tried()
-    monkeypatch.setattr(FramedBackend, "vitals", tried.look, raising=True)
-    monkeypatch.setattr(endpoint_module.Endpoint, "vitals", tried.look, raising=True)
     yield tried
     tried.side.close()
     tried.stage.close()
@@ -58,27 +52,30 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tried]:
 
 def test_one_that_was_sent_nothing_is_not_looked_at(tried: Tried) -> None:
     assert tried.side.next_deadline(tried.stage.now) == NEVER
-    tried.pass_time(3600.0)
-    assert tried.looks == 0
 
 
-def test_one_that_has_everything_is_looked_at_once_until_more_is_sent(tried: Tried) -> None:
-    tried.side.send([message(b"x")], tried.stage.now)
-    tried.pass_time(3600.0)
-    assert tried.looks == 1
-    tried.side.send([message(b"x")], tried.stage.now)
-    tried.pass_time(3600.0)
-    assert tried.looks == 2
+def test_one_that_has_everything_is_not_looked_at_again_until_more_is_sent(tried: Tried) -> None:
+    for text in (b"first", b"second"):
+        tried.side.send([message(text)], tried.stage.now)
+        assert tried.side.next_deadline(tried.stage.now) < NEVER
+        tried.stage.until(lambda: not tried.side.vitals().outstanding)
+        tried.pass_time(UNHEARD_SECONDS)
+        assert tried.side.next_deadline(tried.stage.now) == NEVER
     assert tried.stage.junction.told == []
 
 
-def test_one_whose_host_answers_nothing_is_told_as_unheard(tried: Tried) -> None:
-    tried.side.send([message(b"x")], tried.stage.now)
-    tried.silent = True
-    tried.pass_time(UNHEARD_SECONDS - 1.0)
-    assert tried.stage.junction.told == []
-    tried.pass_time(2.0)
-    assert tried.stage.junction.told == [("ended", "BackendUnheard")]
+if (
+    DATA_PATH == "interpreted"
+):  # nothing can be put in place of what compiled code calls; test_far_host sees it for real
+
+    def test_one_whose_host_answers_nothing_is_told_as_unheard(tried: Tried, monkeypatch: pytest.MonkeyPatch) -> None:
+        begin = tried.stage.now
+        tried.side.send([message(b"x")], begin)
+        monkeypatch.setattr(Endpoint, "vitals", lambda _: unanswered(tried.stage.now - begin))
+        tried.pass_time(UNHEARD_SECONDS - 1.0)
+        assert tried.stage.junction.told == []
+        tried.pass_time(2.0)
+        assert tried.stage.junction.told == [("ended", "BackendUnheard")]
 
 
 def test_a_full_buffer_is_told_and_room_behind_it(tried: Tried) -> None:
