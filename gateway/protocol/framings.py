@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Final
 
+from mypy_extensions import mypyc_attr
+
 from gateway.errors import FramingViolation, MessageTooBig, PolicyViolation
 from gateway.protocol.pieces import FIRST, LAST, Buffer, Opcode, Piece
 
@@ -40,6 +42,7 @@ class MessageNotCarried(PolicyViolation):
         self.messages = messages
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Framing(ABC):
     """One backend connection's framing, both directions.
 

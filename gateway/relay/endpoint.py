@@ -195,7 +195,8 @@ class Endpoint(Source, Waiter):
         if self._most == READ_BYTES:
             return buffer.receive(self._fd)
         view = buffer.view[: self._most]
-        return view[: os.readv(self._fd, [view])]
+        count = os.readv(self._fd, [view])  # not within the brackets: mypyc evaluates what stands there twice
+        return view[:count]
 
     def on_events(self, mask: int, now: float) -> None:
         if mask & WRITABLE:

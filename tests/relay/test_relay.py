@@ -1,12 +1,14 @@
 """Every row of "How it ends" (docs/life-of-a-connection.md), between real sockets: who is told what, and counted."""
 
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
 
 from gateway.protocol.frames import FIRST, LAST, Opcode
-from gateway.protocol.framings import LengthPrefixedFraming, LinesFraming
+from gateway.protocol.framings import Framing, LengthPrefixedFraming, LinesFraming
+from gateway.protocol.pieces import Buffer, Piece
 from gateway.protocol.records import LossReport, Rung
 from gateway.relay.closing import ECHO_LINGER_SECONDS
 from gateway.relay.endpoint import HIGH_MARK_BYTES
@@ -571,13 +573,30 @@ def test_a_side_that_does_not_end_is_cut(new_scene: NewScene) -> None:
 # --- faults of ours -----------------------------------------------------------------------------------------------
 
 
-def test_a_fault_of_ours_is_1011_without_detail(new_scene: NewScene, monkeypatch: pytest.MonkeyPatch) -> None:
-    scene = new_scene()
+class BrokenFraming(Framing):
+    """A bug of ours."""
 
-    def broken(pieces: object) -> bytes:
+    overhead_bytes = 0
+
+    def __init__(self) -> None:
+        self.error = None
+
+    @property
+    def held_bytes(self) -> int:
+        return 0
+
+    def encode(self, pieces: Sequence[Piece]) -> bytes:
         raise KeyError("a secret detail")
 
-    monkeypatch.setattr(type(scene.framing), "encode", lambda self, pieces: broken(pieces))
+    def receive_data(self, data: Buffer) -> list[Piece]:
+        return []
+
+    def receive_eof(self) -> list[Piece]:
+        return []
+
+
+def test_a_fault_of_ours_is_1011_without_detail(new_scene: NewScene) -> None:
+    scene = new_scene(framing=BrokenFraming())
     scene.browser.text("x")
     scene.until(lambda: scene.browser.close_code is not None)
     assert (scene.browser.close_code, scene.browser.close_reason) == (1011, "")
