@@ -119,12 +119,8 @@ coverage: $(VENV)/.dev $(VENV)/.codec ## The same with branch coverage, of the g
 	$(PYTEST) --cov --cov-report=term $(PYTEST_ARGS)
 
 # What is compiled is made of the same sources; here the same tests see that it behaves the same.
-# Known gap: compiled, a TCP or Unix peer whose holder has no room is read once and then not again until it has. The two
-# tests of that fail there (over TLS it passes) and are left out until the cause is found.
 tests-compiled: $(VENV)/.dev $(COMPILED)/.built ## The tests of the data path and of whole gateways, on the compiled data path
 	KAKITOME_TEST_TREE=$(COMPILED) $(PYTEST) --durations=20 \
-	  --deselect 'tests/relay/test_endpoint.py::test_a_little_is_read_even_so_of_who_may_make_room[tcp_pair]' \
-	  --deselect 'tests/relay/test_endpoint.py::test_a_little_is_read_even_so_of_who_may_make_room[unix_pair]' \
 	  -o 'pythonpath=$(COMPILED) .' $(PYTEST_ARGS) tests/test_build.py tests/relay tests/sessions \
 	  tests/protocol/test_framings.py tests/protocol/test_ledger.py tests/protocol/test_messages.py \
 	  tests/integration/test_backpressure.py tests/integration/test_clients.py tests/integration/test_endings.py \
