@@ -23,6 +23,7 @@ PAGE: Final = Path(__file__).parent / "kakitome_js"
 CSP: Final = "default-src 'self'; connect-src 'self' ws:"
 
 DROPS: Final = 50
+RESUMED_TOO_OFTEN: Final = "1013 this session is resumed too often"
 RELOADS: Final = 8
 
 FROZEN_SECONDS: Final = float(os.environ.get("KAKITOME_FROZEN_SECONDS", "5"))
@@ -107,7 +108,8 @@ def test_fifty_forced_drops_lose_and_double_nothing(stage: Stage) -> None:
     stage.tab.evaluate("test.isPumping = false")
     stage.check_all_once()
     assert stage.tab.evaluate("test.line.statistics.resumes") == DROPS
-    assert stage.tab.evaluate("test.errors") == []
+    # A quick machine drops it faster than one session may be resumed: it is told to wait, does, and comes in.
+    assert [error for error in stage.tab.evaluate("test.errors") if RESUMED_TOO_OFTEN not in error] == []
 
 
 def test_offline_messages_wait_and_online_they_go_at_once(stage: Stage) -> None:
