@@ -385,8 +385,8 @@ class Config(Section):
     """What may be held for all clients and backends together: messages that wait, buffers, sessions. `auto`: three
     fifths of what the control group (or half of what the machine) has beyond 64 MiB."""
     memory_per_holder: Size | None = None
-    """What may be held for one holder: an IPv4 address, or one /64 of IPv6. At that its connections are not read until
-    it takes what waits for it; `null`: a quarter of `memory`."""
+    """What may be held for one holder: a subject, where clients are authenticated, else an IPv4 address, or one /64 of
+    IPv6. At that its connections are not read until it takes what waits for it; `null`: a quarter of `memory`."""
     sessions: Sessions = Sessions()
     """Parked and ended sessions."""
     state: LocalPath | None = None

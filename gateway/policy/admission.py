@@ -60,8 +60,13 @@ NO_ADDRESS: Final = "unix"
 """Who comes by a Unix socket, without a proxy that tells more, is one holder with all others who do."""
 
 
-def holder_of(address: str | None) -> str:
-    """Whom what is held for a client at `address` is charged to."""
+def holder_of(address: str | None, subject: str | None = None) -> str:
+    """Whom what is held for a client at `address` is charged to: who it was found to be, wherever that is, else where.
+
+    `subject` is a `Principal.identity`, which no address and no group of them can be mistaken for.
+    """
+    if subject is not None:
+        return subject
     return NO_ADDRESS if address is None else address_group(address)
 
 

@@ -167,7 +167,7 @@ class Session:
         self._renewing: RecordsClient | None = None
         self._last_renewal = -RENEWAL_SECONDS
         self._resume_rate = MessageRate(RESUMES_PER_SECOND, burst=RESUMES_AT_ONCE, now=host.pump.clock())
-        self.tab = host.account.open(holder_of(participants.address), SESSION_BYTES)
+        self.tab = host.account.open(holder_of(participants.address, binding.subject), SESSION_BYTES)
         """What it holds is charged here."""
         service.metrics.connections += 1
         service.metrics.sessions[SessionState.ATTACHED] += 1

@@ -440,7 +440,7 @@ DECLARATIONS: Final = (
         kind=Kind.GAUGE,
         unit="bytes",
         labels=(),
-        help="The budget of one holder, an address.",
+        help="The budget of one holder, a subject or an address.",
         read=_memory(attrgetter("holder_limit")),
     ),
     Declaration(

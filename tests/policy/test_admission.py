@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Blame, HandshakeRefused
-from gateway.policy.admission import Admission, AdmissionRefusal, MessageRate, Ticket, address_group
+from gateway.policy.admission import (
+    NO_ADDRESS,
+    Admission,
+    AdmissionRefusal,
+    MessageRate,
+    Ticket,
+    address_group,
+    holder_of,
+)
+from gateway.policy.principal import Principal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,3 +226,16 @@ def test_no_span_of_time_sees_more_than_its_share_and_one_burst(
         for end in range(start, len(taken)):
             span = taken[end][0] - taken[start][0]
             assert sum(count for _, count in taken[start : end + 1]) <= per_second * (1 + span) + 1e-6
+
+
+def test_a_holder_is_who_was_let_in_else_where_it_comes_from() -> None:
+    alice = Principal(subject="alice", method="jwt", issuer="https://issuer.test").identity
+    assert holder_of("192.0.2.1", alice) == holder_of("2001:db8::1", alice) == holder_of(None, alice) == alice
+    assert holder_of("192.0.2.1") == holder_of("::ffff:192.0.2.1") == "192.0.2.1"
+    assert holder_of("2001:db8::1") == holder_of("2001:db8::2") == "2001:db8::/64"
+    assert holder_of(None) == NO_ADDRESS
+
+
+@pytest.mark.parametrize("name", ["192.0.2.1", "2001:db8::/64", NO_ADDRESS, ""])
+def test_nobody_is_charged_in_the_place_of_an_address_by_having_its_name(name: str) -> None:
+    assert holder_of("198.51.100.7", Principal(subject=name, method="jwt").identity) not in (name, "192.0.2.1")

@@ -169,3 +169,47 @@ async def test_the_python_client_comes_back_with_a_fresh_token_where_it_cannot_r
             await until(lambda: session.resumes == 1)
             await session.send("after")
             assert [str(await anext(session)) for _ in range(2)] == ["before", "after"]
+
+
+async def test_what_is_held_is_its_subjects_wherever_that_comes_from() -> None:
+    async with gateway() as server:
+        before = server.account.holders
+        tokens = {"alice": ("127.0.0.1", "127.0.0.2"), "bob": ("127.0.0.1",)}
+        for subject, sources in tokens.items():
+            for source in sources:
+                client = await Client.connect(server, source=source)
+                await client.open(token=issued(subject))
+        assert server.account.holders - before == 2, "one address, or one subject, is not one holder"
+        held = {holder.key.rpartition("|")[2]: holder.used for holder in server.account.largest(3)}
+        assert held["alice"] == 2 * held["bob"]
+
+
+async def test_a_plain_clients_memory_is_its_subjects() -> None:
+    async with tcp_echo() as port, running(config_of(asking(stream_route(port)))) as server:
+        for source in ("127.0.0.1", "127.0.0.2"):
+            await Client.connect(server, source=source, records=False, headers=bearer(issued()))
+        (holder,) = server.account.largest(3)
+        assert holder.key.endswith("|alice")
+
+
+async def test_the_quota_of_parked_sessions_is_its_subjects() -> None:
+    async with backend() as port:
+        route = asking(records_route(port))
+        async with running(config_of(route, sessions={"parked_per_holder": 1})) as server:
+            parked: dict[str, str] = {}
+            for name, subject, source in [
+                ("bob's", "bob", "127.0.0.1"),
+                ("alice's first", "alice", "127.0.0.2"),
+                ("alice's second", "alice", "127.0.0.1"),
+            ]:
+                client = await Client.connect(server, source=source)
+                parked[name] = (await client.open(token=issued(subject)))["session"]
+                count = min(len(parked), 2)
+                await client.cut()
+                await until(lambda count=count: server.metrics.route("test").sessions[SessionState.PARKED] == count)  # type: ignore[misc]
+            await until(lambda: len(server.registry) == 2)
+            resumed = {}
+            for name, subject in [("bob's", "bob"), ("alice's second", "alice"), ("alice's first", "alice")]:
+                client = await Client.connect(server)
+                resumed[name] = (await client.open(parked[name], token=issued(subject)))["resumed"]
+            assert resumed == {"bob's": True, "alice's second": True, "alice's first": False}
