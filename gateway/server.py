@@ -13,7 +13,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from heapq import nlargest
@@ -126,6 +126,8 @@ MOST_GUESTS_OF_ONE: Final = 256
 
 OVERLOAD_RETRY_SECONDS: Final = (2, 10)
 """From and to: those who are turned away together do not come back together."""
+
+READ_ONCE: Final = "it came from a pipe, which is read once: what runs stays, and a change needs a new start"
 
 log = structlog.get_logger("server")
 
@@ -242,8 +244,7 @@ class Server(SessionKeeper):
                 log.info("listening", address=str(address), scheme=listener.scheme)
         if self._config_path is not None:
             if self._config_path in self._kept_files:
-                hint = "it came from a pipe, which is read once: a change needs a new start"
-                log.info("config_kept", path=str(self._config_path), hint=hint)
+                log.info("config_kept", path=str(self._config_path), hint=READ_ONCE)
             load = partial(load_with_files, kept=self._kept_files)
             watcher = ConfigWatcher(self._config_path, self.config, load=load)
             await nursery.start(_watch, watcher, self)
@@ -369,6 +370,12 @@ class Server(SessionKeeper):
         """Reports a configuration that cannot be used; nothing changes."""
         self._count_reload(ReloadOutcome.REJECTED)
         log.error("config_rejected", problems=list(fault.lines()))
+
+    def keep(self, pipes: Collection[Path]) -> None:
+        """Reports what was asked to be read again and cannot be; what runs stays."""
+        if self._config_path in pipes:
+            self._count_reload(ReloadOutcome.REJECTED)
+        log.warning("config_not_read_again", paths=[str(path) for path in pipes], hint=READ_ONCE)
 
     def _count_reload(self, outcome: ReloadOutcome) -> None:
         self.metrics.config_reloads[outcome] += 1
@@ -738,7 +745,7 @@ async def _guarded(task: Callable[[], Awaitable[None]]) -> None:
 async def _watch(
     watcher: ConfigWatcher, server: Server, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    await watcher.run(on_config=server.apply, on_fault=server.reject, task_status=task_status)
+    await watcher.run(on_config=server.apply, on_fault=server.reject, on_kept=server.keep, task_status=task_status)
 
 
 def _sent_elsewhere(message: str) -> HandshakeRefused:

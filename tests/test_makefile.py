@@ -34,3 +34,8 @@ def test_every_target_that_is_offered_is_one() -> None:
     assert {"demo", "test", "test-all", "test-platforms"} <= set(offered)
     for target in offered:
         assert make("--dry-run", target).returncode == 0, target
+
+
+def test_the_run_on_all_platforms_names_no_mirror_of_its_own() -> None:
+    run = (REPOSITORY / "tests" / "platforms" / "run").read_text()
+    assert "://" not in run, "whose mirror it is, apt's configuration or DEBIAN_MIRROR says"

@@ -59,10 +59,13 @@ class Source:
     kept: dict[Path, bytes] = field(default_factory=dict)
     """What came from a pipe, which gives its content once: a later load of the same configuration takes it from
     here."""
+    pipes: set[Path] = field(default_factory=set)
+    """Those of `kept` that this configuration names."""
 
     def read(self, path: Path) -> bytes:
         """The content of the file, noted as read or kept. Raises OSError."""
         if path in self.kept:
+            self.pipes.add(path)
             return self.kept[path]
         # Asked before it is read: what is there once a pipe has been emptied may be something else.
         is_regular = path.is_file()
@@ -71,6 +74,7 @@ class Source:
             self.files_read.add(path)
         else:
             self.kept[path] = content
+            self.pipes.add(path)
         return content
 
 

@@ -55,7 +55,7 @@ def load_with_files(
     if config is None:
         raise ConfigError(_problems(findings, document), source=str(path))
     files_read = sorted(source.files_read, key=lambda file: (file != path, file))
-    return Loaded(config=config, files_read=tuple(files_read), kept=source.kept)
+    return Loaded(config=config, files_read=tuple(files_read), kept={pipe: source.kept[pipe] for pipe in source.pipes})
 
 
 def _read_text(path: Path, source: Source) -> str:

@@ -66,7 +66,8 @@ Kakitome is configured by one YAML file: `kakitome serve --config FILE`, or `KAK
 
 The file, and the files of its secrets, are read again when they change and at SIGHUP. A file with faults changes
 nothing: the faults are logged, counted in `kakitome_config_reloads_total`, and the gateway goes on as it was.
-Certificates are watched by themselves, and what came from a pipe is read once.
+Certificates are watched by themselves. What came from a pipe is read once: at SIGHUP the log says so
+(`config_not_read_again`), and where it is the configuration itself, the reload counts as rejected.
 
 What changes then holds for connections that are made afterwards; `log.level` holds at once. These keys are read at the
 start only, and wait for a restart, which the log says (`restart_needed`):

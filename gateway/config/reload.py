@@ -8,7 +8,7 @@ systems. A stat follows symbolic links, so it also sees Kubernetes swap the link
 """
 
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -82,19 +82,22 @@ class ConfigWatcher:
         *,
         on_config: Callable[[Config], Awaitable[None]],
         on_fault: Callable[[ConfigError], None],
+        on_kept: Callable[[Collection[Path]], None],
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Runs until cancelled; started once SIGHUP is listened to. Needs the main thread, as signals do.
 
         After a SIGHUP, configuration and faults are told even if they are the same as before: whoever sent it gets an
-        answer.
+        answer. `on_kept` is called then with the files that cannot be read again; if the configuration itself is one of
+        them it is delivered only if another file has changed it.
+
         A cancellation may leave `on_config` interrupted.
         """
         async with trio.open_nursery() as nursery:
             await nursery.start(self._listen_to_sighup)
             task_status.started()
             # The file may have changed since it was loaded, and only a load tells which files hold its secrets.
-            await self._reload(on_config, on_fault, asked=False)
+            await self._reload(on_config, on_fault, on_kept, asked=False)
             while True:
                 with trio.move_on_after(POLL_INTERVAL_SECONDS):
                     await self._asked.wait()
@@ -102,7 +105,7 @@ class ConfigWatcher:
                 if asked:
                     self._asked = trio.Event()
                 if asked or self._detector.observe(fingerprint(self._files)):
-                    await self._reload(on_config, on_fault, asked=asked)
+                    await self._reload(on_config, on_fault, on_kept, asked=asked)
 
     async def _listen_to_sighup(self, *, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGHUP) as received:
@@ -111,7 +114,12 @@ class ConfigWatcher:
                 self._asked.set()
 
     async def _reload(
-        self, on_config: Callable[[Config], Awaitable[None]], on_fault: Callable[[ConfigError], None], *, asked: bool
+        self,
+        on_config: Callable[[Config], Awaitable[None]],
+        on_fault: Callable[[ConfigError], None],
+        on_kept: Callable[[Collection[Path]], None],
+        *,
+        asked: bool,
     ) -> None:
         try:
             loaded = await self._load_fingerprinted()
@@ -122,7 +130,10 @@ class ConfigWatcher:
             return
         recovered, self._reported = bool(self._reported), ()
         # A file that was put back is told too: whoever heard of the faults must hear that they are gone.
-        if asked or recovered or loaded.config != self._config:
+        is_news = recovered or loaded.config != self._config
+        if asked and loaded.kept:
+            on_kept(sorted(loaded.kept))
+        if is_news or (asked and self._path not in loaded.kept):
             self._config = loaded.config
             await on_config(loaded.config)
 

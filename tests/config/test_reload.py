@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -105,13 +105,15 @@ class Recorder:
     """A watcher at work, and what it loaded, delivered and reported, in order."""
 
     def __init__(self, path: Path, nursery: trio.Nursery) -> None:
-        self._send, self._receive = trio.open_memory_channel[Config | ConfigError | None](100)
+        self._send, self._receive = trio.open_memory_channel[Config | ConfigError | Collection[Path] | None](100)
         self._nursery = nursery
+        self.kept: dict[Path, bytes] = {}
+        """As if these had come from a pipe."""
         self._watcher = ConfigWatcher(path, load(path), load=self._load)
 
     def _load(self, path: Path) -> Loaded:
         try:
-            return load_with_files(path)
+            return load_with_files(path, kept=self.kept)
         finally:
             trio.from_thread.run_sync(self._send.send_nowait, None)
 
@@ -119,7 +121,12 @@ class Recorder:
         """Returns after the load that every watcher begins with."""
 
         async def start(task_status: trio.TaskStatus[None]) -> None:
-            await self._watcher.run(on_config=self._send.send, on_fault=self._send.send_nowait, task_status=task_status)
+            await self._watcher.run(
+                on_config=self._send.send,
+                on_fault=self._send.send_nowait,
+                on_kept=self._send.send_nowait,
+                task_status=task_status,
+            )
 
         await self._nursery.start(start)
         await self.a_load()
@@ -139,6 +146,17 @@ class Recorder:
         event = await self._receive.receive()
         assert isinstance(event, ConfigError), event
         return [problem.path for problem in event.problems]
+
+    async def next(self) -> Config | ConfigError | Collection[Path] | None:
+        """The next event, None for a load."""
+        return await self._receive.receive()
+
+    async def kept_files(self) -> list[Path]:
+        """The next event behind the loads tells which files were asked for in vain."""
+        while (event := await self._receive.receive()) is None:
+            pass
+        assert isinstance(event, list), event
+        return event
 
 
 @pytest.fixture
@@ -245,3 +263,34 @@ async def test_sighup_loads_at_once_and_answers_also_when_nothing_changed(
         os.kill(os.getpid(), signal.SIGHUP)
         await recorder.a_load()
         assert await recorder.faulty_keys() == ["routes", "log"]
+
+
+async def test_sighup_tells_what_cannot_be_read_again(
+    recorder: Recorder, path: Path, nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
+    token = path.with_name("token")
+    admin = "admin: {token: 'file:token'}\n"
+    rewrite(token, "old")
+    rewrite(path, text_with("two") + admin)
+    recorder = Recorder(path, nursery)
+    recorder.kept = {path: (text_with("two") + admin).encode()}
+    await recorder.start()
+    rewrite(path, "nobody reads this")
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert await recorder.kept_files() == [path]
+    # Nothing was applied in between; a file that can be read again still counts.
+    rewrite(token, "new")
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert await recorder.kept_files() == [path]
+    assert await recorder.names() == ["two"]
+    recorder.kept = {token: b"from a pipe"}
+    rewrite(path, text_with("three") + admin)
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert await recorder.kept_files() == [token]
+    assert await recorder.names() == ["three"]
+    rewrite(path, text_with("four"))
+    os.kill(os.getpid(), signal.SIGHUP)
+    while (event := await recorder.next()) is None:
+        pass
+    assert isinstance(event, Config)
+    assert [route.name for route in event.routes] == ["four"], "a pipe that is not named any more is not asked for"

@@ -107,10 +107,13 @@ def test_a_configuration_from_a_pipe_is_not_read_twice(tmp_path: Path) -> None:
         stack.callback(os.close, secret)
         stack.callback(os.close, config)
         service.send_signal(signal.SIGHUP)
-        service.wait_for_line(r'"event": ?"config_applied"')
-        events = [json.loads(line)["event"] for line in service.lines if line.startswith("{")]
+        service.wait_for_line(r'"event": ?"config_not_read_again"')
+        said = [json.loads(line) for line in service.lines if line.startswith("{")]
+        (told,) = (entry for entry in said if entry["event"] == "config_not_read_again")
+        assert set(told["paths"]) == {f"/dev/fd/{config}", f"/dev/fd/{secret}"}
+        events = {entry["event"] for entry in said}
         assert "config_kept" in events
-        assert "config_rejected" not in events
+        assert not events & {"config_rejected", "config_applied"}, "nothing was read, so nothing was applied"
 
 
 def test_check_reads_a_configuration_from_a_pipe(tmp_path: Path) -> None:

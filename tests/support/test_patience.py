@@ -11,18 +11,27 @@ from tests.support.tools import REPOSITORY
 
 HANGING = {
     "a FIFO that nobody reads": "def test_it(tmp_path): os.mkfifo(tmp_path / 'f'); open(tmp_path / 'f', 'w')",
+    "a subprocess that does not end": "def test_it(): subprocess.run([sys.executable, '-c', 'input()'], stdin=pipe())",
+    "a fixture": "def test_it(waiting): pass",
     "a trio task": "def test_it(): trio.run(waiting_for_ever)",
     "a fixture's teardown": "def test_it(hanging): pass",
     "its own limit": "@pytest.mark.patience(0.5)\ndef test_it(): threading.Event().wait()",
 }
 
 AROUND = """
-import os, threading, time
+import itertools, os, subprocess, sys, threading, time
 import pytest, trio
+
+def pipe():
+    return os.fdopen(os.pipe()[0])
 
 async def waiting_for_ever():
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.sleep_forever, name="the one that waits")
+
+@pytest.fixture
+def waiting():
+    threading.Lock().acquire() and threading.Event().wait()
 
 @pytest.fixture
 def hanging():
@@ -56,9 +65,15 @@ def test_a_test_that_hangs_fails_and_the_next_one_runs(what: str, tmp_path: Path
         assert "--- trio task the one that waits" in done.stdout
 
 
-def test_what_no_exception_reaches_ends_the_process_with_its_stacks(tmp_path: Path) -> None:
-    eats = "def test_it():\n    while True:\n        try: time.sleep(60)\n        except BaseException: pass\n"
-    (tmp_path / "test_hanging.py").write_text(AROUND.format(test=eats))
+EATING = {
+    "whatever is raised": "def test_it():\n  while True:\n    try: time.sleep(60)\n    except BaseException: pass",
+    "a loop in C": "def test_it(): sum(itertools.repeat(0))",
+}
+
+
+@pytest.mark.parametrize("what", EATING)
+def test_what_no_exception_reaches_ends_the_process_with_its_stacks(what: str, tmp_path: Path) -> None:
+    (tmp_path / "test_hanging.py").write_text(AROUND.format(test=EATING[what]))
     (tmp_path / "conftest.py").write_text(
         "from tests.support import patience\npatience.AGAIN_SECONDS = 0.2\npatience.LAST_RESORT_SECONDS = 1\n"
         "pytest_runtest_protocol, pytest_configure = patience.pytest_runtest_protocol, patience.pytest_configure\n"
