@@ -44,6 +44,12 @@ TAKEN_OVER: Final = Ending(
     by=ClosedBy.GATEWAY, code=4001, reason="another gateway took the session over", taken_over=True
 )
 
+CAME_TOO_EARLY: Final = Ending(
+    by=ClosedBy.GATEWAY, code=1013, reason="another gateway had the session; try again", taken_over=True
+)
+"""The same, where the client itself may have been at the other one and come back before we heard of that: it is to come
+again, and is taken to the backend anew."""
+
 
 def ending_by_fault(fault: ConnectionFault) -> Ending:
     """The ending that a fault makes. What we are to blame for is told without detail: the log has it."""

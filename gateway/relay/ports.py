@@ -342,6 +342,10 @@ class Junction(ABC):
         """A records backend's connection broke: it is dialled again while its client, whoever it is, stays."""
 
     @abstractmethod
+    def backend_answered(self, now: float) -> None:
+        """The backend has answered the newest PING: up to then the session was this gateway's."""
+
+    @abstractmethod
     def taken_over(self, now: float) -> None:
         """Another gateway has the session now: it is let go of here, and a client that is still on it is sent away."""
 

@@ -66,6 +66,8 @@ class RecordsBackend(SocketSide):
         "_ack_due",
         "_ack_owed",
         "_acked",
+        "_asked",
+        "_asks_later",
         "_assembled",
         "_decoder",
         "_early",
@@ -102,6 +104,10 @@ class RecordsBackend(SocketSide):
         self._untold: list[bytes] = []
         self._pong = b""
         self._withheld = 0
+        self._asked = 0
+        """PINGs of ours; each carries its number."""
+        self._asks_later = False
+        """A full buffer has held one up."""
         self._is_deaf = False
         """It does not take its replies, so it is not read."""
         self._acked = opened.acknowledged
@@ -195,6 +201,18 @@ class RecordsBackend(SocketSide):
         else:
             self.endpoint.write(record)
 
+    def ask(self) -> None:
+        """Sends a PING; the junction is told when the newest one is answered."""
+        self._asked += 1
+        if self.endpoint.is_full:
+            self._asks_later = True  # one is as good as many, once there is room
+        else:
+            self._send_ping()
+
+    def _send_ping(self) -> None:
+        self._asks_later = False
+        self.endpoint.write(encode_prefixed_record(RecordType.PING, 0, 0, self._asked.to_bytes(8)))
+
     def _acknowledge(self, now: float) -> None:
         self._ack_due = False
         if self.endpoint.is_full:
@@ -237,6 +255,8 @@ class RecordsBackend(SocketSide):
         if self.endpoint.output is Output.OPEN:
             pong, self._pong = self._pong, b""
             self.endpoint.write(pong)
+            if self._asks_later:
+                self._send_ping()
             if self._ack_owed or self._untold:
                 self._tell_settled()
         self._withheld = 0
@@ -303,7 +323,10 @@ class RecordsBackend(SocketSide):
             self._junction.backend_ended(now, code=code, reason=close.reason)
         elif record_type == RecordType.REJECT:
             self._junction.rejected_upstream(seq, RejectBody.from_json(body), now)
-        elif record_type != RecordType.PONG:
+        elif record_type == RecordType.PONG:
+            if self._asked and body == self._asked.to_bytes(8):
+                self._junction.backend_answered(now)
+        else:
             raise ProtocolViolation(f"{RecordType(record_type).name} in an open session, expected it only to begin one")
 
     def _fail(self, problem: str, now: float) -> None:

@@ -25,7 +25,7 @@ from gateway.protocol.records import OpenedByGateway, Rung
 from gateway.protocol.rejections import RejectedRange, tells_of
 from gateway.relay.away import AbsentBackend, ParkedClient
 from gateway.relay.closing import State, Step, Tail
-from gateway.relay.ending import ABNORMAL, TAKEN_OVER, Ending, ending_by_fault
+from gateway.relay.ending import ABNORMAL, CAME_TOO_EARLY, TAKEN_OVER, Ending, ending_by_fault
 from gateway.relay.lane import Lane
 from gateway.relay.ports import BackendSide, ClientSide
 from gateway.relay.pump import Pump
@@ -55,7 +55,7 @@ class RelayHost(Protocol):
 class Relay(Traffic):
     """One session's data path. Made by the session, driven by its two sides' sockets and the pump's timers."""
 
-    __slots__ = ("_absence", "_grace_deadline", "_host")
+    __slots__ = ("_absence", "_grace_deadline", "_host", "_is_unsure")
 
     def __init__(self, *, pump: Pump, settings: RelaySettings, up: Lane, down: Lane, tab: Tab, host: RelayHost) -> None:
         """Its sides are made at its places and given to `start`. A lane that retains is for a side that may be away."""
@@ -64,6 +64,8 @@ class Relay(Traffic):
         self._absence: Ending | None = None
         """While the client is away: how the session ends if it stays away."""
         self._grace_deadline = NEVER
+        self._is_unsure = False
+        """The client is back, and the backend has not said since that the session is still ours."""
 
     def start(self, client: ClientSide, backend: BackendSide, *, early: bytes, now: float) -> None:
         """Begins: from here on the pump drives. `early` is what the client sent behind its handshake."""
@@ -143,6 +145,18 @@ class Relay(Traffic):
             self.backend_lost(BackendFault("a message larger than the window must be sent again"), now)
         self.arm(now)
 
+    def ask_backend(self) -> None:
+        """Has the backend say whether the session is still ours, for a client that may have been elsewhere meanwhile.
+
+        What it says in answer to a PING it says behind the CLOSE that tells of another gateway.
+        """
+        self._is_unsure = True
+        if isinstance(self.backend, RecordsBackend):
+            self.backend.ask()
+
+    def backend_answered(self, now: float) -> None:
+        self._is_unsure = False
+
     def _give_up_client_hop(self, now: float) -> None:
         """Its connection goes: the last look at it. What it still holds may yet go out while it is being closed."""
         self._take_stock_of_client(now)
@@ -199,6 +213,8 @@ class Relay(Traffic):
         self.backend = backend
         backend.replay(retained.pieces, now)
         backend.start(now)
+        if self._is_unsure:
+            backend.ask()  # its OPENED may be older than the client's return
         if not self.has_ended:
             self.flush_upstream(now)
             self.arm(now)
@@ -263,7 +279,7 @@ class Relay(Traffic):
         self._grace_deadline = NEVER
         self.up.drop_held()
         self.down.drop_held()
-        self._send_away(TAKEN_OVER, now)
+        self._send_away(CAME_TOO_EARLY if self._is_unsure else TAKEN_OVER, now)
         self._end_if_gone(now)
 
     def fail(self, fault: ConnectionFault, now: float) -> None:

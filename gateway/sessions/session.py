@@ -323,7 +323,9 @@ class Session:
                 relay.rejected_downstream(seq, why, now)
         relay.attach(client, body, consumed, now)
         client.start(b"", now)
-        if not self._backend_started:
+        if self._backend_started:
+            relay.ask_backend()
+        else:
             self._backend_started = True
             relay.start_backend(now)
 

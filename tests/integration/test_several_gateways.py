@@ -92,10 +92,31 @@ class Caller:
 @asynccontextmanager
 async def gateways(endpoints: list[int], count: int = GATEWAYS) -> AsyncIterator[list[GatewayProcess]]:
     """So many of them, with one route to records backends on these ports."""
-    backend = {"endpoints": [f"tcp://127.0.0.1:{port}" for port in endpoints]}
-    config = {"routes": [route("echo", "/*", "unused", framing="records", backend=backend)]}
+    async with gateways_of(*[endpoints] * count) as fleet:
+        yield fleet
+
+
+@asynccontextmanager
+async def gateways_of(*endpoints: list[int]) -> AsyncIterator[list[GatewayProcess]]:
+    """One for each list of its records backends' ports."""
     async with AsyncExitStack() as stack:
-        fleet = [GatewayProcess(config, covered=False) for _ in range(count)]
+        fleet = [
+            GatewayProcess(
+                {
+                    "routes": [
+                        route(
+                            "echo",
+                            "/*",
+                            "unused",
+                            framing="records",
+                            backend={"endpoints": [f"tcp://127.0.0.1:{port}" for port in ports]},
+                        )
+                    ]
+                },
+                covered=False,
+            )
+            for ports in endpoints
+        ]
         async with trio.open_nursery() as nursery:
             for gateway in fleet:
                 nursery.start_soon(stack.enter_async_context, gateway)
@@ -146,6 +167,40 @@ async def test_clients_that_are_cut_off_at_once_come_back_through_any_gateway() 
     # was overtaken; gateways that fight make thousands.
     assert settled <= 3 * (CLIENTS + 1)
     assert total <= 5 * (CLIENTS + 1)
+
+
+async def test_a_client_that_is_back_before_its_gateway_has_heard_goes_on_elsewhere() -> None:
+    """It was at another gateway, and what the backend told the first one of that is still on its way."""
+    echo = Echo()
+    with trio.fail_after(PATIENCE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            _, port = await nursery.start(serve, echo.handle)
+            async with (
+                balancing([port]) as lagging,
+                gateways_of([lagging.port], [port]) as fleet,
+                balancing([gateway.port() for gateway in fleet]) as balancer,
+                open_session(balancer.url("/caller"), settings=BRISK) as session,
+            ):
+                await session.post("one")
+                assert str(await anext(session)) == "one"
+                for round_ in range(3):
+                    lagging.is_silent = True
+                    for _ in range(2):  # at the other one, and back
+                        resumed = session.resumes
+                        await balancer.cut()
+                        while session.resumes == resumed:  # noqa: ASYNC110 -- there is nothing to wait on
+                            await trio.sleep(0.01)
+                    await session.post(f"round {round_}")
+                    lagging.speak()
+                    assert str(await anext(session)) == f"round {round_}"
+                    while balancer.connections % 2 == 0:  # the next cut is to find it at the one that lags
+                        resumed = session.resumes
+                        await balancer.cut()
+                        while session.resumes == resumed:  # noqa: ASYNC110
+                            await trio.sleep(0.01)
+                await session.drain()
+            nursery.cancel_scope.cancel()
+    assert echo.received["/caller"] == ["one", "round 0", "round 1", "round 2"]
 
 
 async def test_two_backends_are_upgraded_one_after_the_other_before_live_gateways(tmp_path: Path) -> None:

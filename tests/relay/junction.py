@@ -85,6 +85,9 @@ class Recorder(Junction):
     def backend_lost(self, fault: BackendFault, now: float) -> None:
         self.told.append(("lost", type(fault).__name__))
 
+    def backend_answered(self, now: float) -> None:
+        self.told.append(("answered",))
+
     def taken_over(self, now: float) -> None:
         self.told.append(("taken over",))
 

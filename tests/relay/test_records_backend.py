@@ -181,3 +181,28 @@ def test_after_a_break_what_is_retained_is_sent_again_with_its_numbers(make: Mak
     tried.side.replay(outgoing.retained.pieces, tried.stage.now)
     assert tried.until_heard(1) == [(RecordType.DATA, 0, 2, b"two")]
     assert outgoing.metrics.replayed == 1
+
+
+def test_only_the_answer_to_the_newest_ping_is_told(make: Make) -> None:
+    tried = make()
+    for _ in range(2):
+        tried.side.ask()
+    first, second = (body for kind, _, _, body in tried.until_heard(2) if kind == RecordType.PING)
+    for body in (first, b"what nobody asked"):
+        tried.say(RecordType.PONG, body=body)
+    tried.say(RecordType.ACK, Rung.REACHED, 0)
+    settled = ("settled", Rung.REACHED, 0)
+    tried.until_told(settled)
+    tried.say(RecordType.PONG, body=second)
+    tried.until_told(settled, ("answered",))
+
+
+def test_a_full_buffer_holds_back_all_pings_but_one(make: Make) -> None:
+    tried = make()
+    size = 16 << 20
+    tried.side.send([message(bytes(size))], tried.stage.now)
+    assert tried.side.is_full
+    for _ in range(100):
+        tried.side.ask()
+    kinds = [record[0] for record in tried.until_heard(size // 65536 + 1)]
+    assert kinds.count(RecordType.PING) == 1

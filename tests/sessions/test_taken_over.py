@@ -140,3 +140,50 @@ async def test_between_two_gateways_the_newer_one_keeps_the_session(still_there:
             assert (await again.next(RecordType.DATA))[2:] == (2, b"two")
             (endpoint,) = second._table.services[0].connector.endpoints  # type: ignore[union-attr]
             assert sum(endpoint.dials.values()) == 1
+
+
+async def test_a_client_that_is_back_before_its_gateway_has_heard_is_sent_on() -> None:
+    async with opened() as (client, link, service, server, token, epoch):
+        await client.cut()
+        again = await Client.connect(server)
+        assert (await again.open(token))["resumed"] is True
+        await link.next(RecordType.PING)
+        await link.send(RecordType.CLOSE, body=SUPERSEDED)
+        assert await again.closed() == 1013
+        assert not any(record[0] == RecordType.CLOSE for record in again.records)
+        await is_let_go(server, link)
+        metrics = server.metrics.route("test")
+        assert not any(metrics.upstream.unknown.values())
+        once_more = await Client.connect(server)
+        await once_more.send(RecordType.OPEN, 0, 0, json.dumps({"session": token}).encode())
+        assert (await (await service.accept()).opened(resumed=True))["epoch"] > epoch
+        assert json.loads((await once_more.next(RecordType.OPENED))[3])["resumed"] is True
+
+
+@pytest.mark.parametrize("answers", [b"\0" * 8, None])
+async def test_what_it_hears_behind_the_answer_to_its_ping_is_of_somebody_else(answers: bytes | None) -> None:
+    """The answer to another PING says nothing."""
+    async with opened() as (client, link, _, server, token, _):
+        await client.cut()
+        again = await Client.connect(server)
+        await again.open(token)
+        ping = (await link.next(RecordType.PING))[3]
+        await link.send(RecordType.PONG, body=ping if answers is None else answers)
+        await link.send(RecordType.CLOSE, body=SUPERSEDED)
+        assert await again.closed() == (4001 if answers is None else 1013)
+
+
+async def test_a_client_that_is_back_while_its_backend_is_redialled_is_sent_on() -> None:
+    """Whether the refusal, or the connection's OPENED, is older than its return: only what comes after says more."""
+    async with opened() as (client, link, service, server, token, _):
+        await client.cut()
+        await link.cut()
+        link = await service.accept()
+        await link.next(RecordType.OPEN)
+        again = await Client.connect(server)
+        await again.open(token)
+        await link.send(RecordType.OPENED, 0, 0, b'{"resumed": true}')
+        await link.next(RecordType.PING)
+        await link.send(RecordType.CLOSE, body=SUPERSEDED)
+        assert await again.closed() == 1013
+        await is_let_go(server, link)

@@ -21,6 +21,15 @@ class Balancer:
         self.connections = 0
         """All that ever came."""
         self._more = trio.Event()
+        self.is_silent = False
+        """What the targets say is kept back."""
+        self._speaks = trio.Event()
+
+    def speak(self) -> None:
+        """Passes on what was kept back while it was silent."""
+        self.is_silent = False
+        self._speaks.set()
+        self._speaks = trio.Event()
 
     def url(self, path: str) -> str:
         """The WebSocket URL of a path."""
@@ -51,15 +60,16 @@ class Balancer:
                 server = await trio.open_tcp_stream("127.0.0.1", target)
                 async with client, server, trio.open_nursery() as nursery:
                     nursery.start_soon(self._carry, client, server)
-                    await self._carry(server, client)
+                    await self._carry(server, client, may_keep_back=True)
                     nursery.cancel_scope.cancel()
         finally:
             self._clients.discard(client)
 
-    @staticmethod
-    async def _carry(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+    async def _carry(self, source: trio.SocketStream, sink: trio.SocketStream, *, may_keep_back: bool = False) -> None:
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data := await source.receive_some(READ_BYTES):
+                if may_keep_back and self.is_silent:
+                    await self._speaks.wait()
                 await sink.send_all(data)
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await sink.send_eof()
