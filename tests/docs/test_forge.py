@@ -106,8 +106,10 @@ def disagreements() -> Disagreements:
 def tree(folder: Path, *, version: str, chart: str, changelog: str, source: str) -> Path:
     (folder / "helm" / "kakitome").mkdir(parents=True)
     (folder / "pyproject.toml").write_text(
-        f'[project]\nname = "kakitome"\nversion = "{version}"\n[project.urls]\nSource = "{source}"\n'
+        f'[project]\nname = "kakitome"\nversion = "{version}"\n'
+        f'[project.urls]\nSource = "{source}"\nIssues = "{source}/issues"\n'
     )
+    (folder / "mkdocs.yml").write_text(f"site_name: k\nrepo_url: {source}  # a comment\n")
     (folder / "helm" / "kakitome" / "Chart.yaml").write_text(f'version: {chart}\nappVersion: "{chart}"\n')
     (folder / "CHANGELOG.md").write_text(f"# Changelog\n\n## [{changelog}] - 2026-11-28\n")
     return folder
@@ -120,12 +122,16 @@ def test_a_release_in_which_all_agrees(disagreements: Disagreements, tmp_path: P
 
 def test_each_disagreement_of_a_release_is_named(disagreements: Disagreements, tmp_path: Path) -> None:
     root = tree(tmp_path, version="1.2.3", chart="1.2.2", changelog="1.2.1", source="https://forge.example/k")
-    tag, version, app_version, changelog, source = disagreements(root, "v1.2.4", "https://forge.example/fork")
+    found = disagreements(root, "v1.2.4", "https://forge.example/fork")
+    tag, version, app_version, changelog, source, site, issues = found
     assert "the tag is v1.2.4, and pyproject.toml says 1.2.3" in tag
     assert "version in helm/kakitome/Chart.yaml is 1.2.2" in version
     assert "appVersion" in app_version
     assert "[1.2.3]" in changelog
+    assert "project.urls.Source" in source
     assert "released from https://forge.example/fork" in source
+    assert "repo_url in mkdocs.yml is https://forge.example/k" in site
+    assert "project.urls.Issues in pyproject.toml is https://forge.example/k/issues, which is not below" in issues
 
 
 def test_the_repository_s_own_versions_agree(disagreements: Disagreements) -> None:
@@ -136,3 +142,12 @@ def test_the_repository_s_own_versions_agree(disagreements: Disagreements) -> No
     assert source is not None
     found = disagreements(REPOSITORY, f"v{version[1]}", source[1])
     assert [fault for fault in found if not fault.startswith("CHANGELOG.md")] == []
+
+
+def test_no_file_names_an_address_that_somebody_else_may_claim() -> None:
+    """The project has none on a forge: what stands for is said to be a placeholder, and can be nobody's (RFC 2606)."""
+    listed = subprocess.run(["git", "grep", "-lE", r"git(hub|lab)\.com/kakitome"], capture_output=True, cwd=REPOSITORY)
+    assert listed.stdout == b""
+    for name in ("pyproject.toml", "mkdocs.yml"):
+        text = (REPOSITORY / name).read_text()
+        assert "forge.invalid" not in text or "placeholder" in text, name
