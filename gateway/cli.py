@@ -477,4 +477,9 @@ def _summary(config: "Config") -> Iterator[str]:
 def _goal(route: "Route") -> str:
     if route.backend is None:
         return f"files of {route.files}"
-    return f"{route.backend.framing} to {', '.join(map(str, route.backend.endpoints))}"
+    choice = route.backend.endpoint_from
+    if choice is None:
+        goal = ", ".join(map(str, route.backend.endpoints))
+    else:
+        goal = f"what {choice.file} has" if choice.claim is None else f"what the claim {'.'.join(choice.claim)} has"
+    return f"{route.backend.framing} to {goal}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.access.authorisers import Authorisers
+from gateway.access.choosing import EndpointChooser
 from gateway.access.gatekeeper import Gatekeeper
 from gateway.config import Backend, Config, Match, Route
 from gateway.errors import HandshakeRefused, StartupError
@@ -20,6 +21,7 @@ from gateway.protocol.handshake import Upgrade
 from gateway.protocol.records import SUBPROTOCOL
 from gateway.relay.settings import RelaySettings
 from gateway.telemetry.metrics import BackendReading, Metrics, RouteMetrics, ServiceRefusal
+from gateway.transport.chosen import ChosenConnectors
 from gateway.transport.connector import Connector
 from gateway.transport.files import Folder
 from gateway.transport.resolving import Resolver
@@ -41,6 +43,10 @@ class RouteService:
     settings: RelaySettings
     connector: Connector | None
     """None for a route that serves files."""
+    chooser: EndpointChooser | None
+    """None: all clients are led to the same endpoints."""
+    chosen: ChosenConnectors | None
+    """Where there is a chooser: who dials what it chose."""
     folder: Folder | None
     gatekeeper: Gatekeeper | None
     """None: nobody is asked who they are."""
@@ -131,6 +137,7 @@ class RouteTable:
                 previous=None if before is None else before.connector,
                 resolver=self.resolver,
             )
+        choice = None if route.backend is None else route.backend.endpoint_from
         counters = metrics.route(route.name)
         counters.connections_limit = route.limits.connections
         gatekeeper = None
@@ -155,6 +162,8 @@ class RouteTable:
                 grace_seconds=route.delivery.grace,
             ),
             connector=connector,
+            chooser=None if choice is None else EndpointChooser(choice, route=route.name),
+            chosen=None if choice is None or connector is None else ChosenConnectors(connector),
             gatekeeper=gatekeeper,
             folder=None if route.files is None else Folder(route.files, match_path=route.match.path, csp=route.csp),
         )

@@ -127,6 +127,7 @@ def _route_findings(route: Route, path: KeyPath) -> Iterator[Finding]:
         yield Finding(path=(*path, "files"), message="cannot stand beside backend; make it a route of its own")
     if route.backend is not None:
         yield from _backend_findings(route.backend, (*path, "backend"))
+        yield from _choice_findings(route, route.backend, (*path, "backend"))
         if route.csp is not None:
             yield Finding(path=(*path, "csp"), message="is for routes with files")
     if route.files is not None and route.backend is None:
@@ -156,7 +157,8 @@ def _backend_findings(backend: Backend, path: KeyPath) -> Iterator[Finding]:
         yield Finding(path=(*path, "headers"), message=message, also=((*path, "framing"),))
     if backend.tls is not None:
         yield from _pair_findings(backend.tls, (*path, "tls"))
-        if not any(endpoint.tls for endpoint in backend.endpoints):
+        speaks_tls = backend.endpoint_from is not None and backend.endpoint_from.tls
+        if not speaks_tls and not any(endpoint.tls for endpoint in backend.endpoints):
             message = "is for tls:// endpoints, of which there is none"
             yield Finding(path=(*path, "tls"), message=message, also=((*path, "endpoints"),))
     for index, endpoint in enumerate(backend.endpoints):
@@ -164,3 +166,39 @@ def _backend_findings(backend: Backend, path: KeyPath) -> Iterator[Finding]:
         if first != index:
             other = (*path, "endpoints", first)
             yield Finding(path=(*path, "endpoints", index), message=f"{endpoint} stands here already", see=other)
+
+
+def _choice_findings(route: Route, backend: Backend, path: KeyPath) -> Iterator[Finding]:
+    choice = backend.endpoint_from
+    where: KeyPath = (*path, "endpoint_from")
+    if choice is None:
+        if not backend.endpoints:
+            yield Finding(path=path, message="needs endpoints, or endpoint_from")
+    else:
+        if backend.endpoints:
+            message = "cannot stand beside endpoints: the client's own endpoint is the only one it may have"
+            yield Finding(path=where, message=message, also=((*path, "endpoints"),))
+        if (choice.claim is None) == (choice.file is None):
+            found = "none" if choice.claim is None else "claim and file"
+            yield Finding(path=where, message=f"must have exactly one of claim, file, not {found}")
+        if choice.claim is not None and route.authentication is None:
+            message = "needs authentication beside it, which says what is claimed"
+            yield Finding(path=(*where, "claim"), message=message)
+        credential = None if route.authentication is None else route.authentication.credential
+        if choice.file is not None and credential is not None and credential.query == choice.parameter:
+            message = f'"{choice.parameter}" is the query parameter of the credential already; name another one'
+            yield Finding(path=(*where, "parameter"), message=message)
+        for index, allowed in enumerate(choice.allow):
+            if not allowed.hosts and not allowed.networks:
+                yield Finding(path=(*where, "allow", index), message="needs hosts, networks or both")
+    if backend.proxy_protocol_entries:
+        entries: KeyPath = (*path, "proxy_protocol_entries")
+        if backend.proxy_protocol is None:
+            yield Finding(path=entries, message="are for proxy_protocol: v2")
+        if route.authentication is None:
+            yield Finding(path=entries, message="need authentication beside backend, which says who a client is")
+        types = [entry.type for entry in backend.proxy_protocol_entries]
+        for index, entry in enumerate(backend.proxy_protocol_entries):
+            if (first := types.index(entry.type)) != index:
+                message = f"{entry.type:#04X} is taken already".replace("0X", "0x")
+                yield Finding(path=(*entries, index, "type"), message=message, see=(*entries, first, "type"))

@@ -58,6 +58,10 @@ def find_file_faults(config: Config) -> Iterator[Finding]:
             yield Finding(path=(*path, "files"), message=f"{route.files} is not a folder")
         if route.authentication is not None:
             yield from _key_file_faults(route.authentication, (*path, "authentication"))
+        choice = None if route.backend is None else route.backend.endpoint_from
+        if choice is not None and choice.file is not None and not choice.file.exists():
+            message = f"{choice.file} is neither a file nor a folder"
+            yield Finding(path=(*path, "backend", "endpoint_from", "file"), message=message)
         if route.backend is not None and route.backend.tls is not None:
             tls = route.backend.tls
             yield from _pair_faults(tls.certificate, tls.key, (*path, "backend", "tls"))

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from gateway.config.access import Authentication
 from gateway.config.addresses import TcpAddress
+from gateway.config.choice import EndpointFrom, ProxyEntry
 from gateway.config.fields import (
     Account,
     Bind,
@@ -135,10 +136,12 @@ class BackendTls(Section):
 class Backend(Section):
     """The TCP service behind a route."""
 
-    endpoints: Annotated[tuple[Endpoint, ...], Field(min_length=1)]
+    endpoints: Annotated[tuple[Endpoint, ...], Field(min_length=1)] = ()
     """Where it listens: `tcp://host:port`, `tls://host:port`, `unix:///path`. A failed dial goes on to the next one,
     and so does one that takes longer than 250 ms, without being given up. All addresses of a name count as endpoints,
-    each with a health and a load of its own."""
+    each with a health and a load of its own. A backend has this or `endpoint_from`."""
+    endpoint_from: EndpointFrom | None = None
+    """Which endpoint it is, depends on the client."""
     resolve: Duration = 30.0
     """How long what a name led to is believed; then it is looked up again."""
     framing: FramingName = "stream"
@@ -159,6 +162,8 @@ class Backend(Section):
     """For `tls://` endpoints."""
     proxy_protocol: Literal["v2"] | None = None
     """`v2` sends a PROXY protocol header first: the client's address, its TLS and the host it asked for."""
+    proxy_protocol_entries: tuple[ProxyEntry, ...] = ()
+    """What of who the client is stands in that header, too."""
     headers: tuple[Token, ...] = ()
     """`records` only: request headers that are passed on in OPEN."""
 

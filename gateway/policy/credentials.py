@@ -79,12 +79,9 @@ def take_credential(request: Request, places: Places) -> Shown:
     if places.cookie is not None:
         headers, values = _from_cookies(headers, places.cookie)
         found += [("a cookie", value) for value in values]
-    target, query = request.target, request.query
     if places.query is not None:
-        query, values = _from_query(query, places.query)
+        request, values = take_parameter(request, places.query)
         found += [("the query", value) for value in values]
-        if values:
-            target = f"{request.raw_path}?{query}" if query else request.raw_path
     names = [place for place, _ in found]
     for place in dict.fromkeys(names):
         if names.count(place) > 1:
@@ -97,7 +94,16 @@ def take_credential(request: Request, places: Places) -> Shown:
     credential = None
     if found:
         credential = Credential(value=found[0][1], from_cookie=set(names) == {"a cookie"})
-    return Shown(credential=credential, request=replace(request, headers=headers, target=target, query=query))
+    return Shown(credential=credential, request=replace(request, headers=headers))
+
+
+def take_parameter(request: Request, name: str) -> tuple[Request, list[str]]:
+    """The request without the query parameter of that name, and what it had there."""
+    query, values = _from_query(request.query, name)
+    if not values:
+        return request, []
+    target = f"{request.raw_path}?{query}" if query else request.raw_path
+    return replace(request, target=target, query=query), values
 
 
 def _from_header(headers: Headers) -> tuple[Headers, list[str]]:

@@ -3,14 +3,21 @@
 Invariant: a `Principal` holds no credential: all of it may be logged, shown by the admin API, and told to a backend.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Final, Protocol, TypeAlias
 
 from pydantic import JsonValue
 
+from gateway.errors import HandshakeRefused
+
 ClaimValue: TypeAlias = str | int | float | bool
+
+MAX_ENTRY_BYTES: Final = 1024
+"""Of one entry. Receivers have buffers: HAProxy's takes headers of 16 KiB by default, others 4 KiB."""
 
 REGISTERED: Final = frozenset({"iss", "sub", "aud", "exp", "nbf", "iat", "jti"})
 """RFC 7519 section 4.1."""
@@ -24,6 +31,7 @@ class AccessRefusal(StrEnum):
     EXPIRED = "credential_expired"
     FORBIDDEN = "access_forbidden"
     REVOKED = "access_revoked"
+    ENDPOINT = "endpoint_refused"
     UNAVAILABLE = "authoriser_unavailable"
 
 
@@ -78,10 +86,15 @@ def claim_at(claims: Mapping[str, object], path: Sequence[str]) -> object:
     return value
 
 
+def said_of(principal: Principal, path: Sequence[str]) -> object:
+    """The claim at the end of `path`; `sub` is who it was found to be. None if there is none."""
+    return principal.subject if tuple(path) == ("sub",) else claim_at(principal.claims, path)
+
+
 def unmet(principal: Principal, demands: Sequence[Demand]) -> Demand | None:
     """The first demand that does not hold; None if all do."""
     for demand in demands:
-        value = principal.subject if tuple(demand.claim) == ("sub",) else claim_at(principal.claims, demand.claim)
+        value = said_of(principal, demand.claim)
         found = value if isinstance(value, list | tuple) else (value,)
         if not any(_same(element, wanted) for element in found for wanted in demand.any_of):
             return demand
@@ -95,3 +108,32 @@ def _same(value: object, wanted: ClaimValue) -> bool:
     if isinstance(value, int | float) and isinstance(wanted, int | float):
         return value == wanted
     return isinstance(value, str) and value == wanted
+
+
+class ToldEntry(Protocol):
+    """An entry of a PROXY protocol header that says something of a client."""
+
+    @property
+    def type(self) -> int: ...
+    @property
+    def claim(self) -> Sequence[str]: ...
+
+
+def told_by_proxy(entries: Sequence[ToldEntry], principal: Principal | None) -> tuple[tuple[int, bytes], ...]:
+    """Type and value of each entry that there is something to say for. Raises HandshakeRefused for one too long."""
+    told: list[tuple[int, bytes]] = []
+    for entry in entries if principal is not None else ():
+        assert principal is not None
+        value = said_of(principal, entry.claim)
+        if value is None:
+            continue
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        data = text.encode("utf-8", "replace")
+        if len(data) > MAX_ENTRY_BYTES:
+            raise HandshakeRefused(
+                "more is said of you than this address can pass on",
+                status=HTTPStatus.FORBIDDEN,
+                reason=AccessRefusal.FORBIDDEN,
+            )
+        told.append((entry.type, data))
+    return tuple(told)

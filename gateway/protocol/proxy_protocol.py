@@ -7,7 +7,7 @@ The specification is HAProxy's doc/proxy-protocol.txt; its sections are named wh
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -289,10 +289,12 @@ def build_v2(
     *,
     tls: TlsDescription | None = None,
     authority: str | None = None,
+    custom: Iterable[tuple[int, bytes]] = (),
 ) -> bytes:
     """The v2 header that tells a backend of a client; without both addresses (a Unix socket) it names none.
 
-    `authority` is the host that the client asked for; one longer than 255 bytes is left out.
+    `authority` is the host that the client asked for; one longer than 255 bytes is left out. `custom`: type and value
+    of entries of other kinds (section 2.2.8).
     """
     if client is None or server is None:
         family, addresses = _UNSPEC, b""
@@ -308,6 +310,7 @@ def build_v2(
         entries += _tlv(_TYPE_AUTHORITY, authority.encode())
     if tls is not None:
         entries += _tlv(_TYPE_SSL, _tls_entry(tls))
+    entries += b"".join(_tlv(kind, value) for kind, value in custom)
     return _V2_FIXED.pack(_V2_SIGNATURE, _PROXY, family, len(addresses) + len(entries)) + addresses + entries
 
 

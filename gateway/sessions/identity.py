@@ -24,6 +24,8 @@ class Binding:
     """Who was authenticated; None where nobody is asked."""
     certificate: str | None = None
     """Whom the client's certificate names, the same when it is renewed; None where none was shown."""
+    destination: str | None = None
+    """The endpoint that the client is led to; None where all are led to the same ones."""
 
 
 def new_token() -> str:
@@ -36,6 +38,8 @@ def session_id(token: str, binding: Binding) -> str:
     parts = ["kakitome.v1", token, binding.route, binding.origin or "", binding.subject or ""]
     if binding.certificate is not None:
         parts.append(binding.certificate)
+    if binding.destination is not None:
+        parts += ["destination", binding.destination]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

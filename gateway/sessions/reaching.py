@@ -17,7 +17,7 @@ from gateway.routes import RouteService
 from gateway.sessions.opening import SESSION_LOST, dismiss_backend, open_backend
 from gateway.telemetry.metrics import DialOutcome
 from gateway.transport.balancing import EndpointState
-from gateway.transport.connector import ClientFacts, Dialed
+from gateway.transport.connector import ClientFacts, Connector, Dialed
 
 CLOCK_SKEWS_MS: Final = (0, 60_000, 3_600_000)
 """Epochs are times: a session that was attached under a clock ahead of ours is asked for again with a later epoch."""
@@ -39,6 +39,7 @@ async def reach(
     facts: ClientFacts,
     opening: OpenToBackend | None,
     *,
+    connector: Connector,
     key: str,
     consumed: int = 0,
     skews_ms: tuple[int, ...] = CLOCK_SKEWS_MS,
@@ -55,8 +56,6 @@ async def reach(
     Raises BackendRefused, with code 4004 when the session is lost; BackendTimeout and BackendUnreachable also when an
     endpoint that may have it could not be asked.
     """
-    connector = service.connector
-    assert connector is not None
     asked: list[EndpointState] = []
     while True:
         try:

@@ -26,8 +26,9 @@ from gateway.errors import (
 )
 from gateway.memory.account import Charge
 from gateway.policy.admission import Ticket
+from gateway.policy.destinations import Destination
 from gateway.policy.forwarded import ClientView
-from gateway.policy.principal import AccessRefusal, Principal
+from gateway.policy.principal import AccessRefusal, Principal, told_by_proxy
 from gateway.policy.refusals import UNAUTHORIZED, close_code, invalid
 from gateway.protocol.deflate import DeflateParameters, negotiate
 from gateway.protocol.handshake import ExtensionOffer, Request, Upgrade, accept_response
@@ -54,7 +55,7 @@ from gateway.sessions.reaching import Reached, reach
 from gateway.sessions.registry import SessionKeeper
 from gateway.sessions.session import PASSING_REFUSALS, Participants, Session
 from gateway.telemetry.metrics import ResumeOutcome, ServiceRefusal
-from gateway.transport.connector import ClientFacts
+from gateway.transport.connector import ClientFacts, Connector
 from gateway.transport.listener import Established
 
 TRY_AGAIN_LATER: Final = 1013
@@ -82,6 +83,10 @@ class Arrival:
     ticket: Ticket
     handshake_seconds: float
     """For a records client: how long it may take to send OPEN."""
+    destination: Destination | None = None
+    """Where it is led to, once it is known; None where all are led to the same endpoints."""
+    entries: tuple[tuple[int, bytes], ...] = ()
+    """What a backend is told of the client in a PROXY protocol header, beside the addresses."""
 
     @property
     def speaks_records(self) -> bool:
@@ -102,7 +107,18 @@ class Arrival:
             origin=self.origin,
             subject=None if principal is None else principal.identity,
             certificate=None if tls is None else tls.client_identity,
+            destination=None if self.destination is None else str(self.destination),
         )
+
+    @property
+    def connector(self) -> Connector:
+        """Who dials its backend."""
+        chosen, connector = self.service.chosen, self.service.connector
+        if chosen is not None:
+            assert self.destination is not None
+            return chosen.towards(self.destination)
+        assert connector is not None
+        return connector
 
     @property
     def permission(self) -> Permission:
@@ -137,6 +153,7 @@ async def receive(arrival: Arrival, keeper: SessionKeeper) -> None:
 async def _receive_plain(arrival: Arrival, keeper: SessionKeeper, undo: ExitStack) -> None:
     """A plain client: the backend is dialled before the 101, so that it being away is an HTTP answer."""
     identity = new_session_id()
+    arrival = await _directed(arrival)
     subprotocol = arrival.service.choose_subprotocol(arrival.upgrade)
     backend = await _reach(arrival, identity, subprotocol)
     undo.callback(backend.dialed.close)
@@ -161,7 +178,7 @@ async def _receive_records(arrival: Arrival, keeper: SessionKeeper, undo: ExitSt
     if greeting is None:
         return
     try:
-        arrival = await _identify(arrival, greeting)
+        arrival = await _directed(await _identify(arrival, greeting))
         _check_asked_for(arrival, keeper, greeting)
     except HandshakeRefused as refusal:
         await _turn_away(arrival, ws, refusal)
@@ -235,6 +252,21 @@ async def _identify(arrival: Arrival, greeting: Greeting) -> Arrival:
         return arrival
     principal = await gatekeeper.admit_open(entry.evidence, greeting.body.token)
     return replace(arrival, entry=replace(entry, principal=principal, awaits_open=False))
+
+
+async def _directed(arrival: Arrival) -> Arrival:
+    """The arrival of somebody of whom it is known where they are led, and what the backend is told of them.
+
+    Raises HandshakeRefused where they are led nowhere, or where it may not be.
+    """
+    service = arrival.service
+    if service.backend.proxy_protocol_entries:
+        entries = told_by_proxy(service.backend.proxy_protocol_entries, arrival.principal)
+        arrival = replace(arrival, entries=entries)
+    if service.chooser is not None:
+        choice = await service.chooser.choose(arrival.request, arrival.principal)
+        arrival = replace(arrival, request=choice.request, destination=choice.destination)
+    return arrival
 
 
 async def _find(
@@ -338,13 +370,15 @@ async def _reach(
         local=established.local,
         tls=established.tls,
         authority=arrival.request.host or None,
+        entries=arrival.entries,
     )
     speaks_records = service.backend.framing == "records"
     # What may be looked for again, by this gateway or another, is found by its ID; a plain service's client by where
     # it comes from.
     key = identity if speaks_records or arrival.speaks_records else view.address or identity
     opening = _open_body(arrival, identity, subprotocol, resumes) if speaks_records else None
-    return await reach(service, facts, opening, key=key, consumed=0 if resumes is None else resumes.consumed)
+    consumed = 0 if resumes is None else resumes.consumed
+    return await reach(service, facts, opening, connector=arrival.connector, key=key, consumed=consumed)
 
 
 def _open_body(arrival: Arrival, identity: str, subprotocol: str | None, resumes: Greeting | None) -> OpenToBackend:

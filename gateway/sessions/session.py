@@ -231,6 +231,10 @@ class Session:
         principal = await gatekeeper.admit_open(evidence, token)
         if (None if principal is None else principal.identity) != self.binding.subject:
             raise forbidden("this session is not of whom the credential names")
+        chooser = self.service.chooser
+        leads = None if chooser is None or not chooser.follows_claims else str(chooser.claimed(principal))
+        if leads is not None and leads != self.binding.destination:
+            raise forbidden("this session does not lead to where the credential leads")
         return principal
 
     def revoke(self, code: int, reason: str, now: float) -> None:
@@ -462,6 +466,7 @@ class Session:
                 resume=was_told or bool(up.ledger.last_sent),
                 rejected=self.relay.down.rejections.ranges,
             ),
+            connector=self._dialed.connector,
             key=self.id,
             consumed=down.settled,
             skews_ms=(0,),

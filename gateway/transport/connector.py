@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from gateway.config import Address, Backend, TcpAddress
+from gateway.config import Address, Backend, Endpoint, TcpAddress
 from gateway.errors import BackendTimeout, BackendUnreachable, GatewayExhausted, NoEndpointLeft, TlsFailure
 from gateway.protocol.authority import parse_authority
 from gateway.protocol.proxy_protocol import LOCAL_HEADER, build_v2
@@ -22,7 +22,7 @@ from gateway.telemetry.metrics import BackendReading, DialOutcome
 from gateway.transport.balancing import Balancer, EndpointState
 from gateway.transport.channel import Channel, tune_tcp
 from gateway.transport.descriptors import current_budget, is_shortage
-from gateway.transport.endpoints import BackendEndpoint, Endpoints
+from gateway.transport.endpoints import BackendEndpoint, Dials, Endpoints, Permits, new_dials
 from gateway.transport.racing import NOT_IN_TIME, AttemptFailed, Race
 from gateway.transport.resolving import Resolver
 from gateway.transport.tls import ClientTls, TlsFacts
@@ -35,6 +35,9 @@ LOOKUP_AGE_SECONDS: Final = 1.0
 
 SECOND_LOOK_SECONDS: Final = 1.0
 """How long a dial that has failed waits for other addresses."""
+
+CHOSEN: Final = "chosen"
+"""The `endpoint` label of all that clients choose."""
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -50,15 +53,19 @@ class ClientFacts:
     tls: TlsFacts | None
     authority: str | None
     """The host it asked for, as in a Host header."""
+    entries: tuple[tuple[int, bytes], ...] = ()
+    """Type and value of further entries (TLV)."""
 
 
 class Dialed:
     """A connection to a backend, counted as its endpoint's load until `close`."""
 
-    __slots__ = ("_counted", "channel", "remote", "state")
+    __slots__ = ("_counted", "channel", "connector", "remote", "state")
 
-    def __init__(self, channel: Channel, state: EndpointState, *, remote: Address) -> None:
+    def __init__(self, channel: Channel, state: EndpointState, *, remote: Address, connector: "Connector") -> None:
         self.channel: Final = channel
+        self.connector: Final = connector
+        """Who dials again, where this one breaks."""
         self.state: Final = state
         """Whose connection it is; `state.name` is its endpoint as configured."""
         self.remote: Final = remote
@@ -77,26 +84,43 @@ class Connector:
     """Dials one route's backend and knows how each of its endpoints is doing."""
 
     def __init__(
-        self, backend: Backend, *, route: str, previous: "Connector | None" = None, resolver: Resolver | None = None
+        self,
+        backend: Backend,
+        *,
+        route: str,
+        previous: "Connector | None" = None,
+        resolver: Resolver | None = None,
+        within: "Connector | None" = None,
+        permits: Permits | None = None,
     ) -> None:
         """`previous` is the route's connector before a reload: endpoints that stay keep load, health and counters.
 
-        `resolver` looks names up; all routes share one. Raises `StartupError` for certificate files that cannot be
-        used.
+        `resolver` looks names up; all routes share one. `within` is whose TLS and counters it shares; `permits` says
+        which addresses a name may lead to. Raises `StartupError` for certificate files that cannot be used.
         """
         self.backend: Final = backend
         self.route: Final = route
+        self._chosen_dials: Final[Dials] = new_dials() if previous is None else previous._chosen_dials
+        """Of endpoints that clients choose."""
         self.addresses: Final[Endpoints] = Endpoints(
             backend.endpoints,
             resolver or (Resolver() if previous is None else previous.addresses.resolver),
             refresh_seconds=backend.resolve,
             previous=None if previous is None else previous.addresses,
+            dials=None if within is None else within._chosen_dials,
+            permits=permits,
         )
         if backend.health is None:
             for state in self.endpoints:
                 state.forget_checks()
         self._balancer: Final = Balancer(backend.balancing)
-        self.tls: Final = ClientTls(backend.tls) if any(endpoint.tls for endpoint in backend.endpoints) else None
+        own_tls = ClientTls(backend.tls) if within is None and _speaks_tls(backend) else None
+        self.tls: Final[ClientTls | None] = own_tls if within is None else within.tls
+
+    def towards(self, endpoint: Endpoint, *, permits: Permits) -> "Connector":
+        """A connector for that endpoint, which a client chose."""
+        backend = self.backend.model_copy(update={"endpoints": (endpoint,)})
+        return Connector(backend, route=self.route, resolver=self.addresses.resolver, within=self, permits=permits)
 
     @property
     def endpoints(self) -> tuple[EndpointState, ...]:
@@ -106,12 +130,15 @@ class Connector:
     @property
     def up(self) -> bool:
         """Not every endpoint is known to be down."""
-        return any(its.up is not False for its in self.addresses.configured)
+        known = [its.up for its in self.addresses.configured]
+        return not known or any(up is not False for up in known)
 
     def readings(self) -> Iterator[BackendReading]:
         """Every endpoint's health and counters, for the metrics."""
         for its in self.addresses.configured:
             yield BackendReading(route=self.route, endpoint=its.name, up=its.up, dials=its.dials)
+        if self.backend.endpoint_from is not None:
+            yield BackendReading(route=self.route, endpoint=CHOSEN, up=None, dials=self._chosen_dials)
 
     def are_away_since(self, moment: float, *, without: Collection[EndpointState]) -> bool:
         """All endpoints but those have been failing since `moment`, in trio's time, or for longer."""
@@ -208,7 +235,7 @@ class Connector:
     ) -> Dialed | None:
         """PROXY header and TLS; leaves time for those that wait. None when it failed, which is counted."""
         assert state.target is not None
-        dialed = Dialed(channel, state, remote=state.target.address)
+        dialed = Dialed(channel, state, remote=state.target.address, connector=self)
         now = trio.current_time()
         available = sum(other.is_available(now) for other in waiting)
         deadline = now + (dial.deadline - now) / (1 + (available or len(waiting)))
@@ -271,7 +298,8 @@ class Connector:
         if client is None:
             return LOCAL_HEADER
         local = client.local if isinstance(client.local, TcpAddress) else None
-        return build_v2(client.address, local, tls=client.tls, authority=_host(client.authority))
+        authority = _host(client.authority)
+        return build_v2(client.address, local, tls=client.tls, authority=authority, custom=client.entries)
 
     def _server_name(self, state: EndpointState) -> str:
         if self.backend.tls is not None and self.backend.tls.server_name is not None:
@@ -279,6 +307,11 @@ class Connector:
         address = state.endpoint.address
         assert isinstance(address, TcpAddress), "tls:// has a host"
         return address.host
+
+
+def _speaks_tls(backend: Backend) -> bool:
+    choice = backend.endpoint_from
+    return any(endpoint.tls for endpoint in backend.endpoints) if choice is None else choice.tls
 
 
 def _host(authority: str | None) -> str | None:

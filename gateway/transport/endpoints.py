@@ -4,8 +4,8 @@ Invariant: what a name leads to is what it last resolved to. A name that cannot 
 it had, and an address that stays keeps what is known of it.
 """
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeAlias
 
 import structlog
 import trio
@@ -15,17 +15,24 @@ from gateway.telemetry.metrics import DialOutcome
 from gateway.transport.balancing import EndpointState
 from gateway.transport.resolving import Resolver, Target, literal_target
 
+Dials: TypeAlias = dict[DialOutcome, int]
+
+Permits: TypeAlias = Callable[[str], bool]
+"""Whether an address, as text, may be dialled."""
+
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class BackendEndpoint:
     """An endpoint as configured, and the addresses it has now; a literal address and a path have exactly one."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, *, dials: Dials | None = None, permits: Permits | None = None) -> None:
+        """`dials`: counters that it shares with others; `permits`: which of its name's addresses may be dialled."""
         self.endpoint: Final = endpoint
         self.name: Final = str(endpoint)
-        self.dials: Final = dict.fromkeys(DialOutcome, 0)
+        self.dials: Final = new_dials() if dials is None else dials
         """Of all its addresses together, those that it has no more included."""
+        self._permits: Final = permits
         self.problem: OSError | None = None
         """Why its name did not resolve when it was last looked up."""
         self.looked_up_at = float("-inf")
@@ -56,10 +63,19 @@ class BackendEndpoint:
         except OSError as problem:
             self._complain(problem)
         else:
-            self._complaint = ""
-            self.problem = None
-            self._take(targets)
+            self._take_permitted(targets)
         self.looked_up_at = trio.current_time()
+
+    def _take_permitted(self, targets: Sequence[Target]) -> None:
+        permitted = [target for target in targets if self._permits is None or self._permits(_host(target))]
+        if not permitted:
+            # What it led to before may not be dialled on: its name is somebody else's now.
+            self._take(())
+            self._complain(PermissionError(None, "none of its addresses is one that may be dialled"))
+            return
+        self._complaint = ""
+        self.problem = None
+        self._take(permitted)
 
     def _complain(self, problem: OSError) -> None:
         self.problem = problem
@@ -89,11 +105,16 @@ class Endpoints:
         *,
         refresh_seconds: float,
         previous: "Endpoints | None" = None,
+        dials: Dials | None = None,
+        permits: Permits | None = None,
     ) -> None:
-        """`refresh_seconds`: how old a lookup may be. Endpoints that stand in `previous` too stay what they are."""
+        """`refresh_seconds`: how old a lookup may be. Endpoints that stand in `previous` too stay what they are.
+
+        `dials` and `permits`: as a `BackendEndpoint`'s, for all that are new.
+        """
         known = {} if previous is None else {its.endpoint: its for its in previous.configured}
         self.configured: Final[tuple[BackendEndpoint, ...]] = tuple(
-            known.get(endpoint) or BackendEndpoint(endpoint) for endpoint in configured
+            known.get(endpoint) or BackendEndpoint(endpoint, dials=dials, permits=permits) for endpoint in configured
         )
         self.resolver: Final = resolver
         self._refresh_seconds: Final = refresh_seconds
@@ -127,3 +148,13 @@ class Endpoints:
         finally:
             its.is_looked_up = False
             self.resolver.tell()
+
+
+def new_dials() -> Dials:
+    """Counters at zero."""
+    return dict.fromkeys(DialOutcome, 0)
+
+
+def _host(target: Target) -> str:
+    assert isinstance(target.address, TcpAddress), "a path is no name"
+    return target.address.host

@@ -1,5 +1,7 @@
 """noVNC, served by the gateway itself, shows the desktop of a real VNC server."""
 
+from pathlib import Path
+
 from tests.browser.bidi import Tab
 from tests.support.gateway import GatewayProcess, route
 from tests.support.services import vnc_server
@@ -35,3 +37,34 @@ def test_the_desktop_of_a_vnc_server_appears_on_the_canvas_and_follows_it(tab: T
             metrics = gateway.metrics()
             assert metrics.value("kakitome_connections", route="vnc") == 1
             assert metrics.value("kakitome_bytes_total", route="vnc", direction="downstream") > 100
+
+
+def test_the_consoles_of_two_machines_are_told_apart_by_a_token(tab: Tab, tmp_path: Path) -> None:
+    """As docs/migrating-from-websockify.md has it; a token that was written a moment ago is good."""
+    novnc = need_path("/usr/share/novnc/vnc_lite.html", "apt-get install novnc").parent
+    tokens = tmp_path / "tokens"
+    tokens.mkdir()
+    with vnc_server() as one, vnc_server() as two:
+        allow = [{"networks": ["127.0.0.1/32"], "ports": [one.port, two.port]}]
+        console = {
+            "name": "console",
+            "match": {"path": "/websockify"},
+            "subprotocols": ["binary"],
+            "backend": {"endpoint_from": {"file": str(tokens), "allow": allow}},
+        }
+        files = {"name": "novnc", "match": {"path": "/*"}, "files": str(novnc), "csp": CSP}
+        with GatewayProcess({"routes": [console, files]}) as gateway:
+            one.paint(200, 16, 46)
+            two.paint(16, 60, 120)
+            for token, vnc, colour in (("tok-one", one, (200, 16, 46)), ("tok-two", two, (16, 60, 120))):
+                (tokens / token).write_text(f"{token}: 127.0.0.1:{vnc.port}\n")
+                tab.navigate(gateway.http_url(f"/vnc_lite.html?path=websockify%3Ftoken%3D{token}"))
+                tab.wait_for(PIXEL % colour)
+            (tokens / "other").write_text("tok-other: localhost:22\n")
+            for token in ("tok-three", "tok-other"):
+                tab.navigate(gateway.http_url(f"/vnc_lite.html?path=websockify%3Ftoken%3D{token}"))
+                tab.wait_for("document.querySelector('#status').textContent.startsWith('Something went wrong')")
+            metrics = gateway.metrics()
+            assert metrics.value("kakitome_backend_dials_total", endpoint="chosen", outcome="connected") == 2
+            assert metrics.value("kakitome_refusals_total", route="console", reason="endpoint_refused") == 2
+            assert "tok-" not in str(gateway.events)

@@ -197,3 +197,86 @@ def test_a_leeway_may_be_none() -> None:
     assert method is not None
     assert method.methods[0].jwt is not None
     assert method.methods[0].jwt.leeway == 0
+
+
+ALLOW = [{"networks": ["10.0.0.0/8"], "ports": ["5900-5999"]}]
+
+
+def choice_findings(*, authentication: Any = None, **backend: Any) -> list[str]:
+    route = {"name": "vnc", "backend": backend} | ({"authentication": authentication} if authentication else {})
+    config = Config.model_validate({"listeners": [{"bind": "127.0.0.1:8080"}], "routes": [route]})
+    return [
+        f"{dotted(finding.path).removeprefix('routes[0].backend')}: {finding.message}"
+        for finding in find_disagreements(config)
+    ]
+
+
+def test_an_endpoint_is_configured_or_chosen_by_one_thing() -> None:
+    by_file: dict[str, Any] = {"file": "tokens", "allow": ALLOW}
+    by_claim: dict[str, Any] = {"claim": "at", "allow": ALLOW}
+    asked = {"methods": [TOKENS]}
+    assert choice_findings(endpoint_from=by_file) == []
+    assert choice_findings(endpoint_from=by_claim, authentication=asked) == []
+    assert choice_findings() == [": needs endpoints, or endpoint_from"]
+    assert choice_findings(endpoint_from=by_file, **BACKEND) == [
+        ".endpoint_from: cannot stand beside endpoints: the client's own endpoint is the only one it may have"
+    ]
+    assert choice_findings(endpoint_from={"allow": ALLOW}) == [
+        ".endpoint_from: must have exactly one of claim, file, not none"
+    ]
+    assert choice_findings(endpoint_from=by_file | by_claim, authentication=asked) == [
+        ".endpoint_from: must have exactly one of claim, file, not claim and file"
+    ]
+    assert choice_findings(endpoint_from=by_claim) == [
+        ".endpoint_from.claim: needs authentication beside it, which says what is claimed"
+    ]
+    assert choice_findings(endpoint_from=by_file, authentication=asked | {"credential": {"query": "token"}}) == [
+        '.endpoint_from.parameter: "token" is the query parameter of the credential already; name another one'
+    ]
+    assert choice_findings(endpoint_from={"file": "tokens", "allow": [{"ports": [5900]}]}) == [
+        ".endpoint_from.allow[0]: needs hosts, networks or both"
+    ]
+    assert choice_findings(endpoint_from=by_file | {"tls": True}, tls={"server_name": "vm"}) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ({"hosts": ["10.0.0.1"]}, "addresses stand in networks"),
+        ({"hosts": ["vm.example.com:5900"]}, "has a port"),
+        ({"hosts": ["*"]}, "letters, digits and hyphens"),
+        ({"networks": ["10.0.0.1/8"]}, "is not a network"),
+        ({"networks": ["unix"]}, "is not a network"),
+        ({"ports": ["5900-"]}, "must be a port such as 5900, or a range"),
+        ({"ports": ["6000-5900"]}, "is no range of ports"),
+        ({"ports": [0]}, "is no range of ports"),
+        ({"ports": []}, "at least 1"),
+    ],
+)
+def test_what_cannot_be_allowed(entry: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        choice_findings(endpoint_from={"file": "tokens", "allow": [ALLOW[0] | entry]})
+
+
+def test_entries_of_the_proxy_header_need_it_and_somebody_to_tell_of() -> None:
+    entries = [{"type": 0xE0, "claim": "sub"}, {"type": 0xE1, "claim": ["realm_access", "roles"]}]
+    told: dict[str, Any] = {"proxy_protocol": "v2", "proxy_protocol_entries": entries, **BACKEND}
+    assert choice_findings(authentication={"methods": [TOKENS]}, **told) == []
+    assert choice_findings(**told | {"proxy_protocol": None}) == [
+        ".proxy_protocol_entries: are for proxy_protocol: v2",
+        ".proxy_protocol_entries: need authentication beside backend, which says who a client is",
+    ]
+    told["proxy_protocol_entries"] = [entries[0], entries[0]]
+    assert choice_findings(authentication={"methods": [TOKENS]}, **told) == [
+        ".proxy_protocol_entries[1].type: 0xE0 is taken already"
+    ]
+
+
+def test_a_token_file_is_there(tmp_path: Path) -> None:
+    backend = {"endpoint_from": {"file": "tokens", "allow": ALLOW}}
+    config = config_with({"methods": [TOKENS]}, folder=tmp_path, backend=backend)
+    assert [finding.message for finding in find_file_faults(config)] == [
+        f"{tmp_path / 'tokens'} is neither a file nor a folder"
+    ]
+    (tmp_path / "tokens").mkdir()
+    assert list(find_file_faults(config)) == []

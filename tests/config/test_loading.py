@@ -147,7 +147,7 @@ def test_files_of_another_machine_are_left_alone_on_demand(tmp_path: Path) -> No
         ("  - {name: b, match: {path: b}, files: .}", '8: routes[1].match.path: "b" is no path: it begins with one /'),
         # --- what is lacking
         ("  - match: {path: /b}\n    files: .", "8: routes[1].name: is required"),
-        ("  - name: b\n    backend:\n      framing: lines", "9: routes[1].backend.endpoints: is required"),
+        ("  - name: b\n    backend:\n      framing: lines", "9: routes[1].backend: needs endpoints, or endpoint_from"),
         ("  - {name: b, backend: {endpoints: []}}", "8: routes[1].backend.endpoints: must have at least one item"),
         (
             "    csp: ${CSP}",
