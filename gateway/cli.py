@@ -407,9 +407,11 @@ def connect(
 
     Messages go to standard output, everything else to standard error. At the end of the input the connection is closed
     with 1000, and what the service still answers is shown; so it is on SIGINT, SIGTERM and SIGHUP, without waiting.
+    A gateway waits for that as long as its `timeouts.close` allows, and a service that takes longer is told of.
     SIGHUP that was ignored at the start, as under nohup, stays ignored. The exit status is 1 when the server refuses,
-    when it closes with another code than 1000, 1001 or none or before all of the input was sent, and with --session
-    when a message was not settled.
+    when it closes with another code than 1000, 1001 or none or before all of the input was sent, when lines were sent
+    and nothing at all came back (with --linger 0 nothing is expected), and with --session when a message was not
+    settled.
     """
     from gateway.client import terminal
 

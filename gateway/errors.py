@@ -29,6 +29,9 @@ class KakitomeError(Exception):
 
 # --- faults of an established connection: each ends it with a close code (RFC 6455 section 7.4.1) -------------------
 
+NOT_ENDED: Final = "the service has not ended"
+"""How the reason begins of a Close that answers a client's, where the backend ignores the end of its input."""
+
 MAX_CLOSE_REASON_BYTES: Final = 123
 """A control frame carries at most 125 bytes, two of which are the code (RFC 6455 section 5.5)."""
 

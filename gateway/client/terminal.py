@@ -35,7 +35,7 @@ from gateway.client.faults import ConnectionClosed, SessionEnded, system_text
 from gateway.client.session import Session, open_session
 from gateway.client.upkeep import Settings
 from gateway.ends.messages import Data
-from gateway.errors import Blame, KakitomeError
+from gateway.errors import NOT_ENDED, Blame, KakitomeError
 from gateway.protocol.records import Rung
 
 READ_BYTES: Final = 64 * 1024
@@ -64,7 +64,7 @@ class Outcome(Enum):
 
 
 class NothingCame(KakitomeError):
-    """An answer was wanted, and the peer has ended the connection in good order without one."""
+    """An answer was to be expected, and the peer has ended the connection in good order without one."""
 
     blame = Blame.BACKEND
     reason = "no_answer"
@@ -303,9 +303,11 @@ class Notes:
     def say(self, text: str, colour: str | None = None) -> None:
         """One line, unless only what is wrong is wanted."""
         if not self.quiet:
-            # click takes the colours off where standard error is no terminal.
-            allowed = None if not os.environ.get("NO_COLOR") else False
-            click.echo(click.style(visible(text), fg=colour, dim=colour is None), err=True, color=allowed)
+            _write_note(text, colour)
+
+    def warn(self, text: str) -> None:
+        """One line about what may be wrong."""
+        _write_note(text, "yellow")
 
     def tell(self, event: Event) -> None:
         """Says what has happened in a session."""
@@ -341,6 +343,12 @@ class Notes:
         self.say(text, None if self.is_settled else "red")
 
 
+def _write_note(text: str, colour: str | None) -> None:
+    # click takes the colours off where standard error is no terminal.
+    allowed = None if not os.environ.get("NO_COLOR") else False
+    click.echo(click.style(visible(text), fg=colour, dim=colour is None), err=True, color=allowed)
+
+
 def _range(first: int, last: int) -> str:
     return f"{first}" if first == last else f"{first}-{last}"
 
@@ -362,6 +370,8 @@ class Talk:
         """Messages."""
         self._saw_binary = False
         self._ended_by_peer = self._is_cut_short = False
+        self._waits_in_vain = ""
+        """What the gateway said of a service that has not ended at the end of the input; there may have been more."""
 
     async def run(self) -> Outcome:
         """Connects, talks, and closes.
@@ -396,22 +406,22 @@ class Talk:
         return InputFault("the connection ended before all of the input was sent") if self._is_cut_short else None
 
     def _unanswered(self) -> NothingCame | None:
-        """What is wrong with the same where one message was waited for."""
-        if not (self._call.one and self._ended_by_peer) or self._got:
+        """What is wrong with the same where nothing at all has come."""
+        if self._got or not self._ended_by_peer:
             return None
-        text = "the connection ended before a message came"
+        hint = ""
         if self._lines is not None and self._said:
-            text += "; each line went as a text message, without its end: --binary is for services of bytes"
-        return NothingCame(text)
-
-    def _hint(self) -> None:
-        """Where `--binary` may have been forgotten: a service of bytes waits for ever for the ends of our lines."""
-        if self._lines is None or not self._said or self._got or self._failure or self._outcome is not Outcome.DONE:
-            return
-        self._notes.say(
-            "nothing came back. Each line went as a text message, without its end; --binary is for services of bytes",
-            "yellow",
-        )
+            # A service of bytes waits for ever for the ends of our lines.
+            hint = "; each line went as a text message, without its end: --binary is for services of bytes"
+        if self._call.one:
+            return NothingCame(f"the connection ended before a message came{hint}")
+        if self._call.session:
+            return None  # it is known what became of each message
+        if self._waits_in_vain and self._call.linger_seconds != 0:
+            return NothingCame(f"nothing came back: {self._waits_in_vain}{hint}")
+        if hint and self._call.linger_seconds != 0 and not os.isatty(STDIN):
+            return NothingCame(f"nothing came back{hint}; with --linger 0 no answer is expected")
+        return None
 
     async def _watch_signals(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The first signal closes in good order, a second one at once; `nohup` means what it says."""
@@ -443,7 +453,11 @@ class Talk:
             with trio.move_on_after(FENCE_SECONDS):
                 await connection.wait_fenced()
             self._everything.deadline = min(self._everything.deadline, trio.current_time() + GOODBYE_SECONDS)
-        self._hint()
+        reason = connection.close_reason or ""
+        if reason.startswith(NOT_ENDED) and self._failure is None and self._outcome is Outcome.DONE:
+            self._waits_in_vain = visible(reason)
+            if self._got and self._call.linger_seconds != 0:
+                self._notes.warn(f"{reason}; more may have been to come")
 
     async def _talk_registered(self) -> None:
         call = self._call

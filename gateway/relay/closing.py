@@ -21,9 +21,10 @@ from gateway.relay.lane import first_messages
 from gateway.relay.timers import NEVER
 from gateway.relay.vitals import STEPS_OF_A_WINDOW, Vitals, Watch
 
-ECHO_LINGER_SECONDS: Final = 1.0
-"""How long a client's Close waits for the last words of a backend whose host has everything. A client that closes wants
-its answer soon (browsers drop what comes meanwhile), but a backend that answers at once should be heard to the end."""
+LAST_WORDS_SHARE: Final = 0.8
+"""So much of a state's time a backend whose host has everything may be silent before a client's Close is answered
+without its end: a service may take its time to answer to the end of what it was given, but a client that waits for an
+answer as long as we would is to hear one."""
 
 LOOKS_IN_A_PATIENCE: Final = 10
 """How often is looked whether what is under way moves."""
@@ -110,7 +111,6 @@ class Closing:
     __slots__ = (
         "_cap",
         "_close_seconds",
-        "_entered_at",
         "_moved_at",
         "_progress",
         "_total_seconds",
@@ -143,7 +143,7 @@ class Closing:
         self.deadline = NEVER
         """When to ask whether something is `due`."""
         self._cap = NEVER
-        self._entered_at = self._moved_at = 0.0
+        self._moved_at = 0.0
         self._progress: tuple[int, ...] = ()
         self._watches: list[Watch] = []
         self.tail = Tail.NONE
@@ -172,7 +172,7 @@ class Closing:
         self._enter(state)
         if before is State.FINISHING_MESSAGE and state is State.FENCING:
             return True  # these two share their time
-        self._entered_at = self._moved_at = now
+        self._moved_at = now
         self._progress = ()
         self._cap = now + self._total_seconds
         self.deadline = NEVER if state is State.ENDED else now + self._step()
@@ -195,7 +195,7 @@ class Closing:
         """Whether the state has lasted too long.
 
         `looks` are of the sides whose ends are awaited, always in the same order, `settled` is how much is settled each
-        way, `is_held` says that something has not even been written.
+        way, and in ECHOING how much the backend has said, `is_held` says that something has not even been written.
         """
         if now < self.deadline:
             return False
@@ -208,13 +208,18 @@ class Closing:
                 self._moved_at = now
             self._progress = progress
         patience = self._close_seconds * (STEPS_OF_A_WINDOW if self.tail is Tail.UNDER_WAY else 1)
-        over_at = self._moved_at + patience
         if self.state is State.ECHOING and self.tail is Tail.NONE:
-            over_at = self._entered_at + min(ECHO_LINGER_SECONDS, self._close_seconds)
+            patience = self.last_words_seconds
+        over_at = self._moved_at + patience
         if now >= over_at:
             return True
         self.deadline = min(now + self._step(), over_at, self._cap)
         return False
+
+    @property
+    def last_words_seconds(self) -> float:
+        """How long a backend that has everything may be silent before a client's Close is answered without its end."""
+        return self._close_seconds * LAST_WORDS_SHARE
 
     def _tail(self, looks: Sequence[Vitals], is_held: bool, now: float) -> Tail:
         if len(self._watches) < len(looks):
@@ -226,5 +231,4 @@ class Closing:
 
     def _step(self) -> float:
         """How soon is looked again."""
-        echoes = self.state is State.ECHOING
-        return (min(ECHO_LINGER_SECONDS, self._close_seconds) if echoes else self._close_seconds) / LOOKS_IN_A_PATIENCE
+        return self._close_seconds / LOOKS_IN_A_PATIENCE

@@ -5,6 +5,7 @@ handed on; while anything is held nothing overtakes it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from mypy_extensions import i64
@@ -13,7 +14,7 @@ from gateway.memory.account import Charge, Tab
 from gateway.memory.costs import GATHERED_BYTES, PIECE_BYTES
 from gateway.protocol.ledger import Ledger, Run
 from gateway.protocol.pieces import FIRST, LAST, Piece
-from gateway.protocol.records import RejectBody, Rung
+from gateway.protocol.records import LossReport, RejectBody, Rung
 from gateway.protocol.rejections import RejectedRange, Rejections
 from gateway.relay.pump import BUFFER_BYTES
 from gateway.relay.retained import Retained
@@ -38,6 +39,7 @@ class Lane:
         "_ledger_charge",
         "_paused_for",
         "bytes",
+        "dropped_messages",
         "held",
         "held_bytes",
         "held_bytes_before_newest",
@@ -75,6 +77,8 @@ class Lane:
         """Messages handed on, whole."""
         self.bytes: i64 = 0
         """Payload bytes handed on."""
+        self.dropped_messages: i64 = 0
+        """Messages that came whole and were forgotten, because nobody was there any more to take them."""
         self.waives_window = False
         """Evidence cannot come, because we do not read whoever would give it: only buffers hold this direction back."""
         self._paused_for: PauseCause | None = None
@@ -126,7 +130,7 @@ class Lane:
         """
         pieces = self.held
         count = self._admitted(pieces)
-        self.drop_held()
+        self._empty()
         self.hold(pieces[count:])
         return pieces[:count]
 
@@ -147,6 +151,14 @@ class Lane:
 
     def drop_held(self) -> None:
         """Forgets what is held: nobody is there any more to take it."""
+        self.dropped_messages += self.held_messages
+        self._empty()
+
+    def drop(self, pieces: Sequence[Piece]) -> None:
+        """Forgets what has just come, for the same reason."""
+        self.dropped_messages += messages_ending(pieces)
+
+    def _empty(self) -> None:
         self.held = []
         self._held_charge.set_to(0)
         self.held_bytes = self.held_messages = self.held_bytes_before_newest = 0
@@ -160,7 +172,7 @@ class Lane:
         begins = [index for index, piece in enumerate(self.held) if piece[2] & FIRST]
         if begins and (not ends or ends[-1] < begins[-1]):
             kept = self.held[: begins[-1]]
-            self.drop_held()
+            self._empty()
             self.hold(kept)
         return bool(ends)
 
@@ -179,6 +191,22 @@ class Lane:
         self.metrics.bytes += size
         if self.retained is not None:
             self.retained.add(pieces)
+
+    def report(self) -> LossReport:
+        """What is known of its messages; those that were dropped were never forwarded."""
+        ledger, dropped = self.ledger, self.dropped_messages
+        assert ledger is not None
+        report = ledger.report()
+        if not dropped:
+            return report
+        accepted, unknown, unsent = ledger.accepted, report.unknown, report.never_forwarded
+        if unsent is None and ledger.is_in_message:
+            # The first of them had begun to go on.
+            unknown = (report.settled + 1, accepted + 1)
+            unsent = (accepted + 2, accepted + dropped) if dropped > 1 else None
+        else:
+            unsent = (accepted + 1 if unsent is None else unsent[0], accepted + dropped)
+        return replace(report, unknown=unknown, never_forwarded=unsent)
 
     # --- settling -------------------------------------------------------------------------------------------------
 
@@ -275,7 +303,7 @@ class Lane:
             self._paused_for = cause
 
 
-def messages_ending(pieces: list[Piece]) -> int:
+def messages_ending(pieces: Sequence[Piece]) -> int:
     """How many messages end in these pieces."""
     return sum(1 for piece in pieces if piece[2] & LAST)
 

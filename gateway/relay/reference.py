@@ -3,7 +3,7 @@
 import sys
 from typing import Final
 
-from gateway.relay.closing import ECHO_LINGER_SECONDS, TRANSITIONS, State
+from gateway.relay.closing import LAST_WORDS_SHARE, TRANSITIONS, State
 from gateway.relay.vitals import STEPS_OF_A_WINDOW
 
 _INTRODUCTION: Final = """\
@@ -32,8 +32,10 @@ No state lasts for ever. What counts as progress is what the far host acknowledg
 the peer takes out of the queue), not what our own kernel takes: that stands still while a full buffer drains, and goes
 on while nobody reads.
 
-- ECHOING ends when the backend has ended, or {linger:g} s after its host has everything that came before the client's
-  Close. So a client that is told its own code knows that the backend's host has all of it. Where the rest is stuck, the
+- ECHOING ends when the backend has ended. One that ignores the end of its input is waited for until it has said
+  nothing for {share:g} of `timeouts.close`, from the moment its host has everything that came before the client's
+  Close: a service may take its time to answer to the end of what it was given. A client that is told its own code knows
+  that the backend's host has all of it; if the backend has not ended, the reason says so. Where the rest is stuck, the
   backend's connection is reset, the rest is reported as unknown, and the client gets Close 1014.
 - FINISHING_MESSAGE and FENCING have, together, half of what is left of the drain window, `timeouts.close` at the most.
 - Elsewhere a side has `timeouts.close` to end once its host has everything. Before, it is stuck when its host answers
@@ -61,7 +63,7 @@ def reference() -> str:
     lines.append(f"    {State.ENDED.name} --> [*]")
     rows = [f"| {state.name} | {state.value} |" for state in State]
     diagram, table = "\n".join(lines), "\n".join(rows)
-    time = _TIME.format(linger=ECHO_LINGER_SECONDS, steps=STEPS_OF_A_WINDOW)
+    time = _TIME.format(share=LAST_WORDS_SHARE, steps=STEPS_OF_A_WINDOW)
     return f"{_INTRODUCTION}{diagram}\n{_STATES}{table}\n{time}"
 
 

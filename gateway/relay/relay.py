@@ -18,7 +18,7 @@ from typing import Protocol
 
 import structlog
 
-from gateway.errors import BackendFault, ConnectionFault, ProtocolViolation
+from gateway.errors import NOT_ENDED, BackendFault, ConnectionFault, ProtocolViolation
 from gateway.memory.account import Tab
 from gateway.protocol.messages import is_legal_close_code
 from gateway.protocol.records import OpenedByGateway, Rung
@@ -450,6 +450,9 @@ class Relay(Traffic):
             ending = self.closing.ending
             assert ending is not None
             self._move(Step.ALL_GONE, now)
+            if not (self.is_resumable and ending.unknown is UnknownReason.DRAIN):  # it may be resumed elsewhere
+                self.up.drop_held()
+                self.down.drop_held()
             self.pump.forget(self)
             self.up.paused_for(None, now)
             self.down.paused_for(None, now)
@@ -490,9 +493,11 @@ class Relay(Traffic):
         """What takes too long is gone on without; it is not too long as long as a far host acknowledges more of it."""
         closing = self.closing
         looks = [self.backend.vitals()]
-        if closing.state is not State.ECHOING:
-            looks.append(self.client.vitals())
         settled = [lane.ledger.settled for lane in (self.up, self.down) if lane.ledger is not None]
+        if closing.state is State.ECHOING:
+            settled.append(self.down.bytes + self.down.held_bytes)
+        else:
+            looks.append(self.client.vitals())
         awaits_backend = not (self.backend.is_gone or isinstance(self.backend, AbsentBackend))
         is_held = bool(self.up.held) and awaits_backend
         if not closing.due(now, looks, settled=tuple(settled), is_held=is_held):
@@ -511,7 +516,8 @@ class Relay(Traffic):
     def _echo(self, now: float) -> None:
         """Answers the client's Close: as it was meant, if the backend's host has everything that came before it."""
         assert self.closing.ending is not None
-        self.closing.for_client = (self.closing.ending.code, "")
+        silence = f"{NOT_ENDED}, and said nothing for {self.closing.last_words_seconds:g} s"
+        self.closing.for_client = (self.closing.ending.code, "" if self.backend.is_gone else silence)
         if self.closing.tail is not Tail.NONE and not self.backend.is_gone:
             self.closing.for_client = (BackendFault.close_code, "the service did not take everything that was sent")
             self._take_stock_of_backend(now)

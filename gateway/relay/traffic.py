@@ -100,19 +100,19 @@ class Traffic(Junction):
 
     def report(self) -> SessionReport | None:
         """What was known of both lanes' messages at the last look; None where delivery is not tracked."""
-        up, down = self.up.ledger, self.down.ledger
-        if up is None or down is None:
+        if self.up.ledger is None or self.down.ledger is None:
             return None
         return SessionReport(
-            upstream=replace(up.report(), rejected=self.up.rejections.ranges),
-            downstream=replace(down.report(), rejected=self.down.rejections.ranges),
+            upstream=replace(self.up.report(), rejected=self.up.rejections.ranges),
+            downstream=replace(self.down.report(), rejected=self.down.rejections.ranges),
         )
 
     # --- upstream -------------------------------------------------------------------------------------------------
 
     def from_client(self, pieces: list[Piece], now: float) -> None:
         if self.closing.for_backend is not None:
-            return  # upstream is over: after a fault, or after the client's own Close
+            self.up.drop(pieces)  # upstream is over: after a fault, or after the client's own Close
+            return
         self.last_message_at = now
         if self._rate is not None and not self._rate.take(messages_ending(pieces), now):
             self.fail(PolicyViolation(f"more than {self.settings.messages_per_second:g} messages per second"), now)
@@ -197,7 +197,8 @@ class Traffic(Junction):
 
     def from_backend(self, pieces: list[Piece], now: float) -> None:
         if self.client.is_closing:
-            return  # nobody is there to take it
+            self.down.drop(pieces)  # nobody is there to take it
+            return
         if self.closing.is_draining:
             pieces = self.closing.rest_of_message(pieces)
             if not pieces:

@@ -564,7 +564,7 @@ def _account(lane: Lane, ending: Ending) -> dict[str, object]:
     """One direction's totals for the log, its unsettled messages counted into the metrics on the way."""
     account: dict[str, object] = {"messages": lane.messages, "bytes": lane.bytes}
     if lane.ledger is not None:
-        report = lane.ledger.report()
+        report = lane.report()
         account["settled"] = report.settled
         if not ending.taken_over:  # what is unsettled is the other gateway's to tell of
             lane.metrics.unknown[ending.unknown] += _width(report.unknown)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -66,6 +67,22 @@ def answer_whole_lines(connection: socket.socket) -> None:
                 connection.sendall(line)
 
 
+def answer_late(connection: socket.socket) -> None:
+    """Works for a while at the end of its input, and tells of it as it goes on."""
+    while connection.recv(65536):
+        pass
+    for word in (b"one ", b"two ", b"three"):
+        time.sleep(1.5)
+        connection.sendall(word)
+
+
+def ignore_the_end(connection: socket.socket) -> None:
+    """Echoes, and does not mind the end of its input."""
+    while data := connection.recv(65536):
+        connection.sendall(data.removeprefix(b"silence"))
+    time.sleep(PATIENCE_SECONDS)
+
+
 def hang_up_after_a_greeting(connection: socket.socket) -> None:
     connection.sendall(b"hello\n")
 
@@ -102,6 +119,8 @@ def gateway() -> Iterator[GatewayProcess]:
         serving(answer_lines) as lines,
         serving(answer_whole_lines) as whole,
         serving(hang_up_after_a_greeting) as brief,
+        serving(answer_late) as late,
+        serving(ignore_the_end) as deaf,
         GatewayProcess(
             {
                 "routes": [
@@ -109,6 +128,8 @@ def gateway() -> Iterator[GatewayProcess]:
                     route("lines", "/lines", f"tcp://127.0.0.1:{lines}"),
                     route("whole", "/whole", f"tcp://127.0.0.1:{whole}"),
                     route("brief", "/brief", f"tcp://127.0.0.1:{brief}"),
+                    route("late", "/late", f"tcp://127.0.0.1:{late}"),
+                    route("deaf", "/deaf", f"tcp://127.0.0.1:{deaf}", timeouts={"close": "1s"}),
                 ]
             }
         ) as gateway,
@@ -145,6 +166,29 @@ def test_a_slow_reader_gets_all_of_it_too(gateway: GatewayProcess) -> None:
         assert process.stderr.read() == b""
 
 
+def test_a_service_that_takes_its_time_to_answer_is_heard_to_the_end(gateway: GatewayProcess) -> None:
+    done = connect("--binary", gateway.url("/late"), given=b"work\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"one two three", b"")
+
+
+NOT_ENDED = b"the service has not ended, and said nothing for 0.8 s"
+
+
+def test_an_end_that_a_service_ignores_is_told(gateway: GatewayProcess) -> None:
+    done = connect("--binary", "--quiet", gateway.url("/deaf"), given=b"work\n")
+    assert (done.returncode, done.stdout) == (0, b"work\n")
+    assert NOT_ENDED + b"; more may have been to come" in done.stderr
+    done = connect("--binary", "--quiet", gateway.url("/deaf"), given=b"silence")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"nothing came back: " + NOT_ENDED in done.stderr
+
+
+@pytest.mark.parametrize("given", [b"work\n", b"silence"])
+def test_who_expects_no_answer_is_told_of_none(gateway: GatewayProcess, given: bytes) -> None:
+    done = connect("--binary", "--linger", "0", gateway.url("/deaf"), given=given)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 # --- a mistake that would go unnoticed ----------------------------------------------------------------------------
 
 
@@ -158,11 +202,13 @@ def test_a_binary_service_is_told_of_where_binary_was_forgotten(gateway: Gateway
 
 def test_a_service_that_waits_for_the_ends_of_our_lines_is_told_of(gateway: GatewayProcess) -> None:
     done = connect(gateway.url("/whole"), given=b"PING\n")
-    assert done.stdout == b""
+    assert (done.returncode, done.stdout) == (1, b"")
     assert b"nothing came back" in done.stderr
     assert b"--binary" in done.stderr
     done = connect("--binary", gateway.url("/whole"), given=b"PING\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"PING\n", b"")
+    done = connect("--linger", "0", gateway.url("/whole"), given=b"PING\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 @pytest.mark.parametrize("given", [b"half a line, without its end", b"\xff\xfe\x00"])

@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
-from gateway.relay.closing import ECHO_LINGER_SECONDS, TRANSITIONS, Closing, State, Step, Tail
+from gateway.relay.closing import TRANSITIONS, Closing, State, Step, Tail
 from gateway.relay.ending import Ending
 from gateway.relay.timers import NEVER
 from gateway.relay.vitals import STEPS_OF_A_WINDOW, Vitals
@@ -113,14 +113,23 @@ class Peer:
         return now - 100.0
 
 
-@pytest.mark.parametrize(("close_seconds", "lingers"), [(5.0, ECHO_LINGER_SECONDS), (0.5, 0.5)])
-def test_an_echo_does_not_wait_for_long_where_the_backend_has_everything(close_seconds: float, lingers: float) -> None:
+@pytest.mark.parametrize(("close_seconds", "lingers"), [(5.0, 4.0), (0.5, 0.4)])
+def test_an_echo_comes_before_a_client_gives_up_where_the_backend_has_everything(
+    close_seconds: float, lingers: float
+) -> None:
     closing = closing_(close_seconds)
     closing.begin(Step.CLIENT_CLOSED, ending(), 100.0)
     peer = Peer(closing)
     peer.outstanding = 0
     assert peer.over_at() == pytest.approx(lingers)
     assert closing.tail is Tail.NONE
+
+
+def test_an_echo_waits_for_a_backend_that_goes_on_talking_but_not_for_ever() -> None:
+    closing = in_state(State.ECHOING, 100.0)
+    for second in range(100, 160):
+        assert not closing.due(float(second), [Vitals()], settled=(0, 0, second), is_held=False)
+    assert closing.due(160.0, [Vitals()], settled=(0, 0, 160), is_held=False)
 
 
 ENDS = pytest.mark.parametrize("state", [State.ECHOING, State.FLUSHING, State.CLOSING])

@@ -8,7 +8,7 @@ from gateway.memory.account import Tab
 from gateway.memory.costs import GATHERED_BYTES
 from gateway.protocol.frames import FIRST, LAST, Opcode, Piece
 from gateway.protocol.ledger import Ledger
-from gateway.protocol.records import Rung
+from gateway.protocol.records import LossReport, Rung
 from gateway.relay.lane import LOOK_AHEAD_PIECES, Lane
 from gateway.relay.retained import Retained
 from gateway.telemetry.metrics import RouteMetrics
@@ -37,6 +37,30 @@ def joined(pieces: list[Piece]) -> list[Piece]:
             flags |= part[2]
         whole.append((parts[0][0], b"".join(part[1] for part in parts), flags))
     return whole
+
+
+def test_what_was_dropped_was_never_forwarded() -> None:
+    ledger = Ledger(Rung.REACHED, window_messages=2, window_bytes=9, overhead_bytes=None)
+    lane = Lane(RouteMetrics("test").downstream, ledger, open_tab())
+    lane.enter(pieces(WHOLE, WHOLE), 2, 1.0)
+    lane.hold(pieces(WHOLE, FIRST))
+    assert lane.report() == LossReport(settled=0, unknown=None, never_forwarded=(1, 2))
+    lane.drop_held()
+    lane.drop(pieces(LAST, WHOLE, FIRST))
+    assert lane.report() == LossReport(settled=0, unknown=None, never_forwarded=(1, 5))
+    lane.settle(Rung.REACHED, 1, 1.0)
+    lane.settle_to(Rung.WRITTEN, 2, 1.0)
+    assert lane.report() == LossReport(settled=1, unknown=(2, 2), never_forwarded=(3, 5))
+
+
+@pytest.mark.parametrize(("rest", "never"), [((LAST,), None), ((0, LAST, WHOLE), (3, 3))])
+def test_of_what_was_dropped_in_its_midst_nobody_knows(rest: tuple[int, ...], never: tuple[int, int] | None) -> None:
+    ledger = Ledger(Rung.REACHED, window_messages=2, window_bytes=9, overhead_bytes=None)
+    lane = Lane(RouteMetrics("test").downstream, ledger, open_tab())
+    lane.enter(pieces(WHOLE, FIRST), 2, 1.0)
+    lane.settle(Rung.REACHED, 1, 1.0)
+    lane.drop(pieces(*rest))
+    assert lane.report() == LossReport(settled=1, unknown=(2, 2), never_forwarded=never)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from gateway.protocol.frames import FIRST, LAST, Opcode
 from gateway.protocol.framings import Framing, LengthPrefixedFraming, LinesFraming
 from gateway.protocol.pieces import Buffer, Piece
 from gateway.protocol.records import LossReport, Rung
-from gateway.relay.closing import ECHO_LINGER_SECONDS
 from gateway.relay.endpoint import HIGH_MARK_BYTES
 from gateway.relay.evidence import Evidence
 from gateway.relay.lane import LOOK_AHEAD_BYTES
@@ -249,14 +248,29 @@ def test_a_clients_close_half_closes_the_backend_and_its_last_words_come_before_
     assert (scene.ending.by, scene.ending.code, scene.ending.reason) == (ClosedBy.CLIENT, 1001, "leaving")
 
 
-def test_the_echo_does_not_wait_long_for_a_backend_that_ignores_a_half_close(new_scene: NewScene) -> None:
+@pytest.mark.parametrize(
+    ("code", "reason"), [(1000, "the service has not ended, and said nothing for 4 s"), (None, "")]
+)
+def test_the_echo_waits_for_an_answer_to_the_end_and_tells_of_a_backend_that_ignores_it(
+    new_scene: NewScene, code: int | None, reason: str
+) -> None:
     scene = new_scene()
-    scene.browser.close(None)
+    scene.browser.close(code)
     scene.until(lambda: scene.service.ended)
-    scene.pass_time(ECHO_LINGER_SECONDS)
-    assert scene.browser.close_code == 1005
+    for word in (b"one", b"two", b"three"):
+        scene.pass_time(0.5)
+        scene.pass_time(3.4)
+        assert scene.browser.close_code is None
+        scene.service.sock.sendall(word)
+        scene.until(lambda word=word: scene.browser.messages[-1:] == [word])  # type: ignore[misc]
+    scene.pass_time(0.5)  # what it has said is noticed
+    scene.pass_time(4.0)
+    assert (scene.browser.close_code, scene.browser.close_reason) == (code or 1005, reason)
+    scene.service.sock.sendall(b"too late")
+    scene.settle()
     scene.pass_time(10.0)
-    assert scene.ending.code == 1005
+    assert scene.ending.code == (code or 1005)
+    assert scene.down.report().never_forwarded == (4, 4)
 
 
 def test_a_client_that_vanishes_ends_as_1006_with_everything_it_sent_forwarded(new_scene: NewScene) -> None:
