@@ -387,22 +387,28 @@ class Ledger:
         """The highest message that the far side may know: one that another gateway sent may not have come here yet."""
         return max(self.accepted, self._sent_elsewhere)
 
-    def restart_hop(self, *, hop_bytes: int) -> None:
-        """The next hop is a new connection, and all that is unsettled goes out again, as `hop_bytes` bytes.
+    def restart_hop(self) -> None:
+        """The next hop is a new connection, on which all that is unsettled goes out again: nothing else before that.
 
         Only where the overhead varies: the other framings do not outlive their connection. Offsets count from 0 again,
-        and `written` and `reached` fall back to what is settled.
+        `written` and `reached` fall back to what is settled, and stay there until `end_replay`.
         """
         if not self._varies:
             raise ValueError("a hop without records cannot be made anew")
         self._sent_before = self._newest_sent()
         for run in self._runs:
-            run.hop_begin, run.hop_end = 0, hop_bytes
+            run.hop_begin, run.hop_end = 0, MAX_SEQ
         if self._unfinished_begin != _NONE:
             self._unfinished_begin = 0
-        self._hop_end = hop_bytes
+        self._hop_end = MAX_SEQ
         self._written = self._reached = self.settled
         self._written_offset = 0
+
+    def end_replay(self, *, hop_bytes: int) -> None:
+        """All that was unsettled has gone out again, and ends on the next hop at `hop_bytes`."""
+        for run in self._runs:
+            run.hop_end = hop_bytes
+        self._hop_end = hop_bytes
 
     def give_up_hop(self) -> None:
         """The connection of the next hop is left to itself: what it still holds may go out on it yet."""

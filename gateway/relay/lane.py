@@ -16,8 +16,9 @@ from gateway.protocol.ledger import Ledger, Run
 from gateway.protocol.pieces import FIRST, LAST, Piece
 from gateway.protocol.records import LossReport, RejectBody, Rung
 from gateway.protocol.rejections import RejectedRange, Rejections
+from gateway.protocol.sequencing import DataSender
 from gateway.relay.pump import BUFFER_BYTES
-from gateway.relay.retained import Retained
+from gateway.relay.retained import Replay, Retained
 from gateway.telemetry.metrics import DirectionMetrics, PauseCause
 
 LOOK_AHEAD_BYTES: Final = 64 * 1024
@@ -38,6 +39,7 @@ class Lane:
         "_held_charge",
         "_ledger_charge",
         "_paused_for",
+        "_tab",
         "bytes",
         "dropped_messages",
         "held",
@@ -48,6 +50,7 @@ class Lane:
         "messages",
         "metrics",
         "rejections",
+        "replay",
         "retained",
         "waives_window",
     )
@@ -59,11 +62,14 @@ class Lane:
 
         `retained`: for a next hop that can be made anew.
         """
+        self._tab = tab
         self._held_charge = Charge(tab)
         self._ledger_charge = Charge(tab)
         self.metrics = metrics
         self.ledger = ledger
         self.retained = retained
+        self.replay: Replay | None = None
+        """While the next hop, made anew, is sent again what is retained: nothing else goes on."""
         self.rejections = Rejections()
         """What the receiver has refused, and the sender may not have heard of."""
         self.held: list[Piece] = []
@@ -149,6 +155,16 @@ class Lane:
             room_bytes -= len(payload)
         return len(pieces)
 
+    @property
+    def holds_back(self) -> bool:
+        """Something is still to go on: it is held, or it is being sent again."""
+        return bool(self.held) or self.replay is not None
+
+    def drop_all(self) -> None:
+        """Forgets all that is still to go on: nobody is there any more to take it."""
+        self.drop_replay()
+        self.drop_held()
+
     def drop_held(self) -> None:
         """Forgets what is held: nobody is there any more to take it."""
         self.dropped_messages += self.held_messages
@@ -207,6 +223,38 @@ class Lane:
         else:
             unsent = (accepted + 1 if unsent is None else unsent[0], accepted + dropped)
         return replace(report, unknown=unknown, never_forwarded=unsent)
+
+    # --- once more ------------------------------------------------------------------------------------------------
+
+    def begin_replay(self) -> None:
+        """The next hop was made anew: what is retained goes out on it first."""
+        assert self.ledger is not None
+        assert self.retained is not None
+        self.drop_replay()
+        self.ledger.restart_hop()
+        self.replay = Replay(self.retained, self._tab)
+
+    def replay_some(self, sender: DataSender, hop_bytes: int) -> list[Piece]:
+        """The next pieces that go out again, for `sender` to encode; none when that was all.
+
+        `hop_bytes`: where all that has gone out ends on the next hop.
+        """
+        assert self.replay is not None
+        assert self.ledger is not None
+        pieces = self.replay.take(sender)
+        if pieces:
+            self.metrics.replayed += messages_ending(pieces)
+        else:
+            sender.rewind(self.ledger.accepted)
+            self.ledger.end_replay(hop_bytes=hop_bytes)
+            self.drop_replay()
+        return pieces
+
+    def drop_replay(self) -> None:
+        """The hop is over, or the rest is not to go out on it."""
+        if self.replay is not None:
+            self.replay.drop()
+            self.replay = None
 
     # --- settling -------------------------------------------------------------------------------------------------
 

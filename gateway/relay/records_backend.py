@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from gateway.errors import BackendFault, BackendVanished, FramingViolation, ProtocolViolation
 from gateway.memory.account import Charge
 from gateway.protocol.messages import is_legal_close_code
-from gateway.protocol.pieces import LAST, Buffer, Piece
+from gateway.protocol.pieces import Buffer, Piece
 from gateway.protocol.records import (
     MAX_BODY_BYTES,
     CloseBody,
@@ -118,16 +118,24 @@ class RecordsBackend(SocketSide):
 
     # --- what the relay asks and wants ----------------------------------------------------------------------------
 
-    def replay(self, pieces: Sequence[Piece], now: float) -> None:
-        """Sends again, on a connection that was made anew, what the backend has not consumed."""
-        up = self._outgoing
-        assert up.ledger is not None
-        self._sender.rewind(up.ledger.settled)
-        data = self._sender.encode_prefixed(pieces)
-        self._hop_end = len(data)
-        up.ledger.restart_hop(hop_bytes=len(data))
-        up.metrics.replayed += sum(1 for piece in pieces if piece[2] & LAST)
-        self.endpoint.write(data)
+    def replay(self, now: float) -> None:
+        """Begins to send again, on a connection that was made anew, what the backend has not consumed."""
+        self._outgoing.begin_replay()
+        self._replay()
+
+    def _replay(self) -> None:
+        """Sends again as much as there is room for."""
+        endpoint, sender = self.endpoint, self._sender
+        while not endpoint.is_full:
+            pieces = self._outgoing.replay_some(sender, self._hop_end)
+            if not pieces:
+                return
+            endpoint.write(sender.encode_prefixed(pieces))
+            self._hop_end = endpoint.bytes_taken + endpoint.buffered
+
+    @property
+    def is_full(self) -> bool:
+        return self.endpoint.is_full or self._outgoing.replay is not None
 
     def start(self, now: float) -> None:
         # What the client has acknowledged or refused while OPEN was under way.
@@ -253,6 +261,8 @@ class RecordsBackend(SocketSide):
 
     def on_drained(self, now: float) -> None:
         if self.endpoint.output is Output.OPEN:
+            if self._outgoing.replay is not None:
+                self._replay()
             pong, self._pong = self._pong, b""
             self.endpoint.write(pong)
             if self._asks_later:

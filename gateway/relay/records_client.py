@@ -5,14 +5,14 @@ next; so whatever is sent again is known again. ACKs are coalesced: at most one 
 """
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway.errors import ConnectionFault, KeepaliveTimeout, PolicyViolation, ProtocolViolation
 from gateway.memory.account import Charge
 from gateway.protocol.ledger import Ledger
 from gateway.protocol.messages import NO_CODE, WebSocketConnection
-from gateway.protocol.pieces import LAST, Opcode, Piece
+from gateway.protocol.pieces import Opcode, Piece
 from gateway.protocol.records import (
     MAX_BODY_BYTES,
     AuthByGateway,
@@ -101,26 +101,40 @@ class RecordsClient(WebSocketSide):
 
     # --- beginning ------------------------------------------------------------------------------------------------
 
-    def open(self, body: OpenedByGateway, unsettled: Sequence[Piece], now: float) -> None:
-        """Answers the client's OPEN and sends again what it has not consumed."""
-        down, up = self._outgoing, self._incoming
-        assert down.ledger is not None
+    def open(self, body: OpenedByGateway, now: float) -> None:
+        """Answers the client's OPEN and begins to send again what it has not consumed."""
+        up = self._incoming
         assert up.ledger is not None
         self._send_record(RecordType.OPENED, 0, up.ledger.settled, body.to_json())
         for reject in self.numbering.rejects.values():
             self.endpoint.write(self.ws.send([(_BINARY, reject, WHOLE)]))
         self._told = dict.fromkeys(Rung, up.ledger.settled)
         self.numbering.receiver.interrupt()
-        self.numbering.sender.rewind(down.ledger.settled)
-        data = self.ws.send(self.numbering.sender.encode_messages(unsettled)) if unsettled else b""
         self._mid_message = False
-        hop_end = self.endpoint.bytes_taken + self.endpoint.buffered + len(data)
-        down.ledger.restart_hop(hop_bytes=hop_end)
-        down.metrics.replayed += sum(1 for piece in unsettled if piece[2] & LAST)
-        self._hop_end = hop_end
-        self.endpoint.write(data)
+        self._hop_end = self.endpoint.bytes_taken + self.endpoint.buffered
+        self._outgoing.begin_replay()
+        self._replay()
+
+    def _replay(self) -> None:
+        """Sends again as much as there is room for."""
+        endpoint, sender = self.endpoint, self.numbering.sender
+        while not endpoint.is_full:
+            pieces = self._outgoing.replay_some(sender, self._hop_end)
+            if not pieces:
+                return
+            endpoint.write(self.ws.send(sender.encode_messages(pieces)))
+            self._hop_end = endpoint.bytes_taken + endpoint.buffered
 
     # --- what the relay asks and wants ----------------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        return self.endpoint.is_full or self._outgoing.replay is not None
+
+    def on_drained(self, now: float) -> None:
+        if self._outgoing.replay is not None and not self.is_closing:  # a side that was left is closing
+            self._replay()
+        super().on_drained(now)
 
     def deliver(self, pieces: list[Piece], now: float, *, fence: bool) -> None:
         endpoint = self.endpoint

@@ -117,6 +117,7 @@ class Relay(Traffic):
         if not isinstance(before, RecordsClient):
             return  # a drain finds it away already
         self._give_up_client_hop(now)
+        self.down.drop_replay()
         self.client = ParkedClient(self.down, before.numbering)
         self._absence = absence
         self._host.relay_detached(self, now)
@@ -138,7 +139,7 @@ class Relay(Traffic):
             before.leave(4001, "another connection took over", now)
         self._absence = None
         self._grace_deadline = NEVER
-        client.open(body, retained.pieces, now)
+        client.open(body, now)
         self.flush_downstream(now)
         if retained.is_cut:
             # A message larger than the window was interrupted: only the backend can send it again.
@@ -166,7 +167,7 @@ class Relay(Traffic):
     def evict(self, now: float) -> None:
         """Ends a parked session before its time, for memory: at once, unless something is still on its way out."""
         self._expire(UnknownReason.EVICTED, now)
-        if not (self.backend.is_gone or self.backend.buffered) and not self.up.held:
+        if not (self.backend.is_gone or self.backend.buffered) and not self.up.holds_back:
             self._close_backend(now)
             self._end_if_gone(now)
 
@@ -187,6 +188,7 @@ class Relay(Traffic):
             self.backend_ended(now, fault=fault)
             return
         self._close_backend(now)
+        self.up.drop_replay()
         self.backend = AbsentBackend()
         self._host.relay_lost_backend(self, before, now)
         self._steer(now)
@@ -199,9 +201,8 @@ class Relay(Traffic):
         `rejected` is what it has refused of them lately. Raises ProtocolViolation, with nothing changed, for a number
         that cannot be.
         """
-        ledger, retained = self.up.ledger, self.up.retained
+        ledger = self.up.ledger
         assert ledger is not None
-        assert retained is not None
         if consumed < ledger.settled:
             raise ProtocolViolation(f"has consumed {consumed}, but has acknowledged {ledger.settled} before")
         if consumed == ledger.accepted + 1 and tells_of(rejected, consumed):
@@ -211,7 +212,7 @@ class Relay(Traffic):
         if self.up.settle(Rung.CONSUMED, consumed, now):
             self.client.upstream_advanced(now)
         self.backend = backend
-        backend.replay(retained.pieces, now)
+        backend.replay(now)
         backend.start(now)
         if self._is_unsure:
             backend.ask()  # its OPENED may be older than the client's return
@@ -250,7 +251,7 @@ class Relay(Traffic):
         self._close_client_socket(now)
         self._move(Step.CLIENT_LOST, now, ending)
         self._finish_backend(ending.code, ending.reason, now)
-        self.down.drop_held()
+        self.down.drop_all()
         if not self._end_if_gone(now):
             self._steer(now)  # what the backend still says is read to its end, for nobody
 
@@ -277,8 +278,8 @@ class Relay(Traffic):
             return
         self._close_backend(now)
         self._grace_deadline = NEVER
-        self.up.drop_held()
-        self.down.drop_held()
+        self.up.drop_all()
+        self.down.drop_all()
         self._send_away(CAME_TOO_EARLY if self._is_unsure else TAKEN_OVER, now)
         self._end_if_gone(now)
 
@@ -286,8 +287,8 @@ class Relay(Traffic):
         if not self.is_open:
             self.client_lost(now)  # it is closing already: no second Close, just the end
             return
-        self.up.drop_held()
-        self.down.drop_held()
+        self.up.drop_all()
+        self.down.drop_all()
         self._decide(ending_by_fault(fault), now)
 
     def on_fault(self, error: Exception) -> None:
@@ -326,8 +327,8 @@ class Relay(Traffic):
         if not self.is_open:
             self.cut(now)
             return
-        self.up.drop_held()
-        self.down.drop_held()
+        self.up.drop_all()
+        self.down.drop_all()
         self._decide(Ending(by=ClosedBy.GATEWAY, code=code, reason=reason), now)
 
     # --- a restart --------------------------------------------------------------------------------------------------
@@ -376,18 +377,18 @@ class Relay(Traffic):
 
     def _go_on_ending(self, now: float) -> None:
         closing, backend = self.closing, self.backend
-        if closing.for_backend is not None and not (self.up.held or backend.is_gone or backend.is_finished):
+        if closing.for_backend is not None and not (self.up.holds_back or backend.is_gone or backend.is_finished):
             code, reason = closing.for_backend
             self.take_stock(now)
             backend.finish(code, reason, self.report(), now)
         state = closing.state
         if state is State.FLUSHING:
-            if not self.down.held:
+            if not self.down.holds_back:
                 self._close_client(Step.FLUSHED, now)
         elif state is State.FENCING:
             backend.pause()
             # A fence goes behind the last message, and once it is answered Close.
-            if not self.down.held and not (self.down.is_unsettled and self.client.fence(now)):
+            if not self.down.holds_back and not (self.down.is_unsettled and self.client.fence(now)):
                 self._move(Step.FENCED, now)
                 self.flush_downstream(now)
 
@@ -451,8 +452,8 @@ class Relay(Traffic):
             assert ending is not None
             self._move(Step.ALL_GONE, now)
             if not (self.is_resumable and ending.unknown is UnknownReason.DRAIN):  # it may be resumed elsewhere
-                self.up.drop_held()
-                self.down.drop_held()
+                self.up.drop_all()
+                self.down.drop_all()
             self.pump.forget(self)
             self.up.paused_for(None, now)
             self.down.paused_for(None, now)
@@ -499,7 +500,7 @@ class Relay(Traffic):
         else:
             looks.append(self.client.vitals())
         awaits_backend = not (self.backend.is_gone or isinstance(self.backend, AbsentBackend))
-        is_held = bool(self.up.held) and awaits_backend
+        is_held = self.up.holds_back and awaits_backend
         if not closing.due(now, looks, settled=tuple(settled), is_held=is_held):
             return
         if closing.state is State.CLOSING:
@@ -508,7 +509,7 @@ class Relay(Traffic):
             self._move(Step.OVERDUE, now)
             self.flush_downstream(now)
         elif closing.state is State.FLUSHING:
-            self.down.drop_held()  # it has no window for the rest, but it is to know why this is the end
+            self.down.drop_all()  # it has no window for the rest, but it is to know why this is the end
             self._close_client(Step.OVERDUE, now)
         else:
             self._echo(now)

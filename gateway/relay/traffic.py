@@ -174,7 +174,7 @@ class Traffic(Junction):
                 self._plan_look(now)
                 break
             self._send_upstream(pieces, now)
-        if not up.held and self.closing.for_backend is not None:
+        if not up.holds_back and self.closing.for_backend is not None:
             self._go_on_ending(now)
         self._steer(now)
 
@@ -247,7 +247,7 @@ class Traffic(Junction):
             if not pieces:
                 break
             self._send_downstream(pieces, now)
-        if not down.held and not self.closing.is_open:
+        if not down.holds_back and not self.closing.is_open:
             self._go_on_ending(now)
         self._steer(now)
 

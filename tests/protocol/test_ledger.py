@@ -226,7 +226,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.offset = 0
         for rung in PROVABLE:
             self.positions[rung] = self.settled
-        self.ledger.restart_hop(hop_bytes=self.hop_bytes)
+        self.ledger.restart_hop()
+        assert self.ledger.advance_to_offset(Rung.REACHED, 0) == []
+        self.ledger.end_replay(hop_bytes=self.hop_bytes)
 
     # --- what always holds ---
 
@@ -416,11 +418,14 @@ def test_new_connection_of_the_next_hop_forgets_evidence_but_not_what_it_may_hav
     ledger.advance_to_offset(Rung.WRITTEN, 48)
     accept(ledger, 10, now=2.0, hop_bytes=24)
     ledger.advance(Rung.CONSUMED, 1)
-    ledger.restart_hop(hop_bytes=48)
+    ledger.restart_hop()
     assert ledger.position(Rung.WRITTEN) == 1
     assert ledger.report() == LossReport(settled=1, unknown=(2, 2), never_forwarded=(3, 3))
     ledger.advance_to_offset(Rung.WRITTEN, 1)
     assert ledger.report() == LossReport(settled=1, unknown=(2, 3))
+    ledger.advance_to_offset(Rung.WRITTEN, 47)
+    assert ledger.position(Rung.WRITTEN) == 1, "how much all of it comes to is not known while it goes out"
+    ledger.end_replay(hop_bytes=48)
     ledger.advance_to_offset(Rung.WRITTEN, 48)
     assert ledger.position(Rung.WRITTEN) == 3
     assert told(ledger.advance(Rung.CONSUMED, 3)) == [(1.0, 1), (2.0, 1)]
@@ -428,7 +433,7 @@ def test_new_connection_of_the_next_hop_forgets_evidence_but_not_what_it_may_hav
 
 def test_hop_without_records_cannot_be_made_anew() -> None:
     with pytest.raises(ValueError, match="without records"):
-        open_ledger(overhead_bytes=1).restart_hop(hop_bytes=0)
+        open_ledger(overhead_bytes=1).restart_hop()
 
 
 def test_evidence_above_the_settling_rung_counts_as_that_rung() -> None:

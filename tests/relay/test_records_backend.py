@@ -178,7 +178,7 @@ def test_after_a_break_what_is_retained_is_sent_again_with_its_numbers(make: Mak
     assert outgoing.retained is not None
     assert outgoing.ledger is not None
     outgoing.settle(Rung.CONSUMED, 1, tried.stage.now)
-    tried.side.replay(outgoing.retained.pieces, tried.stage.now)
+    tried.side.replay(tried.stage.now)
     assert tried.until_heard(1) == [(RecordType.DATA, 0, 2, b"two")]
     assert outgoing.metrics.replayed == 1
 

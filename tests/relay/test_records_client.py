@@ -44,7 +44,7 @@ class Tried:
         retained = self.stage.outgoing.retained
         assert retained is not None
         body = OpenedByGateway(session="x" * 43, resumed=False, settles_at=Rung.CONSUMED)
-        self.side.open(body, retained.pieces, self.stage.now)
+        self.side.open(body, self.stage.now)
         self.side.start(b"", self.stage.now)
 
     def say(self, record_type: RecordType, flags: int = 0, seq: int = 0, body: bytes = b"") -> None:

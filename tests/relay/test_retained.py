@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 
 from gateway.memory.account import Account
 from gateway.protocol.pieces import FIRST, LAST, Piece
-from gateway.relay.retained import Retained
+from gateway.protocol.records import parse_record
+from gateway.protocol.sequencing import DataReceiver, DataSender
+from gateway.relay.retained import REPLAY_BYTES, Replay, Retained
 from tests.relay.harness import open_tab
 from tests.relay.junction import message
 
@@ -76,3 +78,84 @@ def test_like_a_list_of_whole_messages(messages: list[list[int]], settled: int) 
     expected = [b"".join(piece[1] for piece in pieces_of(sizes)) for sizes in messages[settled:]]
     assert payloads(retained) == expected
     assert retained.bytes == sum(map(len, expected))
+
+
+# --- sent again ---------------------------------------------------------------------------------------------------
+
+
+def hear(receiver: DataReceiver, sender: DataSender, pieces: list[Piece], got: list[bytearray]) -> None:
+    """What the receiver makes of the pieces; a gap or a wrong number is its error."""
+    records = [parse_record(payload) for _, payload, _ in sender.encode_messages(pieces)]
+    heard, others = receiver.receive(records)
+    assert (receiver.error, others) == (None, [])
+    for _, payload, flags in heard:
+        if flags & FIRST:
+            got.append(bytearray())
+        got[-1] += payload
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 40_000), min_size=1, max_size=5), max_size=8),
+    st.lists(st.integers(0, 9), max_size=6),
+    st.booleans(),
+)
+def test_what_is_sent_again_is_a_bounded_piece_at_a_time_and_without_a_gap(
+    messages: list[list[int]], settled: list[int], is_unfinished: bool
+) -> None:
+    retained = Retained(open_tab(), limit_bytes=1 << 20)
+    for sizes in messages:
+        retained.add(pieces_of(sizes))
+    if is_unfinished:
+        retained.add(pieces_of([5000, 5000])[:1])
+    account = Account(limit_bytes=1 << 30, holder_bytes=1 << 30)
+    tab = account.open("a")
+    replay, sender, receiver = Replay(retained, tab), DataSender(start=7), DataReceiver()
+    got: list[bytearray] = []
+    acks = iter(settled)
+    while pieces := replay.take(sender):
+        first = sender.sent + 1
+        if first > receiver.accepted + 1:  # those between have settled, and their receiver knows them
+            assert first <= retained.settled + 1
+            receiver = DataReceiver(start=first - 1)
+        hear(receiver, sender, pieces, got)
+        assert sum(len(payload) for _, payload, _ in pieces[:-1]) < REPLAY_BYTES
+        ack = next(acks, 0)
+        retained.settle(min(retained.settled + ack, len(messages)))
+    sent = [bytes(message) for message in got]
+    expected = [b"".join(payload for _, payload, _ in pieces_of(sizes)) for sizes in messages]
+    if is_unfinished:
+        expected.append(pieces_of([5000, 5000])[0][1])
+    rest = iter(expected)
+    assert all(message in rest for message in sent), "in order, each whole"
+    unsettled = len(expected) - retained.settled
+    assert sent[len(sent) - unsettled :] == expected[len(expected) - unsettled :] if unsettled else True
+    assert tab.used == 0
+
+
+def test_a_message_that_settles_while_it_goes_out_again_goes_on_to_its_end() -> None:
+    retained = Retained(open_tab(), limit_bytes=1 << 20)
+    retained.add(pieces_of([REPLAY_BYTES] * 3))
+    retained.add([message(b"behind")])
+    account = Account(limit_bytes=1 << 30, holder_bytes=1 << 30)
+    tab = account.open("a")
+    replay, sender, receiver = Replay(retained, tab), DataSender(), DataReceiver()
+    got: list[bytearray] = []
+    hear(receiver, sender, replay.take(sender), got)
+    retained.settle(1)
+    assert tab.used >= 2 * REPLAY_BYTES, "nobody else is charged for the rest of it"
+    while pieces := replay.take(sender):
+        hear(receiver, sender, pieces, got)
+    assert [len(message) for message in got] == [3 * REPLAY_BYTES, 6]
+    assert tab.used == 0
+
+
+def test_a_replay_that_is_dropped_gives_back_what_it_was_charged() -> None:
+    retained = Retained(open_tab(), limit_bytes=1 << 20)
+    retained.add(pieces_of([REPLAY_BYTES] * 3))
+    account = Account(limit_bytes=1 << 30, holder_bytes=1 << 30)
+    tab = account.open("a")
+    replay = Replay(retained, tab)
+    replay.take(DataSender())
+    assert tab.used > 0
+    replay.drop()
+    assert tab.used == 0
