@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
 from typing import Final
+from weakref import WeakValueDictionary
 
 from gateway.backend.store import Changes, SessionEnd, StoredSession
 from gateway.ends.messages import MAX_REJECT_REASON_BYTES, check_code
-from gateway.errors import MAX_CLOSE_REASON_BYTES, ConnectionFault, ProtocolViolation
+from gateway.errors import ConnectionFault, ProtocolViolation, fitting_reason
 from gateway.protocol.inbox import Inbox
 from gateway.protocol.outbox import MessageNotKept, Outbox
 from gateway.protocol.records import (
@@ -39,6 +40,7 @@ CONTROL_BYTES: Final = 64 * 1024
 """Answers that wait to be sent: beyond this no more is read, so a flood of PINGs fills no memory."""
 
 REJECTIONS_KEPT: Final = 256
+"""Of messages that nobody has a receipt of."""
 
 
 class Refused(Exception):
@@ -48,6 +50,16 @@ class Refused(Exception):
         super().__init__(reason)
         self.code = code
         self.reason = reason
+
+
+class Fate:
+    """What is known of one message of ours, for as long as somebody wants to know."""
+
+    __slots__ = ("__weakref__", "rejection")
+
+    def __init__(self, rejection: RejectBody | None) -> None:
+        self.rejection = rejection
+        """How the peer has refused it, None if it has not."""
 
 
 class State(Enum):
@@ -91,6 +103,7 @@ class Conversation:
         """What the newest ACK proved of the messages it settled."""
         self.rejections: dict[int, RejectBody] = {}
         """The newest of our messages that the peer has refused, and why."""
+        self._fates: WeakValueDictionary[int, Fate] = WeakValueDictionary()
         self._refused = Rejections(stored.rejected, accepted=stored.consumed, window_messages=window_messages)
         """What we have refused of the peer's messages, and it may not know of."""
         self._saved_refused = stored.rejected
@@ -221,9 +234,19 @@ class Conversation:
     def _learn_rejected(self, news: Sequence[tuple[int, int, str]]) -> None:
         """The peer has refused messages of ours: (number, code, reason) of each."""
         for seq, code, reason in news:
-            self.rejections[seq] = RejectBody(code=code, reason=reason)
+            self.rejections[seq] = body = RejectBody(code=code, reason=reason)
+            fate = self._fates.get(seq)
+            if fate is not None:
+                fate.rejection = body
         while len(self.rejections) > REJECTIONS_KEPT:
             del self.rejections[next(iter(self.rejections))]
+
+    def fate_of(self, seq: int) -> Fate:
+        """What becomes of message `seq` of ours: who holds this is told, however many are refused after it."""
+        fate = self._fates.get(seq)
+        if fate is None:
+            fate = self._fates[seq] = Fate(self.rejections.get(seq))
+        return fate
 
     def fail(self, fault: ConnectionFault) -> None:
         """Ends the session at once because of `fault`; without effect once it has ended."""
@@ -234,9 +257,10 @@ class Conversation:
     def reject(self, seq: int, code: int, reason: str) -> None:
         """Refuses one message of the peer's, which counts as consumed then; one that is consumed already stays so.
 
-        Raises ValueError as `Inbox.consume`, and for a code outside 1000 to 4999 or a reason of more than 1024 bytes.
+        Raises ValueError as `Inbox.consume`, and for a code outside 1000 to 4999. A reason is cut to 1024 bytes.
         """
-        _check_end(code, reason, max_reason_bytes=MAX_REJECT_REASON_BYTES)
+        check_code(code)
+        reason = fitting_reason(reason, MAX_REJECT_REASON_BYTES)
         body = RejectBody(code=code, reason=reason).to_json()
         if not self.inbox.discard(seq):
             return
@@ -259,11 +283,11 @@ class Conversation:
         """Ends the session for good; without effect once it has ended.
 
         CLOSE goes behind all that was sent, or `at_once`: then the messages wait for a connection that asks for them.
-        Raises ValueError for a code outside 1000 to 4999 or a reason of more than 123 bytes.
+        Raises ValueError for a code outside 1000 to 4999. A reason is cut to 123 bytes.
         """
-        _check_end(code, reason, max_reason_bytes=MAX_CLOSE_REASON_BYTES)
+        check_code(code)
         if self.end is None:
-            self.end = SessionEnd(code=code, reason=reason, by_peer=False)
+            self.end = SessionEnd(code=code, reason=fitting_reason(reason), by_peer=False)
             self._at_once = at_once
 
     def _answer(self, record: bytes) -> None:
@@ -358,10 +382,3 @@ class Conversation:
         if self._close_sent or self.state is not State.ENDED_BY_US:
             return False
         return self._at_once or not self._opened or self.outbox.is_drained
-
-
-def _check_end(code: int, reason: str, *, max_reason_bytes: int) -> None:
-    """Raises ValueError for what the peer would not take."""
-    check_code(code)
-    if len(reason.encode()) > max_reason_bytes:
-        raise ValueError(f"a reason of {len(reason.encode())} bytes, expected at most {max_reason_bytes}")

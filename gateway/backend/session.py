@@ -9,6 +9,7 @@ or when the handler has returned. A message whose handler raised comes again, a 
 does, after a resume, one whose handler was cancelled because the process stops.
 """
 
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any, Final, TypeAlias
@@ -18,7 +19,7 @@ from pydantic import JsonValue
 
 from gateway.backend.conversation import Conversation
 from gateway.backend.live import LiveSession
-from gateway.ends.messages import encoded
+from gateway.ends.messages import check_code, encoded
 from gateway.protocol.inbox import IncomingPiece, OversizeMessage
 from gateway.protocol.records import ClientAddress, OpenToBackend, Rung, SessionReport
 
@@ -84,7 +85,7 @@ class _Delivered:
     def reject(self, code: int, reason: str = "") -> None:
         """Refuses the message: its sender is told why, and not that it was consumed.
 
-        Raises ValueError for a code outside 1000 to 4999 or a reason of more than 1024 bytes.
+        Raises ValueError for a code outside 1000 to 4999. A reason is cut to 1024 bytes.
         """
         self._session.reject(self.seq, code, reason)
 
@@ -115,10 +116,11 @@ Message: TypeAlias = TextMessage | BinaryMessage
 class Receipt:
     """Stands for one message that was sent."""
 
-    __slots__ = ("_live", "seq")
+    __slots__ = ("_fate", "_live", "seq")
 
     def __init__(self, live: LiveSession, seq: int) -> None:
         self._live = live
+        self._fate = live.conversation.fate_of(seq)
         self.seq = seq
         """The message's number."""
 
@@ -134,7 +136,7 @@ class Receipt:
         """
         conversation = self._live.conversation
         while True:
-            rejection = conversation.rejections.get(self.seq)
+            rejection = self._fate.rejection
             if rejection is not None:
                 raise MessageRejected(self.seq, rejection.code, rejection.reason)
             if self.is_settled:
@@ -440,9 +442,15 @@ class Session:
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Ends the session for good, behind all that was sent; what came is not taken any more. Again does nothing.
 
-        Raises ValueError for a code outside 1000 to 4999 or a reason of more than 123 bytes.
+        The message in hand is acknowledged, as when its loop body ends, but not while an exception is handled, which
+        that body may have raised: then its sender is told that nobody knows.
+
+        Raises ValueError for a code outside 1000 to 4999, and nothing has happened then. A reason is cut to 123 bytes.
         """
-        self.finish_current()
+        check_code(code)
+        if sys.exception() is None:
+            self.finish_current()
+        self._current = None
         self._closed = True
         self._conversation.close(code, reason)
         self._live.wake()

@@ -13,9 +13,10 @@ TAKEN_OVER: Final = 4001
 """Close code of a connection whose session a newer one has taken over."""
 
 GHOST_SECONDS: Final = 30.0
-"""So long after a connection of ours has ended without an answer to its OPEN, that may still be on its way, overtake
-the next one's and supersede it: being taken over meanwhile tells of nobody but ourselves. At any other time somebody
-else has the session now, and taking it back by itself would be a quarrel without end."""
+"""So long after a connection of ours, or of the process that left us its store, has ended without an answer to its
+OPEN, that may still be on its way, overtake the next one's and supersede it: being taken over meanwhile tells of nobody
+but ourselves. At any other time somebody else has the session now, and taking it back by itself would be a quarrel
+without end."""
 
 PASSING_CODES: Final = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 1014})
 """Close codes after which the session may still be there: the gateway restarts, is overloaded, lost its network."""

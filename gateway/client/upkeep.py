@@ -181,6 +181,9 @@ class Upkeep:
 
     def start(self) -> None:
         """Begins to connect, in a task of its own."""
+        if self.conversation.token is not None:
+            # The process before this one has gone with the session: its OPEN may be on its way.
+            self._late_opens.append(anyio.current_time() + GHOST_SECONDS)
         self._running = Background(self._run, "kakitome session")
 
     async def stop(self) -> None:

@@ -206,6 +206,63 @@ async def test_a_service_stops_at_once_though_a_handler_waits_to_be_run_again() 
                 assert link.acks == []
 
 
+@pytest.mark.parametrize("manual_ack", [False, True])
+async def test_a_session_that_is_closed_because_a_body_raised_does_not_acknowledge_its_message(
+    manual_ack: bool,
+) -> None:
+    async def handler(session: Session) -> None:
+        session.manual_ack = manual_ack
+        try:
+            async for message in session:
+                if message == "bad":
+                    raise LookupError
+                message.ack()
+        except LookupError:
+            session.close(4000, "sorry")
+
+    async with serving(handler, limits=LIMITS) as dial, await dial() as link:
+        await link.open()
+        await link.data(1, "good")
+        await link.data(2, "bad")
+        assert await link.receive_close() == (4000, "sorry")
+        assert link.acks[-1:] == [1]
+
+
+@pytest.mark.parametrize("reads_pieces", [False, True])
+async def test_nor_does_one_that_is_closed_in_a_finally(reads_pieces: bool) -> None:
+    async def handler(session: Session) -> None:
+        try:
+            async for _ in session.pieces() if reads_pieces else session:
+                raise LookupError
+        finally:
+            session.close(4000, "sorry")
+
+    async with serving(handler, limits=LIMITS) as dial, await dial() as link:
+        await link.open()
+        await link.data(1, "x")
+        assert await link.receive_close() == (4000, "sorry")
+        assert link.acks == []
+
+
+async def test_a_close_that_cannot_be_acknowledges_nothing() -> None:
+    raised: list[str] = []
+
+    async def handler(session: Session) -> None:
+        async for _ in session:
+            with pytest.raises(ValueError, match="code 999") as caught:
+                session.close(999)
+            raised.append(str(caught.value))
+            session.manual_ack = True
+            return
+
+    async with serving(handler, limits=LIMITS) as dial, await dial() as link:
+        await link.open()
+        await link.data(1, "x")
+        assert await link.receive_close() == (1000, "")
+        assert link.acks == []
+    assert raised
+
+
 # --- nothing that could be rejected -------------------------------------------------------------------------------
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.backend import Receipt
-from gateway.backend.conversation import Conversation
+from gateway.backend import MessageRejected, Receipt
+from gateway.backend.conversation import REJECTIONS_KEPT, Conversation
 from gateway.backend.live import LiveSession, Shelf
 from gateway.backend.sqlite_store import SqliteStore
 from gateway.backend.store import MemoryStore, Store, StoredSession
@@ -52,6 +52,25 @@ def saved(one: Conversation, store: Store) -> list[Record]:
 def opened_body(records: list[Record]) -> OpenedByBackend:
     assert records[0][0] == RecordType.OPENED
     return OpenedByBackend.from_json(records[0][3])
+
+
+async def test_a_receipt_tells_of_a_refusal_however_many_follow_it() -> None:
+    many = 4 * REJECTIONS_KEPT
+    one = Conversation(None, window_messages=WINDOW, window_bytes=1000, kept_bytes=1000)
+    one.attach(0, opening(1, window=many))
+    live = LiveSession("s1", one, Shelf(MemoryStore()))
+    for _ in range(many):
+        one.outbox.append(text=False, payload=b"")
+    receipts = [Receipt(live, seq) for seq in (1, 2, many)]
+    saved(one, live.shelf.store)
+    body = RejectBody(code=4000, reason="no").to_json()
+    rejects: list[Record] = [(RecordType.REJECT, 0, seq, body) for seq in range(1, many + 1)]
+    one.receive_records(rejects)
+    for receipt in receipts:
+        with pytest.raises(MessageRejected, match="4000 no"):
+            await receipt.settled()
+    with pytest.raises(MessageRejected):
+        await Receipt(live, many).settled()  # a late one, of what is still remembered
 
 
 @pytest.fixture(params=["memory", "sqlite"])

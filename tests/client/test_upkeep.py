@@ -175,6 +175,27 @@ async def test_a_ghost_of_our_own_supersedes_us_once() -> None:
 
 
 @on_both_runtimes
+async def test_the_process_before_us_may_have_left_a_ghost() -> None:
+    """It was killed with an OPEN on its way, which supersedes the one of the process that has its store now."""
+    store = ModelStore()
+    store.save(Changes(token="t1", sent=0))
+    async with opened(store=store, token="t1", resumed=True) as (session, peer, double):
+        await peer.close(4001, "another connection took over")
+        peer = await double.accept()
+        await peer.open(0, token="t1", resumed=True)
+        session.send_nowait("here still")
+        assert await peer.receive_message() == (1, "here still")
+        await peer.close(4001, "and again, which is somebody else's work")
+        await peer.receive_end()
+        with pytest.raises(SessionEnded):
+            await anext(session)
+    assert session.close_code == 4001
+    assert len(double.peers) == 2
+    assert store.session is not None  # it is theirs who have it now, or ours another time
+    assert [message.seq for message in store.session.outbox] == [1]
+
+
+@on_both_runtimes
 async def test_a_session_that_somebody_else_has_taken_over_is_not_taken_back() -> None:
     """Every OPEN of ours was answered: whoever has superseded us is somebody else."""
     async with opened(token="t1") as (session, peer, double):
