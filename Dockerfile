@@ -26,7 +26,7 @@ RUN python -m venv --without-pip /opt/kakitome \
  && pip --python /opt/kakitome/bin/python install --require-hashes --only-binary :all: -r requirements.lock \
  && pip install --require-hashes --only-binary :all: -r requirements-build.lock
 
-COPY pyproject.toml setup.py README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE kakitome.py ./
 COPY gateway gateway
 # All that can be compiled is, or the build fails: an image without it would be slow and nobody would know why.
 RUN KAKITOME_COMPILE=1 pip wheel --no-deps --no-build-isolation --wheel-dir dist . \

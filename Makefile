@@ -16,7 +16,7 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-all test-platforms check lint types imports tests coverage tests-compiled compiled conformance bench trial soak-vnc fuzz lock chart npm web screenshots containers codec wheels docs forge clean
+.PHONY: help demo test test-all test-platforms check lint types imports tests coverage tests-compiled compiled client conformance bench trial soak-vnc fuzz lock chart npm web screenshots containers codec wheels docs forge clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,7 +27,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'  # the first that knows dependency groups
 
-SOURCES := pyproject.toml setup.py $(shell find gateway -type f ! -name '*.so' ! -name '*.c' ! -name '*.pyc')
+SOURCES := pyproject.toml setup.py kakitome.py $(shell find gateway -type f ! -name '*.so' ! -name '*.c' ! -name '*.pyc')
 
 # A contributor's environment has the sources themselves, which are never compiled in place.
 $(VENV)/.installed: $(SOURCES) | $(BIN)/python
@@ -62,6 +62,10 @@ compiled: $(COMPILED)/.built ## Install the package into build/compiled with its
 
 wheels: ## Build wheels for the Pythons that are here (3.11 to 3.13) into dist/, and try each in a fresh environment
 	tests/wheels/run
+
+client: $(VENV)/.dev ## Build kakitome-client, client and kit without the gateway, into dist/, and tell its size
+	mkdir -p dist
+	$(BIN)/python -m deploy.client_distribution dist
 
 codec: $(VENV)/.codec ## Build the compiled frame codec and socket calls in place (skipped without a C compiler)
 

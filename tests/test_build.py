@@ -33,7 +33,7 @@ def checkout(tmp_path: Path) -> Path:
     tree = tmp_path / "checkout"
     built = shutil.ignore_patterns("*.so", "*.c", "__pycache__")
     shutil.copytree(REPOSITORY / "gateway", tree / "gateway", ignore=built)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "kakitome.py"):
         shutil.copy(REPOSITORY / name, tree)
     return tree
 

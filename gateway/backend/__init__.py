@@ -7,6 +7,14 @@ async def handler(session: Session) -> None:
         await session.send("Pong: " + message)
 
 anyio.run(functools.partial(serve, handler, port=9000))
+
+What there is; help(gateway.backend.Session), say, tells of one of them, docs/python-backend.md of all:
+
+    Serving             serve Handler Limits Address
+    Sessions            Session Transaction Receipt SessionEnded MessageRejected
+    Messages            Message TextMessage BinaryMessage IncomingPiece OutgoingMessage
+    Stores              Store MemoryStore SqliteStore StoredSession Changes SessionEnd
+    Faults of a store   StoreFailed StoreLocked StoreFull StoreReadOnly StoreCorrupt StoreUnreachable StoreMoved
 """
 
 from gateway.backend.handling import Handler

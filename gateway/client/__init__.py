@@ -9,6 +9,19 @@ async with open_session("wss://example.com/chat") as session:
     await session.send("hello")         # returns when the far side has it
     async for message in session:
         print(message)                  # acknowledged when the loop comes back
+
+What there is; help(gateway.client.Session), say, tells of one of them, docs/python-client.md of all:
+
+    Sessions            open_session Session Settings Timeouts Credential SessionState
+    Connections         connect Connection
+    Messages            Data Message TextMessage BinaryMessage OutgoingMessage Receipt Rung
+    Events              Event StateChanged Opened Acknowledged MessageRejected MessagesLost CredentialJudged
+    Loss reports        SessionReport LossReport Fate
+    Stores              Store SqliteStore StoredSession Changes
+    Faults              ConnectionFailed ConnectionTimeout Untrusted CredentialFailed HandshakeFailed
+                        HandshakeRejected NotRecords ConnectionClosed SessionEnded Rejected TooBig Lost WindowFull
+                        MessageTooBig
+    Faults of a store   StoreFailed StoreLocked StoreFull StoreReadOnly StoreCorrupt StoreUnreachable StoreMoved
 """
 
 from gateway.client.connection import Connection, Timeouts, connect
