@@ -68,6 +68,11 @@ class Fence:
         self.sent_at = now
         return self._payload
 
+    def again(self) -> bytes:
+        """The payload of the fence in flight, for another Ping: whichever of them is answered, it proves as much."""
+        assert self._payload is not None, "a fence is in flight"
+        return self._payload
+
     def answered(self, payload: bytes) -> int | None:
         """Takes a Pong's payload: the number of the last message that it proves reached, None if it proves nothing."""
         if self._payload is None or payload != self._payload:

@@ -26,7 +26,7 @@ from gateway.memory.account import Charge, Tab, Waiter
 from gateway.memory.costs import BUFFER_BYTES, VIEW_BYTES, cost_of_buffer
 from gateway.protocol.pieces import Buffer
 from gateway.relay.ports import EndpointOwner, Source
-from gateway.relay.pump import BROKEN, READABLE, WRITABLE, Pump
+from gateway.relay.pump import BROKEN, HUNG_UP, READABLE, WRITABLE, Pump
 from gateway.relay.pump import BUFFER_BYTES as READ_BYTES
 from gateway.relay.sockets import send
 from gateway.relay.timers import Entry
@@ -81,6 +81,7 @@ class Endpoint(Source, Waiter):
         "_charge",
         "_failure",
         "_fd",
+        "_has_hung_up",
         "_high_mark",
         "_mask",
         "_most",
@@ -98,6 +99,7 @@ class Endpoint(Source, Waiter):
         "output",
         "pump",
         "sock",
+        "tells_hang_up",
         "timer",
         "trickles",
     )
@@ -120,6 +122,7 @@ class Endpoint(Source, Waiter):
         self._charge = Charge(tab)
         self._failure: OSError | None = None
         """Of a write, to be told when what has come is read."""
+        self._has_hung_up = False
         self._nudged = False
         self._reading = False
         self._registered = False
@@ -127,6 +130,8 @@ class Endpoint(Source, Waiter):
         """The holder has no room: nothing is read until `room_again`."""
         self.trickles = False
         """A little is read even so, for it may be what makes room."""
+        self.tells_hang_up = False
+        """The owner wants to know that the peer has gone also while it is not read."""
         self.timer: Entry | None = None
         """The pump's, for the trickle."""
         self.buffered = 0
@@ -204,7 +209,7 @@ class Endpoint(Source, Waiter):
         if mask & ~WRITABLE:
             if self._reading and not self._waits:
                 self._read(now)
-            elif mask & BROKEN:
+            elif mask & (BROKEN | HUNG_UP):
                 self._hung_up(mask, now)
 
     def _read(self, now: float) -> None:
@@ -238,6 +243,7 @@ class Endpoint(Source, Waiter):
         elif self._failure is not None:
             self._break(self._failure, now)
         else:
+            self._has_hung_up = True
             self.pause()
             owner.on_eof(now)
 
@@ -273,12 +279,18 @@ class Endpoint(Source, Waiter):
         A reset that also lost our unsent bytes is a write that failed; a plain hang-up (both sides have ended) is found
         by the read that follows `resume`, behind the bytes that came before it.
         """
-        if self._registered:
+        is_first, self._has_hung_up = not self._has_hung_up, True
+        if not mask & BROKEN:
+            self._watch()
+        elif self._registered:
             self.pump.unregister(self._fd)
             self._registered = False
             self._mask = 0
-        if mask & select.EPOLLERR and self._pending:
+        was_reset = mask & select.EPOLLERR != 0
+        if was_reset and self._pending:
             self._fail_output(OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET)))
+        if is_first and self.tells_hang_up and self._owner is not None and not self._reading:
+            self._owner.on_hung_up(now, was_reset=was_reset)
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -385,7 +397,7 @@ class Endpoint(Source, Waiter):
     def _break(self, error: OSError, now: float) -> None:
         if self._broken:
             return  # a failed write and the hang-up behind it are one end
-        self._broken = True
+        self._broken = self._has_hung_up = True
         self.output = Output.BROKEN
         self._drop_pending()
         self.pause()
@@ -409,10 +421,12 @@ class Endpoint(Source, Waiter):
             return
         if self._reading:
             self.pump.again(self._fd, self)
-        elif not self._has_unread():
+        elif not self.has_unread:
             self._break(self._failure, now)
 
-    def _has_unread(self) -> bool:
+    @property
+    def has_unread(self) -> bool:
+        """Something has come and was not read."""
         return queued_input(self.sock) > 0
 
     def close(self) -> None:
@@ -452,7 +466,10 @@ class Endpoint(Source, Waiter):
     # --- the pump -------------------------------------------------------------------------------------------------
 
     def _wanted(self) -> int:
-        return (READABLE if self._reading and not self._waits else 0) | (WRITABLE if self._pending else 0)
+        mask = WRITABLE if self._pending else 0
+        if self._reading:
+            return mask if self._waits else mask | READABLE
+        return mask | HUNG_UP if self.tells_hang_up and not self._has_hung_up else mask
 
     def _watch(self) -> None:
         mask = self._wanted()

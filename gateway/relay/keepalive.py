@@ -24,7 +24,16 @@ BLOCKED_SECONDS: Final = 1.0
 class Keepalive:
     """Of one connection. All times are seconds on the caller's clock; None is never."""
 
-    __slots__ = ("_acknowledged", "_alive_at", "_interval", "_looked_at", "_timeout", "_waits_until", "heard_at")
+    __slots__ = (
+        "_acknowledged",
+        "_alive_at",
+        "_interval",
+        "_looked_at",
+        "_probed_at",
+        "_timeout",
+        "_waits_until",
+        "heard_at",
+    )
 
     def __init__(self, interval_seconds: float | None, timeout_seconds: float | None, *, now: float) -> None:
         self.heard_at = now
@@ -35,6 +44,7 @@ class Keepalive:
         """When it acknowledged something last, as far as is known."""
         self._acknowledged = 0
         self._looked_at = now
+        self._probed_at = now
         self._waits_until = now
 
     def next_deadline(self, fence: Fence) -> float:
@@ -55,6 +65,17 @@ class Keepalive:
         self._acknowledged = vitals.acknowledged
         self._looked_at = now
 
+    def probes_paused(self, fence: Fence, now: float) -> bool:
+        """Takes in that a client with a ping under way is not read by us; whether it is to be pinged once more.
+
+        It is not to blame for its silence. But a host answers what is sent to a socket that is gone with a reset.
+        """
+        self.heard_at = now
+        if self._interval is None or now - max(self._probed_at, fence.sent_at) < self._interval:
+            return False
+        self._probed_at = now
+        return True
+
     def wait(self, now: float) -> None:
         """No ping can be sent at present."""
         self._waits_until = now + BLOCKED_SECONDS
@@ -72,3 +93,24 @@ class Keepalive:
         if vitals.outstanding:
             timeout = max(timeout * STEPS_OF_A_WINDOW, LEAST_PATIENCE_SECONDS)
         return now - max(fence.sent_at, self.heard_at, self._alive_at) >= timeout
+
+
+class LastWords:
+    """What a client said before it went, while it was paused: they are read as long as the backend takes more."""
+
+    __slots__ = ("_moved_at", "_patience_seconds", "_progress", "next_look_at")
+
+    def __init__(self, patience_seconds: float, *, now: float) -> None:
+        """They are given up when the backend has taken nothing for so long."""
+        self._patience_seconds = patience_seconds
+        self._progress: tuple[int, ...] = ()
+        self._moved_at = now
+        self.next_look_at = now
+
+    def are_in_vain(self, progress: tuple[int, ...], now: float) -> bool:
+        """Takes a look in; `progress` is another one when the backend has taken more."""
+        if progress != self._progress:
+            self._progress = progress
+            self._moved_at = now
+        self.next_look_at = now + self._patience_seconds / LOOKS_IN_A_TIMEOUT
+        return now - self._moved_at >= self._patience_seconds

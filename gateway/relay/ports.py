@@ -62,6 +62,13 @@ class EndpointOwner(ABC):
         """The connection is gone: reset, timed out by the kernel, or a TLS failure. Nothing more comes or goes."""
 
     @abstractmethod
+    def on_hung_up(self, now: float, *, was_reset: bool) -> None:
+        """Not read at present, and the peer has gone, or ended its sending; what came before may be unread.
+
+        Told once, and only where the endpoint's `tells_hang_up` is set.
+        """
+
+    @abstractmethod
     def on_fault(self, error: Exception) -> None:
         """A bug of ours, in the owner or in the endpoint."""
 
@@ -80,6 +87,8 @@ class LoneOwner(EndpointOwner):
     def on_drained(self, now: float) -> None: ...
 
     def on_broken(self, error: OSError, now: float) -> None: ...
+
+    def on_hung_up(self, now: float, *, was_reset: bool) -> None: ...
 
     def on_fault(self, error: Exception) -> None: ...
 
@@ -294,6 +303,10 @@ class Junction(ABC):
     @abstractmethod
     def arm(self, now: float) -> None:
         """The client's `next_deadline` has come nearer."""
+
+    @abstractmethod
+    def progress_upstream(self) -> tuple[int, ...]:
+        """Something that is another one when the backend has taken more of what the client sent."""
 
     @abstractmethod
     def client_closed(self, code: int, reason: str, now: float) -> None:

@@ -32,6 +32,8 @@ from gateway.relay.timers import Entry, Timers
 
 READABLE: Final = select.EPOLLIN
 WRITABLE: Final = select.EPOLLOUT
+HUNG_UP: Final = select.EPOLLRDHUP
+"""The peer has ended its sending; where it is not asked for, that is seen by reading only."""
 BROKEN: Final = select.EPOLLERR | select.EPOLLHUP
 
 TURN_EVENTS: Final = 256

@@ -76,6 +76,9 @@ class SocketSide(BackendSide, EndpointOwner):
         else:
             self._lost(BackendReset("the backend's connection broke"), now)
 
+    def on_hung_up(self, now: float, *, was_reset: bool) -> None:
+        """Not asked for: what a backend says last is for its client, however long that takes."""
+
     def close(self) -> None:
         self.endpoint.close()
 

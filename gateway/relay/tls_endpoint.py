@@ -14,6 +14,7 @@ from gateway.protocol.pieces import Buffer
 from gateway.relay.endpoint import HIGH_MARK_BYTES, Endpoint
 from gateway.relay.ports import EndpointOwner
 from gateway.relay.pump import READABLE, WRITABLE, Pump
+from gateway.telemetry.tcp_info import queued_input
 
 
 class TlsEndpoint(Endpoint):
@@ -78,8 +79,9 @@ class TlsEndpoint(Endpoint):
             self.pump.again(self._fd, self)
         return buffer[:count]
 
-    def _has_unread(self) -> bool:
-        return self.sock.pending() > 0 or super()._has_unread()
+    @property
+    def has_unread(self) -> bool:
+        return self.sock.pending() > 0 or queued_input(self.sock) > 0
 
     def _send(self, data: bytes | memoryview) -> int:
         try:

@@ -107,6 +107,10 @@ class Traffic(Junction):
             downstream=replace(self.down.report(), rejected=self.down.rejections.ranges),
         )
 
+    def progress_upstream(self) -> tuple[int, ...]:
+        ledger = self.up.ledger
+        return self.up.bytes, self.backend.vitals().acknowledged, 0 if ledger is None else ledger.settled
+
     # --- upstream -------------------------------------------------------------------------------------------------
 
     def from_client(self, pieces: list[Piece], now: float) -> None:

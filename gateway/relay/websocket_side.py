@@ -19,12 +19,12 @@ from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Buffer, Opcode, Piece
 from gateway.protocol.records import SessionReport
 from gateway.relay.endpoint import REPLIES_WITHHELD, Output
-from gateway.relay.keepalive import Keepalive
+from gateway.relay.keepalive import Keepalive, LastWords
 from gateway.relay.place import Place
 from gateway.relay.ports import ClientSide, EndpointOwner
 from gateway.relay.timers import Entry
 from gateway.relay.tls_endpoint import endpoint_for
-from gateway.relay.vitals import Vitals, Watch
+from gateway.relay.vitals import STEPS_OF_A_WINDOW, Vitals, Watch
 from gateway.telemetry.metrics import PauseCause, UnknownReason
 
 CONNECTION_BYTES: Final = 4096
@@ -53,6 +53,7 @@ class WebSocketSide(ClientSide, EndpointOwner):
         "_is_deaf",
         "_junction",
         "_keepalive",
+        "_last_words",
         "_left",
         "_mid_message",
         "_outgoing",
@@ -74,7 +75,7 @@ class WebSocketSide(ClientSide, EndpointOwner):
         """Takes the socket over, non-blocking and behind its handshake."""
         self._tab = place.tab.connection(CONNECTION_BYTES + ws.compression_bytes)
         self.endpoint = endpoint_for(sock, place.pump, self, self._tab)
-        self.endpoint.trickles = True
+        self.endpoint.trickles = self.endpoint.tells_hang_up = True
         self._pending = Charge(self._tab)
         """What was received and is still compressed."""
         self._pump = place.pump
@@ -94,6 +95,7 @@ class WebSocketSide(ClientSide, EndpointOwner):
         settings = place.settings
         self._keepalive = Keepalive(settings.keepalive_seconds, settings.keepalive_timeout_seconds, now=now)
         self._watch = None if settings.unheard_seconds is None else Watch(settings.unheard_seconds, now=now)
+        self._last_words: LastWords | None = None
         self._left = False
         self._mid_message = False
         self._pong: bytes | None = None
@@ -223,6 +225,8 @@ class WebSocketSide(ClientSide, EndpointOwner):
 
     def next_deadline(self, now: float) -> float:
         deadline = self._keepalive.next_deadline(self._fence)
+        if self._last_words is not None:
+            deadline = min(deadline, self._last_words.next_look_at)
         watch = self._watch
         # Without tracking nobody says that something was written.
         if watch is not None and (self._outgoing.ledger is None or watch.is_needed(self.endpoint.bytes_taken)):
@@ -231,6 +235,14 @@ class WebSocketSide(ClientSide, EndpointOwner):
 
     def tick(self, now: float) -> None:
         if now < self.next_deadline(now) or self.endpoint.is_closed:
+            return
+        last_words = self._last_words
+        if (
+            last_words is not None
+            and now >= last_words.next_look_at
+            and last_words.are_in_vain(self._junction.progress_upstream(), now)
+        ):
+            self._lost(UnknownReason.VANISHED, LOST, now)
             return
         vitals = self.endpoint.vitals()
         watch = self._watch
@@ -248,7 +260,8 @@ class WebSocketSide(ClientSide, EndpointOwner):
             else:
                 keepalive.wait(now)
         elif not self.endpoint.is_heard:
-            keepalive.heard_at = now  # a client that we have paused is not to blame for its silence
+            if keepalive.probes_paused(self._fence, now) and self._can_ping and not self.endpoint.is_full:
+                self.endpoint.write(self.ws.send([(_PING, self._fence.again(), WHOLE)]))
         elif keepalive.is_late(self._fence, vitals, now):
             timeout = self._settings.keepalive_timeout_seconds
             fault = KeepaliveTimeout(f"keepalive timeout: nothing heard or acknowledged for {timeout:g} s after a ping")
@@ -352,6 +365,16 @@ class WebSocketSide(ClientSide, EndpointOwner):
             # Many a client ends its TLS connection without close_notify.
             vanished = isinstance(error, ssl.SSLEOFError)
             self._lost(UnknownReason.VANISHED if vanished else UnknownReason.RESET, LOST, now)
+
+    def on_hung_up(self, now: float, *, was_reset: bool) -> None:
+        if self._left or self.ws.close_received is not None or not self._junction.is_open:
+            return  # its end is awaited already, and for no longer than that takes
+        if self.endpoint.has_unread or self.ws.has_pending:
+            # Perhaps its Close is among that; and the backend may be slow, or not take anything any more.
+            self._last_words = LastWords(self._settings.close_seconds * STEPS_OF_A_WINDOW, now=now)
+            self._junction.arm(now)
+        else:
+            self._lost(UnknownReason.RESET if was_reset else UnknownReason.VANISHED, LOST, now)
 
     def on_fault(self, error: Exception) -> None:
         if self._left:

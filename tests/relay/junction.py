@@ -32,6 +32,7 @@ class Recorder(Junction):
 
     told: list[tuple[Any, ...]] = field(default_factory=list)
     open: bool = True
+    progress: int = 0
 
     @property
     def is_open(self) -> bool:
@@ -48,6 +49,9 @@ class Recorder(Junction):
 
     def rejected_downstream(self, seq: int, body: RejectBody, now: float) -> None:
         self.told.append(("rejected", seq, body.code))
+
+    def progress_upstream(self) -> tuple[int, ...]:
+        return (self.progress,)
 
     def arm(self, now: float) -> None: ...
 

@@ -1,5 +1,6 @@
 """What all clients share: keepalive, a far host that is watched, and the end of a connection that was left."""
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -122,3 +123,60 @@ def test_a_connection_that_was_left_ends_when_the_client_has_answered(tried: Tri
     tried.stage.peer.sock.sendall(WebSocketConnection(client=True).close(1012))
     tried.stage.until(lambda: tried.side.is_gone)
     assert tried.stage.junction.told == []
+
+
+def stop_reading(tried: Tried, *, unread: bytes) -> None:
+    """The junction has paused it; `unread` came since."""
+    tried.side.pause()
+    tried.stage.peer.sock.sendall(unread or b"\x81")
+    tried.stage.settle()
+    if not unread:
+        tried.side.resume()
+        tried.stage.settle()
+        tried.side.pause()
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_a_client_that_goes_while_it_is_not_read_is_lost_at_once(tried: Tried, is_reset: bool) -> None:
+    stop_reading(tried, unread=b"")
+    if is_reset:
+        tried.stage.peer.reset()
+    else:
+        tried.stage.peer.sock.shutdown(socket.SHUT_WR)
+    tried.stage.until(lambda: bool(tried.stage.junction.told))
+    assert tried.stage.junction.told == [("lost", UnknownReason.RESET if is_reset else UnknownReason.VANISHED)]
+
+
+def test_a_client_that_is_not_read_is_pinged_all_the_same(tried: Tried) -> None:
+    """Its answer is not seen, and of a socket that is gone its host says so."""
+    stop_reading(tried, unread=b"\x82\x81" + bytes(4) + b"x")
+    tried.pass_time(10 * KEEPALIVE)
+    assert tried.stage.junction.told == []
+    assert 8 <= tried.pings <= 10
+    assert tried.ticks < 200
+    ping = bytes(tried.stage.peer.got)[:18]
+    assert bytes(tried.stage.peer.got) == ping * tried.pings, "whichever is answered answers the first"
+
+
+def test_what_it_said_before_it_went_is_waited_for_as_long_as_the_backend_takes_more(tried: Tried) -> None:
+    stop_reading(tried, unread=b"\x82\x81" + bytes(4) + b"x")
+    tried.stage.peer.sock.shutdown(socket.SHUT_WR)
+    turns = tried.stage.pump.turns
+    tried.stage.settle()
+    for _ in range(10):
+        tried.stage.junction.progress += 1
+        tried.pass_time(14.9)
+        assert not tried.stage.junction.told
+    assert tried.stage.pump.turn() == 0, "the end of its stream is not reported again and again"
+    assert turns < tried.stage.pump.turns
+    tried.pass_time(20.0)
+    assert tried.stage.junction.told == [("lost", UnknownReason.VANISHED)]
+
+
+def test_what_it_said_before_it_went_is_read_when_there_is_room(tried: Tried) -> None:
+    stop_reading(tried, unread=b"\x82\x81" + bytes(4) + b"x")
+    tried.stage.peer.sock.shutdown(socket.SHUT_WR)
+    tried.stage.settle()
+    tried.side.resume()
+    tried.stage.settle()
+    assert [entry[0] for entry in tried.stage.junction.told] == ["data", "lost"]

@@ -31,11 +31,11 @@ class BackendLink:
         await self.send(RecordType.ACK, Rung.CONSUMED, seq)
 
     async def next(self, record_type: RecordType | None = None) -> Record:
-        """The next record, of that type; others stay for later calls."""
+        """The next record, of that type; others stay for later calls. A PING has to be asked for."""
         with trio.fail_after(PATIENCE_SECONDS):
             while True:
                 for record in self._records:
-                    if record_type is None or record[0] == record_type:
+                    if record[0] == record_type or (record_type is None and record[0] != RecordType.PING):
                         self._records.remove(record)
                         return record
                 assert not self.ended, "the gateway ended the connection"
