@@ -8,6 +8,7 @@ import structlog
 import trio
 from structlog.testing import capture_logs
 
+from gateway import server as server_module
 from gateway.config import TcpAddress
 from gateway.protocol.build import DATA_PATH
 from gateway.server import Server
@@ -44,6 +45,19 @@ async def test_a_drain_does_not_wait_for_a_connection_that_may_carry_another_req
             await server.drain()
             while await stream.receive_some():
                 pass  # the rest of the page, and then its end
+        await stream.aclose()
+
+
+async def test_a_connection_is_not_kept_for_another_request_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = "GET /novnc/ HTTP/1.1\nHost: x"
+    async with running(config_of(page_config(tmp_path), timeouts={"handshake": "5m"})) as server:
+        monkeypatch.setattr(server_module, "KEPT_ALIVE_SECONDS", 0.0)
+        with trio.fail_after(PATIENCE_SECONDS):
+            head, body, stream = await ask(server, request)
+        assert head.startswith("HTTP/1.1 200 ")
+        assert body == "hello"
         await stream.aclose()
 
 

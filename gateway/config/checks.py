@@ -20,6 +20,9 @@ MAX_INFLATED_BYTES = 64 * 2**20
 _BACKEND_ONLY = ("origins", "require_origin", "subprotocols", "delivery", "compression")
 """Keys of a route that a folder has no use for. Refused, lest somebody takes `origins` for access control of files."""
 
+_LIMITS_OF_FILES = frozenset({"connections", "connections_per_address"})
+"""Those limits that hold for downloads."""
+
 
 def find_disagreements(config: Config) -> Iterator[Finding]:
     """Every pair of keys that contradict each other."""
@@ -134,6 +137,8 @@ def _route_findings(route: Route, path: KeyPath) -> Iterator[Finding]:
         for key in _BACKEND_ONLY:
             if key in route.model_fields_set:
                 yield Finding(path=(*path, key), message="does nothing on a route with files; take it out")
+        for key in sorted(route.limits.model_fields_set - _LIMITS_OF_FILES):
+            yield Finding(path=(*path, "limits", key), message="does nothing on a route with files; take it out")
     if route.require_origin and "*" in route.origins:
         message = 'contradicts the origin "*", which lets every page in; name the origins instead'
         yield Finding(path=(*path, "require_origin"), message=message)

@@ -208,7 +208,15 @@ class Limits(Section):
     connections_per_address: Count | None = 100
     """Connections at the same time of one client address (IPv6: of one /64)."""
     messages_per_second: Rate | None = None
-    """Messages a second of one connection, on average over a second or so; more end it with 1008."""
+    """Messages a second that one connection may send, on average over a second or so."""
+    frames_per_second: Rate | None = None
+    """The same of frames: besides messages these are fragments, empty ones too, pings and pongs, and the records with
+    which a `kakitome.v1` client acknowledges."""
+    bytes_per_second: Size | None = None
+    """The same of bytes, those of the frames' headers included: as they come, compressed or not."""
+    excess: Literal["pause", "close"] = "pause"
+    """What becomes of a connection that sends more: it is not read until it has made up for it, so that its own kernel
+    makes it wait, and nothing is lost; or it is closed with 1008."""
 
 
 class RouteTimeouts(Section):
@@ -236,6 +244,10 @@ class Compression(Section):
 
     enabled: bool = False
     """Costs CPU time and some 300 kB of memory a connection. Do not compress secrets beside text that others choose."""
+    inflation_ratio: Rate | None = 200.0
+    """How many times what it was compressed to a client's messages may be, on average over its connection, whose first
+    4MiB are not looked at; more end it with 1008. Text comes to some 20, a picture of one colour to 1000. `null` is no
+    limit but that of `message_bytes`."""
 
 
 def _backend_or_files(schema: dict[str, Any]) -> None:

@@ -164,11 +164,23 @@ class MessageRate:
         self._tokens = self._burst
         self._updated = now
 
-    def take(self, messages: int, now: float) -> bool:
-        """Whether `messages` more are within the rate at `now` (monotonic seconds); if not, none is taken."""
+    def draw(self, messages: int, now: float) -> float:
+        """Takes `messages` also where there are fewer; for how many seconds none should be taken any more, 0 for none.
+
+        For who cannot give back what has come: it waits until it is made up for.
+        """
+        self._refill(now)
+        self._tokens -= messages
+        return max(0.0, -self._tokens / self._per_second)
+
+    def _refill(self, now: float) -> None:
         if now > self._updated:
             self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._per_second)
             self._updated = now
+
+    def take(self, messages: int, now: float) -> bool:
+        """Whether `messages` more are within the rate at `now` (monotonic seconds); if not, none is taken."""
+        self._refill(now)
         if messages > self._tokens:
             return False
         self._tokens -= messages

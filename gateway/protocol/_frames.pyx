@@ -177,6 +177,8 @@ cdef class FrameDecoder:
     cdef readonly bint closed  # a CLOSE frame was decoded; what came after it is ignored (RFC 6455 section 5.5.1)
     cdef readonly bint in_message  # a data message has begun and not ended
 
+    cdef readonly uint64_t frames  # how many have begun, control frames included
+
     cdef bint masked
     cdef bint compression
     cdef uint64_t message_bytes
@@ -203,6 +205,7 @@ cdef class FrameDecoder:
         self.error = None
         self.closed = False
         self.in_message = False
+        self.frames = 0
         self.masked = masked
         self.compression = compression
         self.message_bytes = MAX_LENGTH if message_bytes is None else min(message_bytes, frame_rules.MAX_LENGTH)
@@ -311,6 +314,7 @@ cdef class FrameDecoder:
             self.control_opcode = opcode
             self.control_size = 0
             return size
+        self.frames += 1
         self.frame = DATA_FRAME
         self.is_final = first >> 7
         self.received = received + length
@@ -341,6 +345,7 @@ cdef class FrameDecoder:
         self.control_size += <int>taken
         self.remaining -= taken
         if self.remaining == 0:
+            self.frames += 1
             self.frame = NO_FRAME
             self.closed = self.control_opcode == CLOSE
             payload = PyBytes_FromStringAndSize(<const char *>self.control, self.control_size)

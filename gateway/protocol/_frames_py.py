@@ -72,6 +72,7 @@ class FrameDecoder:
         "_utf8",
         "closed",
         "error",
+        "frames",
         "in_message",
     )
 
@@ -84,6 +85,8 @@ class FrameDecoder:
         """A CLOSE frame was decoded; what came after it is ignored (RFC 6455 section 5.5.1)."""
         self.in_message = False
         """A data message has begun and not ended."""
+        self.frames = 0
+        """How many have begun, control frames included."""
         self._masked = bool(masked)
         self._message_bytes = (
             frame_rules.MAX_LENGTH if message_bytes is None else min(message_bytes, frame_rules.MAX_LENGTH)
@@ -180,6 +183,7 @@ class FrameDecoder:
             self._check_text = opcode == _TEXT and not compressed
             if self._check_text:
                 self._utf8 = Utf8Validator()
+        self.frames += 1
         self._received = received + length
         self._remaining = length
         self._is_final = bool(first & 0x80)
@@ -192,6 +196,7 @@ class FrameDecoder:
         end = payload_at + length
         if len(buffer) < end:
             return start
+        self.frames += 1
         payload = buffer[payload_at:end]
         if self._masked:
             payload = _apply_mask(payload, buffer[payload_at - 4 : payload_at])

@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Self
 
-from gateway.errors import ConnectionFault, InvalidUtf8, KakitomeError, ProtocolViolation, fitting_reason
+from gateway.errors import (
+    ConnectionFault,
+    InvalidUtf8,
+    KakitomeError,
+    PolicyViolation,
+    ProtocolViolation,
+    fitting_reason,
+)
 from gateway.protocol.deflate import MIN_DEFLATE_WINDOW_BITS, DeflateParameters, Deflater, Inflater
 from gateway.protocol.frame_rules import MAX_LENGTH, size_fault, utf8_end_fault
 from gateway.protocol.frames import FrameDecoder, Utf8Validator, encode_pieces
@@ -29,6 +36,9 @@ INFLATED_PIECE_BYTES: Final = 64 * 1024
 """The most one piece of an inflated message holds: as much as one read brings without compression."""
 
 INFLATED_BYTES_PER_CALL: Final = 4 * INFLATED_PIECE_BYTES
+
+INFLATED_FREE_BYTES: Final = 4 * 2**20
+"""What a connection may inflate before its ratio counts: some pictures of one colour are no bomb."""
 
 INFLATER_BYTES: Final = 44 * 1024
 """What zlib takes to inflate with any window."""
@@ -129,7 +139,8 @@ class WebSocketConnection:
     """One end of an open WebSocket connection.
 
     `client`: we are the client, so we mask and the peer must not. `message_bytes` limits a message, after inflation;
-    None is no limit. `deflate` is what the handshake agreed on, None for no compression.
+    None is no limit. `deflate` is what the handshake agreed on, None for no compression; `inflation_ratio` is how many
+    times their compressed size the peer's messages may have on average, beyond the first `INFLATED_FREE_BYTES`.
 
     Pings are not answered here: their pieces are returned, and the caller sends `(PONG, payload, FIRST | LAST)`.
     """
@@ -146,7 +157,12 @@ class WebSocketConnection:
     )
 
     def __init__(
-        self, *, client: bool, message_bytes: int | None = None, deflate: DeflateParameters | None = None
+        self,
+        *,
+        client: bool,
+        message_bytes: int | None = None,
+        deflate: DeflateParameters | None = None,
+        inflation_ratio: float | None = None,
     ) -> None:
         self.state = State.OPEN
         self.error: ConnectionFault | None = None
@@ -163,7 +179,9 @@ class WebSocketConnection:
             peer = (deflate.client_max_window_bits, deflate.client_no_context_takeover)
             ours, theirs = (peer, server) if client else (server, peer)
             self._inflation = _Inflation(
-                Inflater(window_bits=theirs[0], no_context_takeover=theirs[1]), message_bytes=message_bytes
+                Inflater(window_bits=theirs[0], no_context_takeover=theirs[1]),
+                message_bytes=message_bytes,
+                ratio=inflation_ratio,
             )
             if ours[0] >= MIN_DEFLATE_WINDOW_BITS:
                 self._deflation = _Deflation(Deflater(window_bits=ours[0], no_context_takeover=ours[1]))
@@ -174,6 +192,11 @@ class WebSocketConnection:
         return (INFLATER_BYTES if self._inflation is not None else 0) + (
             DEFLATER_BYTES if self._deflation is not None else 0
         )
+
+    @property
+    def frames(self) -> int:
+        """How many frames have come, fragments and control frames too."""
+        return self._decoder.frames
 
     @property
     def pending(self) -> Sequence[Piece]:
@@ -255,10 +278,24 @@ class WebSocketConnection:
 class _Inflation:
     """The receiving half of compression: messages with COMPRESSED pieces become messages without."""
 
-    __slots__ = ("_first", "_inflater", "_is_last", "_message_bytes", "_opcode", "_room", "_utf8", "backlog")
+    __slots__ = (
+        "_first",
+        "_inflater",
+        "_is_last",
+        "_message_bytes",
+        "_opcode",
+        "_ratio",
+        "_ratio_room",
+        "_room",
+        "_utf8",
+        "backlog",
+    )
 
-    def __init__(self, inflater: Inflater, *, message_bytes: int | None) -> None:
+    def __init__(self, inflater: Inflater, *, message_bytes: int | None, ratio: float | None = None) -> None:
         self._inflater = inflater
+        self._ratio = ratio
+        self._ratio_room = float(INFLATED_FREE_BYTES)
+        """How much more may come of what was received."""
         self._message_bytes = MAX_LENGTH if message_bytes is None else message_bytes
         self.backlog: deque[Piece] = deque()
         # the message under way
@@ -286,6 +323,8 @@ class _Inflation:
                     self._utf8 = Utf8Validator() if opcode == _TEXT else None
                 self._is_last = bool(flags & LAST)
                 inflater.feed(payload, last=self._is_last)
+                if self._ratio is not None:
+                    self._ratio_room += self._ratio * len(payload)
             size = self._read_piece(inflated)
             # A read that had to stop is charged in full, so that input which yields nothing is not worked off for free.
             budget -= INFLATED_PIECE_BYTES if inflater.has_more else size
@@ -299,6 +338,10 @@ class _Inflation:
         self._room -= size
         if self._room < 0:
             raise size_fault(self._message_bytes + 1, self._message_bytes)
+        if self._ratio is not None:
+            self._ratio_room -= size
+            if self._ratio_room < 0:
+                raise PolicyViolation(f"messages inflate to more than {self._ratio:g} times their compressed size")
         if self._utf8 is not None:
             if not self._utf8.feed(payload):
                 raise InvalidUtf8("compressed text message is not UTF-8")

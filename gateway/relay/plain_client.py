@@ -68,7 +68,8 @@ class PlainClient(WebSocketSide):
         log.info("message_rejected", seq=seq, code=body.code, reason=body.reason)
 
     def _take(self, pieces: list[Piece], now: float) -> None:
-        self._junction.from_client(pieces, now)
+        if self._may_pass(pieces, now):
+            self._junction.from_client(pieces, now)
 
     def _closed(self, code: int, reason: str, now: float) -> None:
         if self.close_sent and self._fences:

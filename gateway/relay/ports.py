@@ -169,6 +169,11 @@ class ClientSide(Side):
     """Our Close frame is sent."""
 
     @property
+    def is_throttled(self) -> bool:
+        """It sends faster than it may, and is not read until it has made up for that."""
+        return False
+
+    @property
     @abstractmethod
     def is_closing(self) -> bool:
         """Our Close is sent, or the socket closed: nothing more can be delivered."""

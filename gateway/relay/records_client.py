@@ -250,6 +250,8 @@ class RecordsClient(WebSocketSide):
             if fault_found is not None:
                 junction.fail(fault_found, now)
                 return
+            if not self._may_pass(data, now):
+                return
             junction.from_client(data, now)
             if Rung.ACCEPTED in self.numbering.receipts or Rung.WRITTEN in self.numbering.receipts:
                 self.upstream_advanced(now)

@@ -17,6 +17,11 @@ class RelaySettings:
     unheard_seconds: float | None = 30.0
     """How long a host may answer nothing at all while something is unacknowledged."""
     messages_per_second: float | None = None
+    """Of a client's, None for no limit; likewise what follows."""
+    frames_per_second: float | None = None
+    bytes_per_second: float | None = None
+    closes_on_excess: bool = False
+    """More ends the connection with 1008; false: it is not read until it has made up for it."""
     fence: bool = True
     grace_seconds: float | None = 120.0
     """How long a records client may be away."""

@@ -14,14 +14,13 @@ method, that there is nothing more to wait for.
 from abc import abstractmethod
 from dataclasses import replace
 
-from gateway.errors import ConnectionFault, PolicyViolation
+from gateway.errors import ConnectionFault
 from gateway.memory.account import Tab
-from gateway.policy.admission import MessageRate
 from gateway.protocol.framings import MessageNotCarried
 from gateway.protocol.pieces import Piece
 from gateway.protocol.records import RejectBody, Rung, SessionReport
 from gateway.relay.closing import Closing, State
-from gateway.relay.lane import Lane, behind_message, messages_ending
+from gateway.relay.lane import Lane, behind_message
 from gateway.relay.looking import Looking
 from gateway.relay.place import Place
 from gateway.relay.ports import UNKNOWN, BackendSide, ClientSide, Junction
@@ -36,7 +35,6 @@ class Traffic(Junction):
 
     __slots__ = (
         "_looking",
-        "_rate",
         "_settles_written",
         "backend",
         "client",
@@ -71,8 +69,6 @@ class Traffic(Junction):
         """The client may be away and come back: it speaks records."""
         self._looking = Looking(pump.pace, up=up, down=down, now=self.opened_at)
         self._settles_written = down.ledger is not None and down.ledger.settles_at is Rung.WRITTEN
-        rate = settings.messages_per_second
-        self._rate = None if rate is None else MessageRate(rate, now=self.opened_at)
 
     @abstractmethod
     def _go_on_ending(self, now: float) -> None:
@@ -118,9 +114,6 @@ class Traffic(Junction):
             self.up.drop(pieces)  # upstream is over: after a fault, or after the client's own Close
             return
         self.last_message_at = now
-        if self._rate is not None and not self._rate.take(messages_ending(pieces), now):
-            self.fail(PolicyViolation(f"more than {self.settings.messages_per_second:g} messages per second"), now)
-            return
         up = self.up
         if up.held or self.backend.is_full:
             up.hold(pieces)
@@ -346,7 +339,7 @@ class Traffic(Junction):
                     down.waives_window = False
                     client.resume()
             else:
-                up.paused_for(None, now)
+                up.paused_for(PauseCause.RATE if client.is_throttled else None, now)
                 down.waives_window = False
                 client.resume()
         if not backend.is_gone:

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Final
 
-from gateway.errors import KeepaliveTimeout
+from gateway.errors import KeepaliveTimeout, PolicyViolation
 from gateway.memory.account import Charge
 from gateway.memory.costs import cost_of
 from gateway.protocol.fence import Fence
@@ -20,8 +20,10 @@ from gateway.protocol.pieces import FIRST, LAST, Buffer, Opcode, Piece
 from gateway.protocol.records import SessionReport
 from gateway.relay.endpoint import REPLIES_WITHHELD, Output
 from gateway.relay.keepalive import Keepalive, LastWords
+from gateway.relay.lane import messages_ending
 from gateway.relay.place import Place
 from gateway.relay.ports import ClientSide, EndpointOwner
+from gateway.relay.throttle import Throttle, is_limited
 from gateway.relay.timers import Entry
 from gateway.relay.tls_endpoint import endpoint_for
 from gateway.relay.vitals import STEPS_OF_A_WINDOW, Vitals, Watch
@@ -62,6 +64,7 @@ class WebSocketSide(ClientSide, EndpointOwner):
         "_pump",
         "_settings",
         "_tab",
+        "_throttle",
         "_watch",
         "_withheld",
         "close_sent",
@@ -96,6 +99,9 @@ class WebSocketSide(ClientSide, EndpointOwner):
         self._keepalive = Keepalive(settings.keepalive_seconds, settings.keepalive_timeout_seconds, now=now)
         self._watch = None if settings.unheard_seconds is None else Watch(settings.unheard_seconds, now=now)
         self._last_words: LastWords | None = None
+        self._throttle: Throttle | None = None
+        if is_limited(settings):
+            self._throttle = Throttle(settings, place.pump, self._read_on, self.on_fault, now=now)
         self._left = False
         self._mid_message = False
         self._pong: bytes | None = None
@@ -163,7 +169,7 @@ class WebSocketSide(ClientSide, EndpointOwner):
         self.endpoint.pause()
 
     def resume(self) -> None:
-        if self._is_deaf:
+        if self._is_deaf or self.is_throttled:
             return
         # Between a client's Close and ours there is nothing to hear, and its end of stream would look like a loss.
         if self.ws.close_received is None or self.close_sent:
@@ -192,15 +198,18 @@ class WebSocketSide(ClientSide, EndpointOwner):
         self.endpoint.close()
         self._tab.close()
         self._pump.forget(self)
+        self._stop_throttling()
         self.on_closed()
 
     def send_close(self, code: int | None, reason: str, report: SessionReport | None, now: float) -> None:
         self.close_sent = True
         self._pong = None
+        self._stop_throttling()
         self.endpoint.write(self.ws.close(code, reason))
 
     def leave(self, code: int | None, reason: str, now: float) -> None:
         self._left = True
+        self._stop_throttling()
         if not self.close_sent and not self.is_gone:
             self.close_sent = True
             self.endpoint.write(self.ws.close(code, reason))
@@ -208,6 +217,35 @@ class WebSocketSide(ClientSide, EndpointOwner):
             self.finish()
         self.resume()
         self._pump.wake_at(self, now + self._settings.close_seconds)
+
+    # --- how fast it sends ----------------------------------------------------------------------------------------
+
+    @property
+    def is_throttled(self) -> bool:
+        return self._throttle is not None and self._throttle.is_shut
+
+    def _may_pass(self, pieces: list[Piece], now: float) -> bool:
+        """Whether these messages may go on; if not, the connection is ending. To be asked before they do."""
+        throttle = self._throttle
+        return throttle is None or self._obey(throttle, throttle.count_messages(messages_ending(pieces), now), now)
+
+    def _obey(self, throttle: Throttle, fault: PolicyViolation | None, now: float) -> bool:
+        if fault is not None:
+            self._junction.fail(fault, now)
+            return False
+        if throttle.is_shut:
+            self.endpoint.pause()
+            self._incoming.paused_for(PauseCause.RATE, now)
+        return True
+
+    def _read_on(self, now: float) -> None:
+        """It has made up for what it sent too fast."""
+        self._junction.flush_upstream(now)  # which also says whether it may be read
+
+    def _stop_throttling(self) -> None:
+        """It is ending: what it still has to say is heard."""
+        if self._throttle is not None:
+            self._throttle.stop()
 
     # --- fences and keepalive -------------------------------------------------------------------------------------
 
@@ -285,6 +323,9 @@ class WebSocketSide(ClientSide, EndpointOwner):
             self._pending.set_to(cost_of(ws.pending))
         if self._left:
             self._end_left()
+            return
+        throttle = self._throttle
+        if throttle is not None and not self._obey(throttle, throttle.count_frames(ws.frames, len(data), now), now):
             return
         for piece in pieces:
             if piece[0] >= _CLOSE:

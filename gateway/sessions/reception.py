@@ -424,7 +424,12 @@ async def _upgrade(arrival: Arrival, subprotocol: str | None) -> WebSocketConnec
     message_bytes = None if speaks_records else arrival.service.message_bytes
     if deflate is not None and message_bytes is None:
         message_bytes = MAX_INFLATED_RECORD_BYTES if speaks_records else MAX_INFLATED_BYTES
-    return WebSocketConnection(client=False, message_bytes=message_bytes, deflate=deflate)
+    return WebSocketConnection(
+        client=False,
+        message_bytes=message_bytes,
+        deflate=deflate,
+        inflation_ratio=arrival.service.config.compression.inflation_ratio,
+    )
 
 
 def _negotiate_deflate(

@@ -73,6 +73,8 @@ class PauseCause(StrEnum):
     """The backend's connection broke and is being dialled again."""
     PARKED = "parked"
     """The client is away and its session waits for it."""
+    RATE = "rate"
+    """The client sends faster than `limits` allow."""
 
 
 class HandshakeOutcome(StrEnum):

@@ -127,7 +127,14 @@ def test_two_routes_do_not_match_the_same_requests() -> None:
         ({"backend": BACKEND, "csp": "default-src 'self'"}, [".csp: is for routes with files"]),
         ({"files": ".", "origins": ["*"]}, [".origins: does nothing on a route with files; take it out"]),
         ({"files": ".", "compression": {}}, [".compression: does nothing on a route with files; take it out"]),
-        ({"files": ".", "limits": {"connections": 5}}, []),
+        ({"files": ".", "limits": {"connections": 5, "connections_per_address": 2}}, []),
+        (
+            {"files": ".", "limits": {"message_bytes": "1KiB", "frames_per_second": 5}},
+            [
+                ".limits.frames_per_second: does nothing on a route with files; take it out",
+                ".limits.message_bytes: does nothing on a route with files; take it out",
+            ],
+        ),
         ({"backend": BACKEND, "require_origin": True}, []),
         (
             {"backend": BACKEND, "require_origin": True, "origins": ["*"]},

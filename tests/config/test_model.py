@@ -92,6 +92,9 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "connections": 10000,
         "connections_per_address": 100,
         "messages_per_second": None,
+        "frames_per_second": None,
+        "bytes_per_second": None,
+        "excess": "pause",
     }
     assert route["timeouts"] == {
         "keepalive": "20s",
@@ -101,7 +104,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "close_total": "1m",
         "unheard": "30s",
     }
-    assert route["compression"] == {"enabled": False}
+    assert route["compression"] == {"enabled": False, "inflation_ratio": 200.0}
     assert CONFIG.model_dump(mode="json")["timeouts"] == {"handshake": "10s", "drain": "30s"}
     assert CONFIG.model_dump(mode="json")["requests"] == {"head_bytes": "16KiB", "line_bytes": "8KiB"}
     assert CONFIG.model_dump(mode="json")["admin"] == {

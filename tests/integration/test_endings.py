@@ -190,7 +190,7 @@ def test_a_backend_that_takes_no_connection_in_time_is_http_504() -> None:
         ([(TEXT, b"\xff")], {}, 1007, "UTF-8"),
         ([(BINARY, bytes(1025))], {"limits": {"message_bytes": 1024}}, 1009, "1024"),
         ([(TEXT, b"two\nlines")], {"framing": "lines"}, 1008, "line"),
-        ([(BINARY, b"x")] * 200, {"limits": {"messages_per_second": 10}}, 1008, "10"),
+        ([(BINARY, b"x")] * 200, {"limits": {"messages_per_second": 10, "excess": "close"}}, 1008, "10"),
     ],
     ids=["bad opcode", "bad UTF-8", "too big", "newline in a line", "too fast"],
 )

@@ -43,6 +43,25 @@ def test_decodes_the_examples_of_rfc_6455_section_5_7(codec: ModuleType) -> None
 
 
 @both
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_frames_are_counted_whatever_they_are(codec: ModuleType, step: int) -> None:
+    data = b"".join(
+        (
+            frame(2, b"begins", fin=False, mask=KEY),
+            frame(9, b"", mask=KEY),
+            *[frame(0, b"", fin=False, mask=KEY)] * 5,
+            frame(10, b"unasked", mask=KEY),
+            frame(0, b"ends", mask=KEY),
+            frame(1, bytes(300), mask=KEY),
+            frame(8, b"", mask=KEY),
+            frame(1, b"late", mask=KEY),
+        )
+    )
+    _, decoder = decode(codec, [data[at : at + step] for at in range(0, len(data), step)])
+    assert decoder.frames == 11
+
+
+@both
 @pytest.mark.parametrize("in_message", [False, True])
 @pytest.mark.parametrize("compression", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
@@ -289,7 +308,7 @@ def test_both_codecs_return_the_same_pieces_and_words(case: tuple[bytes, dict[st
     for read in cut(data, cuts):
         assert pure.feed(read) == compiled.feed(read)
         assert repr(pure.error) == repr(compiled.error)
-        assert (pure.closed, pure.in_message) == (compiled.closed, compiled.in_message)
+        assert (pure.closed, pure.in_message, pure.frames) == (compiled.closed, compiled.in_message, compiled.frames)
 
 
 # --- encoding -------------------------------------------------------------------------------------------------------

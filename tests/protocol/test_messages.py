@@ -1,5 +1,6 @@
 """An open WebSocket connection: the closing handshake, compression within bounds, and two ends that talk."""
 
+import random
 import zlib
 from collections.abc import Iterator
 from itertools import pairwise
@@ -10,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import ConnectionFault, InvalidUtf8, MessageTooBig, ProtocolViolation
+from gateway.errors import ConnectionFault, InvalidUtf8, MessageTooBig, PolicyViolation, ProtocolViolation
 from gateway.protocol import messages
 from gateway.protocol.deflate import MODEST, DeflateParameters, Deflater
 from gateway.protocol.frames import COMPRESSED, FIRST, LAST, Piece, encode_pieces
 from gateway.protocol.messages import (
     INFLATED_BYTES_PER_CALL,
+    INFLATED_FREE_BYTES,
     INFLATED_PIECE_BYTES,
     TRANSITIONS,
     CloseFrame,
@@ -397,6 +399,45 @@ def test_many_small_bombs_in_one_read_are_bounded_together() -> None:
         calls += 1
     assert merged(pieces) == [(2, bytes(1 << 20), WHOLE)] * 20
     assert calls >= 20 * 4
+
+
+def ratio_server(ratio: float | None) -> WebSocketConnection:
+    return WebSocketConnection(client=False, deflate=WIDE, message_bytes=1 << 20, inflation_ratio=ratio)
+
+
+def test_a_connection_whose_messages_inflate_too_much_on_average_is_ended() -> None:
+    near = ratio_server(100.0)
+    bomb = masked((2, deflated(bytes(1 << 20)), WHOLE | COMPRESSED))
+    inflated = 0
+    while near.error is None:
+        pieces = receive_all(near, bomb)
+        inflated += sum(len(piece[1]) for piece in pieces)
+        assert inflated < 2 * INFLATED_FREE_BYTES
+    assert inflated >= INFLATED_FREE_BYTES, "some pictures of one colour are no bomb"
+    assert isinstance(near.error, PolicyViolation)
+    assert str(near.error) == "messages inflate to more than 100 times their compressed size"
+
+
+@pytest.mark.parametrize("ratio", [None, 100.0])
+def test_what_compresses_well_but_not_madly_goes_on_for_ever(ratio: float | None) -> None:
+    near = ratio_server(ratio)
+    text = b'{"kind": "position", "x": 12.5, "y": 99.25}\n'
+    message = masked((2, deflated(b"".join(text + b"%d" % number for number in range(4000))), WHOLE | COMPRESSED))
+    inflated = 0
+    while inflated < 3 * INFLATED_FREE_BYTES:
+        inflated += sum(len(piece[1]) for piece in receive_all(near, message))
+        assert near.error is None
+
+
+def test_bombs_have_their_limit_in_what_came_compressed_before() -> None:
+    near = ratio_server(10.0)
+    noise = masked((2, deflated(random.Random(1).randbytes(1 << 19)), WHOLE | COMPRESSED))
+    bomb = masked((2, deflated(bytes(1 << 20)), WHOLE | COMPRESSED))
+    for _ in range(10):
+        receive_all(near, noise)
+        for _ in range(4):
+            receive_all(near, bomb)
+    assert near.error is None
 
 
 def test_what_comes_after_pending_data_waits_for_its_turn() -> None:

@@ -1,7 +1,7 @@
 """Every row of "How it ends" (docs/life-of-a-connection.md), between real sockets: who is told what, and counted."""
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import pytest
@@ -16,7 +16,7 @@ from gateway.relay.lane import LOOK_AHEAD_BYTES
 from gateway.relay.pace import LOOK_SECONDS, TICK_SECONDS
 from gateway.relay.settings import RelaySettings
 from gateway.telemetry.metrics import ClosedBy, PauseCause, UnknownReason
-from tests.relay.harness import NewScene, Scene
+from tests.relay.harness import Browser, NewScene, Scene
 
 # --- passing on ---------------------------------------------------------------------------------------------------
 
@@ -513,8 +513,89 @@ def test_settling_thousands_of_messages_of_one_read_without_fences_is_a_loop(new
     assert scene.metrics.downstream.settled[Rung.WRITTEN] == count
 
 
-def test_too_many_messages_a_second_are_1008(new_scene: NewScene) -> None:
+def test_too_many_messages_a_second_wait_and_none_is_lost(new_scene: NewScene) -> None:
     scene = new_scene(settings=RelaySettings(messages_per_second=5))
+    scene.browser.send(*[(int(Opcode.TEXT), b"%03d" % number, FIRST | LAST) for number in range(100)])
+    upstream = scene.metrics.upstream
+    scene.until(lambda: upstream.messages == 100)
+    assert scene.client.is_throttled
+    assert upstream.paused_seconds[PauseCause.RATE].running == 1
+    scene.browser.text("behind")
+    scene.settle()
+    assert upstream.messages == 100
+    scene.pass_time(18.9)
+    assert upstream.messages == 100
+    scene.pass_time(0.3)
+    scene.until(lambda: upstream.messages == 101)
+    assert bytes(scene.service.got) == b"".join(b"%03d" % number for number in range(100)) + b"behind"
+    scene.pass_time(2.0)
+    assert upstream.paused_seconds[PauseCause.RATE].running == 0
+    assert scene.relay.is_open
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda browser: browser.ping(b""),
+        lambda browser: browser.send((int(Opcode.PONG), b"", FIRST | LAST)),
+        lambda browser: browser.sock.sendall(masked_fragment()),
+    ],
+    ids=["pings", "pongs", "empty fragments"],
+)
+def test_frames_that_are_no_messages_count(new_scene: NewScene, send: Callable[[Browser], None]) -> None:
+    scene = new_scene(settings=RelaySettings(frames_per_second=10))
+    scene.browser.send((int(Opcode.BINARY), b"begins", FIRST))
+    scene.settle()
+    for _ in range(20):
+        send(scene.browser)
+    scene.until(lambda: scene.client.is_throttled)
+    scene.pass_time(3.0)
+    assert not scene.client.is_throttled
+    assert scene.relay.is_open
+
+
+def masked_fragment() -> bytes:
+    """A continuation frame without payload that ends nothing."""
+    return b"\x00\x80\0\0\0\0"
+
+
+def test_bytes_are_counted_and_a_close_behind_them_is_heard_in_its_turn(new_scene: NewScene) -> None:
+    scene = new_scene(settings=RelaySettings(bytes_per_second=1000))
+    scene.browser.binary(bytes(3000))
+    scene.until(lambda: scene.client.is_throttled)
+    scene.browser.close(1000)
+    scene.settle()
+    assert scene.relay.is_open
+    scene.pass_time(2.1)
+    scene.until(lambda: not scene.relay.is_open)
+    assert len(scene.service.got) == 3000
+
+
+def test_who_is_throttled_is_not_timed_out_and_still_answered(new_scene: NewScene) -> None:
+    scene = new_scene(settings=RelaySettings(bytes_per_second=100, keepalive_seconds=20, keepalive_timeout_seconds=20))
+    scene.browser.binary(bytes(6000))
+    scene.until(lambda: scene.client.is_throttled)
+    scene.service.sock.sendall(b"goes on")
+    scene.until(lambda: scene.browser.messages == [b"goes on"])
+    for _ in range(50):
+        scene.pass_time(1.0)
+        assert scene.relay.is_open
+    assert scene.client.is_throttled
+
+
+def test_an_end_of_ours_does_not_wait_for_who_is_throttled(new_scene: NewScene) -> None:
+    scene = new_scene(settings=RelaySettings(messages_per_second=1))
+    for _ in range(100):
+        scene.browser.text("x")
+    scene.until(lambda: scene.client.is_throttled)
+    scene.service.hang_up()
+    scene.until(lambda: scene.browser.close_code is not None)
+    scene.browser.close()
+    scene.until(lambda: len(scene.endings) == 1)
+
+
+def test_too_many_messages_a_second_are_1008_where_that_is_wanted(new_scene: NewScene) -> None:
+    scene = new_scene(settings=RelaySettings(messages_per_second=5, closes_on_excess=True))
     for _ in range(5):
         scene.browser.text("x")
     scene.settle()

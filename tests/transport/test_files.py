@@ -15,7 +15,14 @@ from trio.testing import MockClock
 
 from gateway.protocol.http import Request
 from gateway.transport.channel import Channel
-from gateway.transport.files import CHUNK_BYTES, CHUNK_TIMEOUT_SECONDS, DEFAULT_CSP, Folder, serve_file
+from gateway.transport.files import (
+    CHUNK_BYTES,
+    CHUNK_TIMEOUT_SECONDS,
+    DEFAULT_CSP,
+    DOWNLOAD_SECONDS,
+    Folder,
+    serve_file,
+)
 from tests.transport.loopback import connected_channels
 
 
@@ -354,6 +361,27 @@ async def test_a_client_that_does_not_take_the_file_is_left_and_its_descriptor_f
     assert trio.current_time() - began >= CHUNK_TIMEOUT_SECONDS
     assert channel.closed
     assert not is_open(root / "huge.bin")
+
+
+async def test_a_download_has_an_age_however_steadily_it_is_taken(
+    root: Path, ends: tuple[Channel, Channel], autojump_clock: MockClock
+) -> None:
+    channel, client = ends
+    with (root / "huge.bin").open("wb") as huge:
+        huge.truncate(1 << 30)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+
+        async def take_slowly() -> None:
+            while True:
+                await trio.sleep(CHUNK_TIMEOUT_SECONDS / 2)
+                await client.receive_some(16 * CHUNK_BYTES)
+
+        nursery.start_soon(take_slowly)
+        assert not await serve_file(Folder(root), _request("/huge.bin"), channel)
+        nursery.cancel_scope.cancel()
+    assert DOWNLOAD_SECONDS <= trio.current_time() - began < DOWNLOAD_SECONDS + CHUNK_TIMEOUT_SECONDS
+    assert channel.closed
 
 
 async def test_a_client_that_goes_away_is_an_error_and_frees_the_descriptor(
