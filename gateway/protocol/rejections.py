@@ -21,7 +21,17 @@ RejectedRange: TypeAlias = tuple[int, int, int, str]
 """(first, last, code, reason): messages `first` to `last` were rejected with this code and reason."""
 
 REJECTIONS_BYTES: Final = 24 * 1024
-"""What the list may take as JSON: a body has 64 KiB, for both directions in a report, and headers in OPEN."""
+"""What the list may take as JSON: a body has 64 KiB, for both directions in a report, and headers in OPEN.
+
+What its sender has not heard of is among the messages that it may have unsettled. Of a window of 1024 no more than 512
+refusals can stand apart, and these fit without their reasons; so none is forgotten too early."""
+
+LEAST_WINDOW_MESSAGES: Final = 1024
+"""A sender is taken to have this window at the least. Between it and us there may be a gateway that passes on what fits
+a smaller one of ours, and then the sender may have more unsettled than we can see."""
+
+NO_CODE: Final = 1005
+"""Stands for codes that had no room (RFC 6455 section 7.4.1: no code was present)."""
 
 
 def tells_of(ranges: Iterable[RejectedRange], seq: int) -> bool:
@@ -58,7 +68,8 @@ class Rejections:
     __slots__ = ("_bytes", "_runs", "version")
 
     def __init__(self, ranges: Iterable[RejectedRange] = (), *, accepted: int = 0, window_messages: int = 0) -> None:
-        self._runs = [_Run(*each, accepted + window_messages) for each in ranges]
+        forgotten_at = accepted + max(window_messages, LEAST_WINDOW_MESSAGES)
+        self._runs = [_Run(*each, forgotten_at) for each in ranges]
         self._bytes = sum(run.size for run in self._runs)
         self.version = 0
         """Rises with each new rejection."""
@@ -92,16 +103,17 @@ class Rejections:
         else:
             newest = _Run(seq, seq, code, reason, 0)
             self._runs.append(newest)
-        newest.forgotten_at = accepted + window_messages
+        newest.forgotten_at = accepted + max(window_messages, LEAST_WINDOW_MESSAGES)
         self._bytes += newest.size
         self._shorten()
 
     def remember(self, ranges: Iterable[RejectedRange], *, accepted: int, window_messages: int) -> None:
         """Takes over what another end has kept, but for what is known already."""
+        forgotten_at = accepted + max(window_messages, LEAST_WINDOW_MESSAGES)
         for first, last, code, reason in ranges:
             if not (first in self and last in self):
                 self.version += 1
-                self._runs.append(_Run(first, last, code, reason, accepted + window_messages))
+                self._runs.append(_Run(first, last, code, reason, forgotten_at))
                 self._bytes += self._runs[-1].size
         self._shorten()
 
@@ -113,7 +125,7 @@ class Rejections:
             self._bytes = sum(run.size for run in kept)
 
     def _shorten(self) -> None:
-        """Keeps to the size: the oldest lose first their reasons, and only then are forgotten."""
+        """Keeps to the size: the oldest lose their reasons, then neighbours their codes, then they are forgotten."""
         for run in self._runs:
             if self._bytes <= REJECTIONS_BYTES:
                 return
@@ -122,5 +134,23 @@ class Rejections:
                 run.reason = ""
                 run.measure()
                 self._bytes += run.size
+        if self._bytes > REJECTIONS_BYTES:
+            self._join_neighbours()
         while self._bytes > REJECTIONS_BYTES:
             self._bytes -= self._runs.pop(0).size
+
+    def _join_neighbours(self) -> None:
+        """Makes one run of those that follow one another, whatever their codes; none has a reason any more."""
+        joined: list[_Run] = []
+        for run in sorted(self._runs, key=lambda run: run.first):
+            before = joined[-1] if joined else None
+            if before is None or before.last + 1 < run.first:
+                joined.append(run)
+                continue
+            if before.code != run.code:
+                before.code = NO_CODE
+            before.last = max(before.last, run.last)
+            before.forgotten_at = max(before.forgotten_at, run.forgotten_at)
+            before.measure()
+        self._runs = joined
+        self._bytes = sum(run.size for run in joined)

@@ -1,10 +1,15 @@
 """A refusal whose REJECT was lost with its connection is told all the same, through whichever gateway."""
 
+from functools import partial
+
 import pytest
+import trio
 
 from gateway.backend import MessageRejected, Session
-from gateway.protocol.records import RecordType, Rung
+from gateway.protocol.records import DEFAULT_WINDOW_MESSAGES, RecordType, Rung
 from tests.sessions.harness import Client, backend, config_of, running, tcp_echo, until
+from tests.sessions.routes import records_route as unprobed_route
+from tests.sessions.scripted import scripted
 
 REFUSED = [[2, 2, 4022, "no such room"]]
 
@@ -105,3 +110,30 @@ async def test_a_backend_hears_what_a_client_that_is_back_has_refused(elsewhere:
     [outcome] = sender.outcomes
     assert isinstance(outcome, MessageRejected)
     assert (outcome.seq, outcome.code, outcome.reason) == (1, 4009, "never")
+
+
+NO_ROOMS = [[1, 1, 4022, "no such room"], [7, 7, 4022, "nor this one"]]
+
+
+async def test_what_a_client_with_a_small_window_has_refused_is_told_to_a_backend_with_a_large_one() -> None:
+    """The backend may have many more messages unsettled than the client takes at a time, and may have heard nothing."""
+    async with scripted() as service, running(config_of(unprobed_route(service.port))) as server:
+        client = await Client.connect(server)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(partial(client.open, window_messages=2))
+            link = await service.accept()
+            assert (await link.opened())["window_messages"] == DEFAULT_WINDOW_MESSAGES
+        for seq in range(1, 9):
+            await link.data(seq, "x")
+        await client.next(RecordType.DATA)
+        await client.send(RecordType.REJECT, 0, 1, b'{"code":4022,"reason":"no such room"}')
+        for seq in range(2, 9):
+            await client.next(RecordType.DATA)
+            if seq == 7:
+                await client.send(RecordType.REJECT, 0, seq, b'{"code":4022,"reason":"nor this one"}')
+            await client.send(RecordType.ACK, Rung.CONSUMED, seq)
+        await link.consumed(8)
+        await link.cut()  # and suppose that none of that had come
+        link = await service.accept()
+        opening = await link.opened(resumed=True)
+        assert (opening["consumed"], opening["rejected"]) == (8, NO_ROOMS)
