@@ -162,6 +162,11 @@ docs: $(VENV)/.dev ## The docs as a site in build/site, strictly: no warning, no
 forge: $(VENV)/.dev ## What a forge reads: workflows, templates, hooks, by zizmor and their schemas
 	$(BIN)/python -m pytest -q tests/docs/test_forge.py
 
+.PHONY: long
+long: $(VENV)/.dev ## Tests of the suite at their full size: ten rolling upgrades, ten thousand parked sessions
+	KAKITOME_UPGRADES=10 KAKITOME_PARKED_SESSIONS=10000 $(BIN)/python -m pytest -q \
+		tests/integration/test_rolling_upgrade.py tests/integration/test_parked_sessions.py
+
 soak-vnc: $(VENV)/.dev ## Ten minutes before a real TigerVNC, which locks out whoever knocks and says nothing
 	KAKITOME_SOAK_SECONDS=600 $(BIN)/python -m pytest -q -s tests/integration/test_tigervnc.py -k never_locks
 

@@ -37,7 +37,7 @@ SECOND_RELEASE: Final = "blue-post"
 """The full name of another release, which has an override, in the same namespace."""
 POD: Final = "kakitome-6d5f8c7b9d-x2x7p"
 ALLOWED_ORIGIN: Final = "https://app.example.com"
-PATIENCE_SECONDS: Final = 30.0
+PATIENCE_SECONDS: Final = 90.0
 PACE_SECONDS: Final = 0.05
 """Between two rounds of traffic."""
 STALLED_SECONDS: Final = 0.5
@@ -172,8 +172,8 @@ def _config(ports: Mapping[str, int], certificates: Certificates) -> dict[str, A
 
 
 def _start_prometheus(stack: ExitStack, folder: Path, gateway: GatewayProcess) -> Prometheus:
-    """Scrapes each second, by the chart's monitors and with the rules of both: the gateway and a second one of its
-    release that is not there, and a second release in the same namespace of which nothing is."""
+    """Scrapes every other second, by the chart's monitors and with the rules of both: the gateway and a second one of
+    its release that is not there, and a second release in the same namespace of which nothing is."""
     config = {"routes": gateway.config["routes"]}
     rule_files, scrapes = [], []
     here, gone = {"pod": POD}, {"pod": "kakitome-6d5f8c7b9d-gone1"}
@@ -203,7 +203,7 @@ def _start_prometheus(stack: ExitStack, folder: Path, gateway: GatewayProcess) -
         rules.write_text(yaml.safe_dump(objects["PrometheusRule"]["spec"]))
         rule_files.append(str(rules))
     document = {
-        "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
+        "global": {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"},
         "rule_files": rule_files,
         "scrape_configs": scrapes,
     }

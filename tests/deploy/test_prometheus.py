@@ -240,8 +240,12 @@ def test_prometheus_evaluates_every_rule_without_a_fault(under_load: Monitored) 
 
 
 def test_only_the_release_that_is_gone_is_absent(under_load: Monitored) -> None:
-    absent = under_load.prometheus.wait_for_data('ALERTS{alertname="KakitomeAbsent"}')
-    assert [(alert["metric"]["namespace"], alert["metric"]["job"]) for alert in absent] == [(NAMESPACE, SECOND_RELEASE)]
+    # Of a gateway that has just begun to be scraped, or was missed once on a busy machine, the alert goes by itself.
+    def gone() -> list[tuple[str, str]]:
+        alerts = under_load.prometheus.query('ALERTS{alertname="KakitomeAbsent"}')
+        return [(alert["metric"]["namespace"], alert["metric"]["job"]) for alert in alerts]
+
+    under_load.prometheus.wait_for(lambda: gone() == [(NAMESPACE, SECOND_RELEASE)], "alert of the second release alone")
     failing = under_load.prometheus.wait_for_data('ALERTS{alertname="KakitomeScrapeFailing"}')
     assert {alert["metric"]["job"] for alert in failing} == {"kakitome"}
 
