@@ -75,7 +75,17 @@ class Numbering:
 class RecordsClient(WebSocketSide):
     """One connection of a session whose client speaks records."""
 
-    __slots__ = ("_ack_due", "_ack_owed", "_assembled", "_reader", "_told", "_untold", "numbering", "on_auth")
+    __slots__ = (
+        "_ack_due",
+        "_ack_owed",
+        "_assembled",
+        "_permissions",
+        "_reader",
+        "_told",
+        "_untold",
+        "numbering",
+        "on_auth",
+    )
 
     def __init__(
         self, sock: socket.socket, place: Place, ws: WebSocketConnection, numbering: Numbering, reader: RecordAssembler
@@ -93,6 +103,8 @@ class RecordsClient(WebSocketSide):
         """A full buffer has held it up."""
         self._untold: list[int] = []
         """Of `numbering.rejects` those that a full buffer has held up."""
+        self._permissions: list[bytes] = []
+        """AUTH records that a full buffer has held up."""
         self._told: dict[Rung, int] = {}
 
     @property
@@ -218,8 +230,14 @@ class RecordsClient(WebSocketSide):
 
     def tell_permission(self, seq: int, body: AuthByGateway) -> None:
         """Answers the client's AUTH of that number or, as number 0, asks for one."""
-        if not self.is_closing and self.ws.error is None:
-            self._send_record(RecordType.AUTH, 0, seq, body.to_json())
+        if self.is_closing or self.ws.error is not None:
+            return
+        record = encode_record(RecordType.AUTH, 0, seq, body.to_json())
+        if self.endpoint.is_full:
+            self._permissions.append(record)
+            self._withhold(1)
+        else:
+            self.endpoint.write(self.ws.send([(_BINARY, record, WHOLE)]))
 
     def _tell_all(self, now: float) -> None:
         """The last words: they are said whether the buffer is full or not."""
@@ -229,6 +247,9 @@ class RecordsClient(WebSocketSide):
 
     def _send_withheld(self, now: float) -> None:
         super()._send_withheld(now)
+        if self._permissions:
+            permissions, self._permissions = self._permissions, []
+            self.endpoint.write(self.ws.send([(_BINARY, record, WHOLE) for record in permissions]))
         if self._ack_owed:
             self._acknowledge(now)
 

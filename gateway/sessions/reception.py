@@ -56,6 +56,7 @@ from gateway.sessions.registry import SessionKeeper
 from gateway.sessions.session import PASSING_REFUSALS, Participants, Session
 from gateway.telemetry.metrics import ResumeOutcome, ServiceRefusal
 from gateway.transport.connector import ClientFacts, Connector
+from gateway.transport.descriptors import current_budget
 from gateway.transport.listener import Established
 
 TRY_AGAIN_LATER: Final = 1013
@@ -155,7 +156,7 @@ async def _receive_plain(arrival: Arrival, keeper: SessionKeeper, undo: ExitStac
     identity = new_session_id()
     arrival = await _directed(arrival)
     subprotocol = arrival.service.choose_subprotocol(arrival.upgrade)
-    backend = await _reach(arrival, identity, subprotocol)
+    backend = await _reach(arrival, keeper, identity, subprotocol)
     undo.callback(backend.dialed.close)
     ws = await _upgrade(arrival, subprotocol)
     if (refusal := _barred(arrival, keeper, identity)) is not None:
@@ -327,7 +328,7 @@ async def _begin(
     identity = session_id(token, binding)
     subprotocol = arrival.service.choose_subprotocol(arrival.upgrade)
     try:
-        backend = await _reach(arrival, identity, subprotocol, resumes=resumes)
+        backend = await _reach(arrival, keeper, identity, subprotocol, resumes=resumes)
     except BackendRefused as refusal:
         if must_exist and refusal.code not in PASSING_REFUSALS | {SUPERSEDED}:
             return None  # it is lost or has ended; if it is the client that is not wanted, a fresh one is refused too
@@ -361,7 +362,12 @@ async def _begin(
 
 
 async def _reach(
-    arrival: Arrival, identity: str, subprotocol: str | None, *, resumes: Greeting | None = None
+    arrival: Arrival,
+    keeper: SessionKeeper,
+    identity: str,
+    subprotocol: str | None,
+    *,
+    resumes: Greeting | None = None,
 ) -> Reached:
     """Raises BackendUnreachable, BackendTimeout, BackendRefused."""
     service, view, established = arrival.service, arrival.view, arrival.established
@@ -378,7 +384,14 @@ async def _reach(
     key = identity if speaks_records or arrival.speaks_records else view.address or identity
     opening = _open_body(arrival, identity, subprotocol, resumes) if speaks_records else None
     consumed = 0 if resumes is None else resumes.consumed
-    return await reach(service, facts, opening, connector=arrival.connector, key=key, consumed=consumed)
+    if current_budget().is_short(established.channel.sock.fileno()):
+        keeper.free_descriptors()
+    try:
+        return await reach(service, facts, opening, connector=arrival.connector, key=key, consumed=consumed)
+    except GatewayExhausted:
+        if not keeper.free_descriptors():
+            raise
+        return await reach(service, facts, opening, connector=arrival.connector, key=key, consumed=consumed)
 
 
 def _open_body(arrival: Arrival, identity: str, subprotocol: str | None, resumes: Greeting | None) -> OpenToBackend:

@@ -9,12 +9,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
+import structlog
+
 from gateway.access.state import AccessState
 from gateway.sessions.host import EndedSession, SessionHost
 from gateway.sessions.identity import Binding
 from gateway.sessions.parking import Parking
 from gateway.sessions.session import Session
 from gateway.sessions.turns import Turns
+from gateway.transport.descriptors import DESCRIPTORS_A_CONNECTION
+
+log = structlog.get_logger("sessions")
 
 
 class SessionRegistry:
@@ -111,6 +116,14 @@ class SessionRegistry:
         if on_route is not None:
             self._evict(on_route.first_to_go(), now)
 
+    def make_way(self, count: int, now: float) -> int:
+        """Something is short that parked sessions have one each of: so many of them make way; how many did."""
+        ended = 0
+        while ended < count and self._parked:
+            self._evict(self._parked.first_to_go(), now)
+            ended += 1
+        return ended
+
     def enforce_memory(self, now: float) -> None:
         """Ends parked sessions until the rest is within `parked_bytes`; to be called now and then."""
         if self.parked_bytes is None:
@@ -168,6 +181,13 @@ class SessionKeeper(SessionHost):
     registry: SessionRegistry
     access: AccessState
     """Who is barred."""
+
+    def free_descriptors(self) -> int:
+        """Parked sessions make way for one that begins: each has a connection of its backend's. How many did."""
+        ended = self.registry.make_way(DESCRIPTORS_A_CONNECTION, self.pump.clock())
+        if ended:
+            log.warning("parked_sessions_ended_for_descriptors", sessions=ended)
+        return ended
 
     def session_parked(self, session_id: str, now: float) -> None:
         self.registry.park(session_id, now)

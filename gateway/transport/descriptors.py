@@ -20,6 +20,10 @@ KEPT_BACK: Final = 128
 KEPT_BACK_SHARE: Final = 8
 """Where there are few, one in so many is kept back."""
 
+SPARE: Final = 64
+SPARE_SHARE: Final = 16
+"""With no more than so many left for connections, or one in so many, those that wait for nobody's data make way."""
+
 DESCRIPTORS_A_CONNECTION: Final = 2
 """The client's and the backend's."""
 
@@ -45,6 +49,15 @@ class Budget:
     def for_connections(self) -> int:
         """What is left for those of clients and backends."""
         return self.limit - self.kept_back
+
+    @property
+    def spare(self) -> int:
+        """How many are to be free for those who come."""
+        return min(SPARE, self.for_connections // SPARE_SHARE)
+
+    def is_short(self, descriptor: int) -> bool:
+        """Whether few are left, by one that was just opened for a connection."""
+        return descriptor >= self.for_connections - self.spare
 
     def has_room_for(self, descriptor: int) -> bool:
         """Whether a connection may keep this descriptor, which was just opened; if not, close it."""

@@ -9,6 +9,7 @@ from gateway.memory.account import Charge
 from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Opcode
 from gateway.protocol.records import (
+    AuthByGateway,
     CloseBody,
     OpenedByGateway,
     Record,
@@ -20,6 +21,7 @@ from gateway.protocol.records import (
     parse_record,
 )
 from gateway.protocol.sequencing import DataReceiver, DataSender
+from gateway.relay.endpoint import REPLIES_WITHHELD
 from gateway.relay.records_client import Numbering, RecordsClient
 from tests.relay.junction import Stage, message
 
@@ -174,3 +176,27 @@ def test_the_end_of_the_session_is_told_in_a_record_and_in_the_frame(make: Make)
 
 def test_no_fence_is_raised_for_its_acks_come_by_themselves(make: Make) -> None:
     assert not make().side.fence(1000.0)
+
+
+def test_what_its_credential_comes_to_is_told_once_it_takes_its_replies(make: Make) -> None:
+    tried = make()
+    tried.stage.peer.reads = False
+    while not tried.side.endpoint.is_full:
+        tried.side.deliver([message(bytes(60_000))], tried.stage.now, fence=False)
+    buffered = tried.side.endpoint.buffered
+    for seq in range(1, 2 * REPLIES_WITHHELD):
+        tried.side.tell_permission(seq, AuthByGateway(expires_in_seconds=1.0))
+    assert tried.side.endpoint.buffered == buffered
+    assert not is_read(tried), "who does not take its replies is not read"
+    tried.stage.peer.reads = True
+    tried.stage.until(lambda: not tried.side.endpoint.is_full)
+    tried.side.resume()
+    assert is_read(tried)
+    records = tried.until_heard(2 * REPLIES_WITHHELD)
+    told = [record[2] for record in records if record[0] == RecordType.AUTH]
+    assert told == list(range(1, len(told) + 1))
+    assert told
+
+
+def is_read(tried: Tried) -> bool:
+    return tried.side.endpoint.is_reading

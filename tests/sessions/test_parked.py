@@ -2,16 +2,24 @@
 
 import gc
 import json
+import os
+import resource
 import tracemalloc
 from contextlib import suppress
+from typing import Any
 
+import pytest
 import trio
 import trio.testing
 
+from gateway.errors import GatewayExhausted
 from gateway.protocol.records import RecordType
 from gateway.relay.retained import Retained
 from gateway.server import Server
+from gateway.sessions import reception
+from gateway.sessions.reaching import Reached, reach
 from gateway.telemetry.metrics import SessionState, UnknownReason
+from gateway.transport.descriptors import Budget
 from tests.sessions.harness import Client, backend, config_of, forget_closed, running, tcp_echo, until
 from tests.sessions.routes import records_route, stream_route
 from tests.sessions.scripted import BackendLink, ScriptedBackend, scripted
@@ -304,3 +312,70 @@ async def test_a_newcomer_is_told_to_come_back_and_a_resume_is_let_in() -> None:
         assert server.metrics.route("test").refusals == {"overload": 1}
         resumed = await Client.connect(server)
         assert (await resumed.open(token))["resumed"]
+
+
+async def test_short_of_descriptors_those_of_whom_most_wait_make_way_and_are_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with backend() as port, running(config_of(records_route(port))) as server:
+        honest = await park(server, source="127.0.0.2")
+        others = [await park(server) for _ in range(3)]
+        assert parked(server) == 4
+        monkeypatch.setattr(reception, "current_budget", lambda: Budget(limit=16))
+        client = await Client.connect(server)
+        await client.open()
+        assert parked(server) == 2
+        resumed = []
+        for token, source in [(honest, "127.0.0.2"), *[(token, "127.0.0.1") for token in reversed(others)]]:
+            client = await Client.connect(server, source=source)
+            resumed.append((await client.open(token))["resumed"])
+            monkeypatch.undo()
+        assert resumed == [True, True, False, False]
+
+
+async def test_without_a_descriptor_for_the_backend_a_parked_session_gives_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dials = 0
+
+    async def reach_once_more(*arguments: Any, **options: Any) -> Reached:
+        nonlocal dials
+        dials += 1
+        if dials == 1:
+            raise GatewayExhausted("too many open files")
+        return await reach(*arguments, **options)
+
+    async with backend() as port, running(config_of(records_route(port))) as server:
+        await park(server)
+        monkeypatch.setattr(reception, "reach", reach_once_more)
+        client = await Client.connect(server)
+        await client.open()
+        assert (dials, parked(server)) == (2, 0)
+
+
+async def test_parked_sessions_do_not_use_up_the_descriptors_of_newcomers() -> None:
+    async with backend() as port, running(config_of(records_route(port))) as server:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # Two of each parked session are within this process: the gateway's end, and the backend's.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 150, hard))
+        try:
+            tokens = [await park_one_more(server) for _ in range(150)]
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert 20 < parked(server) < 75
+        for token, resumed in ((tokens[-1], True), (tokens[0], False)):
+            client = await Client.connect(server)
+            assert (await client.open(token))["resumed"] is resumed
+        assert not server.metrics.route("test").refusals
+
+
+async def park_one_more(server: Server) -> str:
+    """Parks a session, whatever becomes of others; its token."""
+    client = await Client.connect(server)
+    token: str = (await client.open())["session"]
+    await client.cut()
+    forget_closed()
+    session = server.registry.by_token(token)
+    assert session is not None
+    await until(lambda: session.is_parked)
+    return token

@@ -1,15 +1,19 @@
 """REJECT in all pairings: one message is refused, its sender learns why, everything else goes on."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
 
 from gateway.protocol.pieces import FIRST, LAST, Opcode
-from gateway.protocol.records import MORE_FLAG, TEXT_FLAG, RecordType, encode_record
+from gateway.protocol.records import MORE_FLAG, TEXT_FLAG, RecordType, encode_prefixed_record, encode_record
+from gateway.sessions.session import Session
 from tests.sessions.harness import Client, config_of, running, tcp_echo, until
 from tests.sessions.routes import records_route, stream_route
-from tests.sessions.scripted import scripted
+from tests.sessions.scripted import BackendLink, scripted
 
 NO = b'{"code":4000,"reason":"no"}'
 
@@ -132,6 +136,49 @@ async def test_a_thousand_bad_lines_in_one_write_are_rejected_each_and_the_sessi
         assert [(await client.next(RecordType.REJECT))[2] for _ in range(count)] == list(range(1, count + 1))
         await client.data(count + 1, "good")
         assert (await client.next(RecordType.DATA))[3] == b"good"
+
+
+@asynccontextmanager
+async def between(**route: Any) -> AsyncIterator[tuple[Client, BackendLink, Session]]:
+    """A records client, a records backend, and the session between them."""
+    async with scripted() as service, running(config_of(records_route(service.port, **route))) as server:
+        client = await Client.connect(server)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.open)
+            link = await service.accept()
+            await link.opened()
+        (session,) = server.registry
+        yield client, link, session
+
+
+THOUSAND = 1000
+
+
+async def test_a_backend_rejects_a_thousand_messages_in_one_write() -> None:
+    async with between() as (client, link, _):
+        numbers = list(range(1, THOUSAND + 1))
+        data = [encode_record(RecordType.DATA, TEXT_FLAG, seq, b"x") for seq in numbers]
+        await client.stream.send_all(client.ws.send([(int(Opcode.BINARY), record, FIRST | LAST) for record in data]))
+        assert [(await link.next(RecordType.DATA))[2] for _ in numbers] == numbers
+        await link.stream.send_all(b"".join(encode_prefixed_record(RecordType.REJECT, 0, seq, NO) for seq in numbers))
+        assert [(await client.next(RecordType.REJECT))[2] for _ in numbers] == numbers
+        await client.data(THOUSAND + 1, "good")
+        assert (await link.next(RecordType.DATA))[3] == b"good"
+
+
+async def test_a_client_rejects_a_thousand_messages_in_one_write_and_what_waited_for_room_goes_on() -> None:
+    async with between() as (client, link, session):
+        numbers = list(range(1, THOUSAND + 101))
+        await link.stream.send_all(
+            b"".join(encode_prefixed_record(RecordType.DATA, TEXT_FLAG, seq, b"x") for seq in numbers)
+        )
+        window = 1024
+        assert [(await client.next(RecordType.DATA))[2] for _ in numbers[:window]] == numbers[:window]
+        assert session.relay.down.held_messages == len(numbers) - window
+        no = [encode_record(RecordType.REJECT, 0, seq, NO) for seq in numbers[:window]]
+        await client.stream.send_all(client.ws.send([(int(Opcode.BINARY), record, FIRST | LAST) for record in no]))
+        assert [(await link.next(RecordType.REJECT))[2] for _ in no] == numbers[:window]
+        assert [(await client.next(RecordType.DATA))[2] for _ in numbers[window:]] == numbers[window:]
 
 
 async def test_several_bad_lines_among_good_ones_in_one_read_are_rejected_each() -> None:

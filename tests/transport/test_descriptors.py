@@ -7,7 +7,7 @@ import resource
 import pytest
 import structlog
 
-from gateway.transport.descriptors import KEPT_BACK, Budget, current_budget, is_shortage, use_all
+from gateway.transport.descriptors import KEPT_BACK, SPARE, Budget, current_budget, is_shortage, use_all
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,14 @@ def test_some_are_kept_back_and_of_few_only_a_part(limit: int, kept_back: int) -
     assert budget.kept_back == kept_back
     assert budget.has_room_for(limit - kept_back - 1)
     assert not budget.has_room_for(limit - kept_back)
+
+
+@pytest.mark.parametrize(("limit", "spare"), [(1_048_576, SPARE), (1152, SPARE), (512, 28), (120, 6), (8, 0)])
+def test_few_are_left_before_none_is(limit: int, spare: int) -> None:
+    budget = Budget(limit=limit)
+    assert budget.spare == spare
+    assert budget.is_short(budget.for_connections - spare)
+    assert not budget.is_short(budget.for_connections - spare - 1)
 
 
 def test_the_budget_is_the_processs_own_at_this_moment() -> None:
