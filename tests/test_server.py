@@ -8,7 +8,7 @@ import structlog
 import trio
 from structlog.testing import capture_logs
 
-from gateway import server as server_module
+from gateway import entrance
 from gateway.config import TcpAddress
 from gateway.protocol.build import DATA_PATH
 from gateway.server import Server
@@ -53,7 +53,7 @@ async def test_a_connection_is_not_kept_for_another_request_for_ever(
 ) -> None:
     request = "GET /novnc/ HTTP/1.1\nHost: x"
     async with running(config_of(page_config(tmp_path), timeouts={"handshake": "5m"})) as server:
-        monkeypatch.setattr(server_module, "KEPT_ALIVE_SECONDS", 0.0)
+        monkeypatch.setattr(entrance, "KEPT_ALIVE_SECONDS", 0.0)
         with trio.fail_after(PATIENCE_SECONDS):
             head, body, stream = await ask(server, request)
         assert head.startswith("HTTP/1.1 200 ")
@@ -323,17 +323,17 @@ async def test_silent_connections_make_room_for_a_newcomer(tmp_path: Path) -> No
     config = config_of(page_config(tmp_path), handshakes={"waiting": 3, "waiting_per_address": 2})
     async with running(config) as server:
         first, second = [await connect(server, "127.0.0.9") for _ in range(2)]
-        await until(lambda: len(server._gatehouse.anteroom) == 2)
+        await until(lambda: len(server.entrance.gatehouse.anteroom) == 2)
         third = await connect(server, "127.0.0.9")
         assert await has_ended(first)
         other = await connect(server, "127.0.0.8")
         head, _, stream = await ask(server, "GET /novnc/ HTTP/1.1\nHost: x", keep=True)
         assert head.startswith("HTTP/1.1 200 ")
         assert await has_ended(second)
-        assert server._gatehouse.anteroom.sent_away == 2
+        assert server.entrance.gatehouse.anteroom.sent_away == 2
         for end in (first, second, third, other, stream):
             await end.aclose()
-        await until(lambda: not len(server._gatehouse.anteroom))
+        await until(lambda: not len(server.entrance.gatehouse.anteroom))
         assert server.metrics.unrouted.handshakes[HandshakeOutcome.TIMED_OUT] == 2
 
 
@@ -343,7 +343,7 @@ async def test_who_is_admitted_is_not_sent_away() -> None:
         async with running(config) as server:
             talking = [(await upgrade(server))[1] for _ in range(3)]
             await until(lambda: len(server.registry) == 3)
-            assert not len(server._gatehouse.anteroom)
+            assert not len(server.entrance.gatehouse.anteroom)
             silent = await connect(server, "127.0.0.1")
             await talking[0].send_all(b"\x82\x81\0\0\0\0x")
             assert await talking[0].receive_some()
@@ -359,7 +359,7 @@ async def test_behind_a_trusted_proxy_addresses_are_not_told_apart(tmp_path: Pat
     )
     async with running(config) as server:
         streams = [await connect(server, "127.0.0.9") for _ in range(5)]
-        await until(lambda: len(server._gatehouse.anteroom) == 5)
-        assert server._gatehouse.anteroom.sent_away == 0
+        await until(lambda: len(server.entrance.gatehouse.anteroom) == 5)
+        assert server.entrance.gatehouse.anteroom.sent_away == 0
         for stream in streams:
             await stream.aclose()

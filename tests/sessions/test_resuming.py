@@ -178,12 +178,12 @@ async def test_a_connection_that_was_taken_over_counts_until_its_socket_is_close
         for _ in range(3):
             clients.append(await Client.connect(server))
             await clients[-1].open(token)
-        assert server._admission.connections("test") == 4, "none of them has answered its Close"
+        assert server.entrance.admission.connections("test") == 4, "none of them has answered its Close"
         for client in clients[:3]:
             await client.cut()
-        await until(lambda: server._admission.connections("test") == 1)
+        await until(lambda: server.entrance.admission.connections("test") == 1)
         await clients[3].cut()
-        await until(lambda: server._admission.connections("test") == 0)
+        await until(lambda: server.entrance.admission.connections("test") == 0)
 
 
 async def test_a_session_that_is_resumed_without_end_is_told_to_wait_and_lives_on(

@@ -60,7 +60,7 @@ async def test_sessions_find_their_backend_through_any_gateway_by_default() -> N
                 again = await Client.connect(second)
                 answer = await again.open(token, consumed=1)
                 assert (answer["resumed"], answer["settled"]) == (True, 1)
-            connector = second._table.services[0].connector
+            connector = second.table.services[0].connector
             assert connector is not None
             assert sum(sum(state.dials.values()) for state in connector.endpoints) == 10, "each asked one endpoint only"
 
@@ -221,7 +221,7 @@ async def test_a_backend_that_does_not_want_a_session_is_counted_and_not_suspend
         await link.next(RecordType.OPEN)
         await link.send(RecordType.CLOSE, body=b'{"code": 4008, "reason": "not you"}')
         assert await client.closed() == 4008
-        (endpoint,) = server._table.services[0].connector.endpoints  # type: ignore[union-attr]
+        (endpoint,) = server.table.services[0].connector.endpoints  # type: ignore[union-attr]
         assert endpoint.dials[DialOutcome.REJECTED] == endpoint.dials[DialOutcome.CONNECTED] == 1
         assert endpoint.up
         assert not endpoint.is_suspended

@@ -138,7 +138,7 @@ async def test_between_two_gateways_the_newer_one_keeps_the_session(still_there:
                 assert await client.closed() == 4001
             await again.data(2, "two")
             assert (await again.next(RecordType.DATA))[2:] == (2, b"two")
-            (endpoint,) = second._table.services[0].connector.endpoints  # type: ignore[union-attr]
+            (endpoint,) = second.table.services[0].connector.endpoints  # type: ignore[union-attr]
             assert sum(endpoint.dials.values()) == 1
 
 
