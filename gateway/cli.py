@@ -411,7 +411,7 @@ def connect(
     SIGHUP that was ignored at the start, as under nohup, stays ignored. The exit status is 1 when the server refuses,
     when it closes with another code than 1000, 1001 or none or before all of the input was sent, when lines were sent
     and nothing at all came back (with --linger 0 nothing is expected), and with --session when a message was not
-    settled.
+    settled, or one of the service's came behind the end of the input, which ends both ways there.
     """
     from gateway.client import terminal
 

@@ -36,7 +36,7 @@ from gateway.client.session import Session, open_session
 from gateway.client.upkeep import Settings
 from gateway.ends.messages import Data
 from gateway.errors import NOT_ENDED, Blame, KakitomeError
-from gateway.protocol.records import Rung
+from gateway.protocol.records import LossReport, Rung
 
 READ_BYTES: Final = 64 * 1024
 """What is read from standard input at a time; with `--binary` the largest message."""
@@ -353,6 +353,12 @@ def _range(first: int, last: int) -> str:
     return f"{first}" if first == last else f"{first}-{last}"
 
 
+def _missing(report: LossReport) -> int:
+    """How many messages are not known to have been taken."""
+    spans = [span for span in (report.unknown, report.never_forwarded) if span is not None]
+    return sum(last - first + 1 for first, last in spans)
+
+
 class Talk:
     """One run of the command."""
 
@@ -473,10 +479,21 @@ class Talk:
         try:
             async with opening as session:
                 await self._talk(_Registered(session))
+                former = session.report
         finally:
             if self._notes.was_open:
                 self._notes.sum_up()
-        if not self._notes.is_settled and self._outcome is Outcome.DONE:
+        if self._outcome is not Outcome.DONE or self._failure is not None:
+            return
+        report = session.report
+        is_news = report is not None and report is not former and not call.one
+        unheard = _missing(report.downstream) if report is not None and is_news else 0
+        if unheard:
+            self._notes.warn(
+                f"{unheard} of the service's messages came too late to be heard: the end of a session ends both ways;"
+                " --linger SECONDS waits longer before it, and without --session the answer to an end is heard"
+            )
+        if unheard or not self._notes.is_settled:
             self._outcome = Outcome.UNSETTLED
 
     async def _talk(self, peer: Peer) -> None:

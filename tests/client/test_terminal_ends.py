@@ -144,6 +144,14 @@ def test_what_a_service_answers_to_the_end_of_the_input_is_printed(gateway: Gate
     assert done.stdout == data[::-1] * 20
 
 
+def test_in_a_session_whose_end_ends_both_ways_an_answer_to_it_is_told_as_unheard(gateway: GatewayProcess) -> None:
+    done = connect("--session", "--binary", "--quiet", gateway.url("/end"), given=b"work")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"1 of the service's messages came too late to be heard" in done.stderr
+    done = connect("--session", "--binary", "--quiet", gateway.url("/lines"), given=b"work\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"hello\nyou said work\n", b"")
+
+
 def test_a_slow_reader_gets_all_of_it_too(gateway: GatewayProcess) -> None:
     data = bytes(range(256)) * 500
     with subprocess.Popen(

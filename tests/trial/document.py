@@ -89,9 +89,11 @@ trial's own: clients wait for the next kill, which comes when nothing arrives an
 Once, in more than fifty runs of plain → records, messages of the backend came to its plain clients twice (2,487 of
 10,000; the gateway's log counted 11,942 over all sessions). A test has since proved the numbering of the trial's own
 backend wrong: it means to number its messages over all sessions of a client, but of two sessions that greeted at the
-same time neither knew of the other, and both were sent the same numbers. Now the one that greets takes the other's
-place at once. Whether that was all of it cannot be told any more, for that run's database is gone: a trial keeps it
-now, with the gateway's log of sessions and the clients' counts, whenever a number comes to a plain client twice.
+same time neither knew of the other, and one that came behind another counted on from the database, which lags behind
+what that one was given to send; either way both were sent the same numbers, and no gateway was needed for it. Now the
+one that greets takes the other's place at once, and its count; it has not been seen since. That run's own database is
+gone: a trial keeps it now, with the gateway's log of sessions and the clients' counts, whenever a number comes to a
+plain client twice.
 
 ## The long proofs
 
