@@ -42,7 +42,8 @@ from gateway.protocol.handshake import Request, RequestReader, check_upgrade
 from gateway.protocol.proxy_protocol import ProxyHeaderInvalid
 from gateway.protocol.records import SUBPROTOCOL
 from gateway.routes import RouteService, RouteTable
-from gateway.sessions.reception import Arrival, receive, speaks_records
+from gateway.sessions.arrival import Arrival, speaks_records
+from gateway.sessions.reception import receive
 from gateway.sessions.registry import SessionKeeper
 from gateway.telemetry.metrics import (
     HandshakeOutcome,

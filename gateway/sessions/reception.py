@@ -6,15 +6,13 @@ given back; from the moment a session is built to the moment its relay runs noth
 
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import structlog
 from pydantic import JsonValue
 
-from gateway.access.gatekeeper import Entry
-from gateway.config import Route, TcpAddress
-from gateway.config.checks import MAX_INFLATED_BYTES
+from gateway.config import TcpAddress
 from gateway.errors import (
     BackendFault,
     BackendRefused,
@@ -25,117 +23,29 @@ from gateway.errors import (
     fitting_reason,
 )
 from gateway.memory.account import Charge
-from gateway.policy.admission import Ticket
-from gateway.policy.destinations import Destination
-from gateway.policy.forwarded import ClientView
 from gateway.policy.principal import AccessRefusal, Principal, told_by_proxy
 from gateway.policy.refusals import UNAUTHORIZED, close_code, invalid
-from gateway.protocol.deflate import DeflateParameters, negotiate
-from gateway.protocol.handshake import ExtensionOffer, Request, Upgrade, accept_response
-from gateway.protocol.ledger import Ledger
 from gateway.protocol.messages import WebSocketConnection, is_legal_close_code
-from gateway.protocol.records import SUBPROTOCOL, ClientAddress, OpenToBackend, Rung
+from gateway.protocol.records import SUBPROTOCOL, ClientAddress, OpenToBackend
 from gateway.protocol.sequencing import DataReceiver, DataSender
 from gateway.relay.away import ParkedClient
-from gateway.relay.evidence import Evidence
-from gateway.relay.framed_backend import FramedBackend
-from gateway.relay.lane import Lane
 from gateway.relay.plain_client import PlainClient
-from gateway.relay.ports import BackendSide
-from gateway.relay.records_backend import RecordsBackend
 from gateway.relay.records_client import SUPERSEDED, Numbering
-from gateway.relay.relay import Relay
-from gateway.relay.retained import Retained
-from gateway.routes import RouteService
+from gateway.sessions.arrival import Arrival, upgrade
+from gateway.sessions.assembling import assemble, backend_side
 from gateway.sessions.greeting import Greeting, close_politely, read_open
 from gateway.sessions.host import EndedSession
 from gateway.sessions.identity import Binding, new_session_id, new_token, next_epoch, session_id
-from gateway.sessions.permission import Permission
 from gateway.sessions.reaching import Reached, reach
 from gateway.sessions.registry import SessionKeeper
-from gateway.sessions.session import PASSING_REFUSALS, Participants, Session
+from gateway.sessions.session import PASSING_REFUSALS, Session
 from gateway.telemetry.metrics import ResumeOutcome, ServiceRefusal
-from gateway.transport.connector import ClientFacts, Connector
+from gateway.transport.connector import ClientFacts
 from gateway.transport.descriptors import current_budget
-from gateway.transport.listener import Established
 
 TRY_AGAIN_LATER: Final = 1013
 
-MAX_INFLATED_RECORD_BYTES: Final = 2 * 1024 * 1024
-"""Twice the largest record, so that the record's own limit is the one that is told."""
-
 log = structlog.get_logger("reception")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
-    """A request that has been checked and admitted."""
-
-    service: RouteService
-    established: Established
-    request: Request
-    upgrade: Upgrade
-    leftover: bytes
-    """What the client sent behind its request."""
-    view: ClientView
-    origin: str | None
-    entry: Entry | None
-    """Who was let in; None where nobody is asked."""
-    ticket: Ticket
-    handshake_seconds: float
-    """For a records client: how long it may take to send OPEN."""
-    destination: Destination | None = None
-    """Where it is led to, once it is known; None where all are led to the same endpoints."""
-    entries: tuple[tuple[int, bytes], ...] = ()
-    """What a backend is told of the client in a PROXY protocol header, beside the addresses."""
-
-    @property
-    def speaks_records(self) -> bool:
-        """The client offers `kakitome.v1`, and delivery is tracked on this route."""
-        return speaks_records(self.upgrade, self.service.config)
-
-    @property
-    def principal(self) -> Principal | None:
-        """Who it is, as far as that is known."""
-        return None if self.entry is None else self.entry.principal
-
-    @property
-    def binding(self) -> Binding:
-        """What a session of this client's is bound to."""
-        principal, tls = self.principal, self.established.tls
-        return Binding(
-            route=self.service.config.name,
-            origin=self.origin,
-            subject=None if principal is None else principal.identity,
-            certificate=None if tls is None else tls.client_identity,
-            destination=None if self.destination is None else str(self.destination),
-        )
-
-    @property
-    def connector(self) -> Connector:
-        """Who dials its backend."""
-        chosen, connector = self.service.chosen, self.service.connector
-        if chosen is not None:
-            assert self.destination is not None
-            return chosen.towards(self.destination)
-        assert connector is not None
-        return connector
-
-    @property
-    def permission(self) -> Permission:
-        """What it is let in under."""
-        entry, gatekeeper = self.entry, self.service.gatekeeper
-        takes_another = entry is not None and gatekeeper is not None and gatekeeper.takes_open
-        return Permission(
-            address=self.view.address,
-            principal=self.principal,
-            evidence=entry.evidence if entry is not None and takes_another else None,
-        )
-
-
-def speaks_records(upgrade: Upgrade, route: Route) -> bool:
-    """Whether the client offers `kakitome.v1`, and delivery is tracked on this route."""
-    return SUBPROTOCOL in upgrade.subprotocols and route.delivery.track
 
 
 async def receive(arrival: Arrival, keeper: SessionKeeper) -> None:
@@ -158,23 +68,23 @@ async def _receive_plain(arrival: Arrival, keeper: SessionKeeper, undo: ExitStac
     subprotocol = arrival.service.choose_subprotocol(arrival.upgrade)
     backend = await _reach(arrival, keeper, identity, subprotocol)
     undo.callback(backend.dialed.close)
-    ws = await _upgrade(arrival, subprotocol)
+    ws = await upgrade(arrival, subprotocol)
     if (refusal := _barred(arrival, keeper, identity)) is not None:
         await _turn_away(arrival, ws, refusal)
         return
     undo.pop_all()
-    session = _session(arrival, keeper, backend, identity=identity, token=None, subprotocol=subprotocol)
+    session = assemble(arrival, keeper, backend, identity=identity, token=None, subprotocol=subprotocol)
     relay = session.relay
     client = PlainClient(arrival.established.channel.release(), relay.for_client, ws)
     client.on_closed = arrival.ticket.release
     session.admit(session.permission, relay.opened_at)
-    relay.start(client, _backend_side(arrival, session, backend, start=0), early=arrival.leftover, now=relay.opened_at)
+    relay.start(client, backend_side(arrival, session, backend, start=0), early=arrival.leftover, now=relay.opened_at)
 
 
 async def _receive_records(arrival: Arrival, keeper: SessionKeeper, undo: ExitStack) -> None:
     """A records client: upgraded first, because only its OPEN says which session it wants."""
     channel = arrival.established.channel
-    ws = await _upgrade(arrival, SUBPROTOCOL)
+    ws = await upgrade(arrival, SUBPROTOCOL)
     greeting = await read_open(channel, ws, arrival.leftover, timeout_seconds=arrival.handshake_seconds)
     if greeting is None:
         return
@@ -333,7 +243,7 @@ async def _begin(
         if must_exist and refusal.code not in PASSING_REFUSALS | {SUPERSEDED}:
             return None  # it is lost or has ended; if it is the client that is not wanted, a fresh one is refused too
         raise
-    session = _session(
+    session = assemble(
         arrival,
         keeper,
         backend,
@@ -352,7 +262,7 @@ async def _begin(
         told_later=Charge(session.tab),
     )
     client = ParkedClient(relay.down, numbering)
-    side = _backend_side(arrival, session, backend, start=consumed)
+    side = backend_side(arrival, session, backend, start=consumed)
     # The backend is not read before the client is attached: its first words, a CLOSE even, are for the client.
     relay.join(client, side, now=relay.opened_at)
     return session
@@ -425,138 +335,3 @@ def _claims(principal: Principal | None) -> dict[str, JsonValue] | None:
     if principal.issuer is not None:
         claims["iss"] = principal.issuer
     return claims
-
-
-async def _upgrade(arrival: Arrival, subprotocol: str | None) -> WebSocketConnection:
-    """Answers 101. Raises OSError."""
-    deflate, extensions = _negotiate_deflate(arrival.service, arrival.upgrade)
-    response = accept_response(arrival.upgrade, subprotocol=subprotocol, extensions=extensions)
-    await arrival.established.channel.send_all(response)
-    # A record adds its header to a message, and is bounded by its own limit.
-    speaks_records = subprotocol == SUBPROTOCOL
-    message_bytes = None if speaks_records else arrival.service.message_bytes
-    if deflate is not None and message_bytes is None:
-        message_bytes = MAX_INFLATED_RECORD_BYTES if speaks_records else MAX_INFLATED_BYTES
-    return WebSocketConnection(
-        client=False,
-        message_bytes=message_bytes,
-        deflate=deflate,
-        inflation_ratio=arrival.service.config.compression.inflation_ratio,
-    )
-
-
-def _negotiate_deflate(
-    service: RouteService, upgrade: Upgrade
-) -> tuple[DeflateParameters | None, tuple[ExtensionOffer, ...]]:
-    if service.config.compression.enabled:
-        agreed = negotiate(upgrade.extensions)
-        if agreed is not None:
-            return agreed[0], (agreed[1],)
-    return None, ()
-
-
-def _session(
-    arrival: Arrival,
-    keeper: SessionKeeper,
-    backend: Reached,
-    *,
-    identity: str,
-    token: str | None,
-    subprotocol: str | None,
-    start: int = 0,
-    resumed: bool = False,
-) -> Session:
-    """The session and its relay, whose sides are still to be made.
-
-    `start`: messages that its client has consumed; `resumed`: it was begun elsewhere.
-    """
-    service = arrival.service
-    delivery, metrics = service.config.delivery, service.metrics
-    limit = service.config.limits.connections
-    if limit is not None and sum(metrics.sessions.values()) >= limit:
-        keeper.registry.make_room(service.config.name, keeper.pump.clock())
-    session = Session(
-        host=keeper,
-        service=service,
-        session_id=identity,
-        token=token,
-        binding=arrival.binding,
-        participants=Participants(
-            route=service.config.name,
-            address=arrival.view.address,
-            path=arrival.request.path,
-            origin=arrival.origin,
-            subject=None if arrival.principal is None else arrival.principal.subject,
-            subprotocol=subprotocol,
-            listener=arrival.established.listener,
-        ),
-        client_facts=backend.facts,
-        opening=backend.opening,
-        dialed=backend.dialed,
-        permission=arrival.permission,
-    )
-    up_ledger, up_retained = _upstream(arrival, session, backend, resumed=resumed)
-    fenced = Rung.REACHED if delivery.fence else Rung.WRITTEN
-    down_ledger = Ledger(
-        fenced if token is None else Rung.CONSUMED,
-        window_messages=delivery.window_messages,
-        window_bytes=delivery.window_bytes,
-        overhead_bytes=None,
-        start=start,
-        resumed=resumed,
-    )
-    down_retained = None if token is None else Retained(session.tab, limit_bytes=delivery.window_bytes, start=start)
-    track = delivery.track
-    session.relay = Relay(
-        pump=keeper.pump,
-        settings=service.settings,
-        up=Lane(metrics.upstream, up_ledger if track else None, session.tab, up_retained if track else None),
-        down=Lane(metrics.downstream, down_ledger if track else None, session.tab, down_retained),
-        tab=session.tab,
-        host=session,
-    )
-    if backend.opened is not None:
-        session.relay.up.rejections.remember(
-            backend.opened.body.rejected, accepted=up_ledger.accepted, window_messages=up_ledger.window_messages
-        )
-    keeper.registry.add(session)
-    if keeper.logs_begin:
-        log.info(
-            "session_began",
-            session=session.id,
-            **session.participants.as_fields(),
-            endpoint=backend.dialed.state.name,
-            resumed=resumed,
-        )
-    return session
-
-
-def _upstream(arrival: Arrival, session: Session, backend: Reached, *, resumed: bool) -> tuple[Ledger, Retained | None]:
-    delivery = arrival.service.config.delivery
-    if backend.opened is None:
-        ledger = Ledger(
-            Evidence(backend.dialed.channel.sock).settles_at,
-            window_messages=delivery.window_messages,
-            window_bytes=delivery.window_bytes,
-            overhead_bytes=arrival.service.framing_overhead_bytes,
-        )
-        return ledger, None
-    body, start = backend.opened.body, backend.opened.consumed
-    ledger = Ledger(
-        Rung.CONSUMED,
-        window_messages=min(delivery.window_messages, body.window_messages),
-        window_bytes=min(delivery.window_bytes, body.window_bytes),
-        overhead_bytes=None,
-        start=start,
-        resumed=resumed,
-    )
-    return ledger, Retained(session.tab, limit_bytes=delivery.window_bytes, start=start)
-
-
-def _backend_side(arrival: Arrival, session: Session, backend: Reached, *, start: int) -> BackendSide:
-    sock = backend.dialed.channel.release()
-    evidence = Evidence(sock)
-    if backend.opened is None:
-        return FramedBackend(sock, session.relay.for_backend, arrival.service.new_framing(), evidence)
-    receiver = DataReceiver(start=start, message_bytes=arrival.service.message_bytes)
-    return RecordsBackend(sock, session.relay.for_backend, backend.opened, receiver, evidence)

@@ -7,7 +7,7 @@ registry) is given back exactly once; and each of its ends is told: in the log, 
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Final
@@ -34,14 +34,12 @@ from gateway.protocol.records import (
     AuthFromClient,
     OpenedByGateway,
     OpenToBackend,
-    Rung,
 )
 from gateway.protocol.rejections import tells_of
 from gateway.protocol.sequencing import DataReceiver
 from gateway.relay.away import AbsentBackend, ParkedClient
 from gateway.relay.ending import Ending
 from gateway.relay.evidence import Evidence
-from gateway.relay.lane import Lane
 from gateway.relay.records_backend import SUPERSEDED, OpenedBackend, RecordsBackend
 from gateway.relay.records_client import RecordsClient
 from gateway.relay.relay import Relay
@@ -52,6 +50,7 @@ from gateway.sessions.identity import Binding
 from gateway.sessions.opening import SESSION_LOST, dismiss_backend
 from gateway.sessions.permission import Permission, PermissionWatch
 from gateway.sessions.reaching import reach
+from gateway.sessions.telling import Participants, ladder, settle_accounts
 from gateway.telemetry.metrics import SessionState, UnknownReason
 from gateway.transport.channel import Channel
 from gateway.transport.connector import ClientFacts, Dialed
@@ -84,26 +83,6 @@ EXPIRED: Final = "the credential has expired"
 NO_SUMMARY: Final[Mapping[str, object]] = MappingProxyType({})
 
 log = structlog.get_logger("session")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Participants:
-    """Who speaks with whom; what a log line and the admin API say of a session."""
-
-    route: str
-    address: str | None
-    """The client's, as the trusted proxies say; None where nobody tells."""
-    path: str
-    origin: str | None
-    subprotocol: str | None
-    subject: str | None = None
-    """Who was let in; None where nobody is asked, or nobody in particular came."""
-    listener: str | None = None
-    """The `bind` that was connected to."""
-
-    def as_fields(self) -> dict[str, object]:
-        """For a log line, the values fit for JSON."""
-        return asdict(self)
 
 
 class Session:
@@ -385,8 +364,8 @@ class Session:
             "reason": ending.reason,
             "seconds": round(now - relay.opened_at, 3),
             "resumes": self.resumes,
-            "upstream": _account(relay.up, ending),
-            "downstream": _account(relay.down, ending),
+            "upstream": settle_accounts(relay.up, ending),
+            "downstream": settle_accounts(relay.down, ending),
         }
         log.info("session_ended", **summary)
         self._host.session_ended(self.id, self.as_ended(summary), is_elsewhere=self._goes_on_elsewhere)
@@ -536,42 +515,6 @@ class Session:
             "seconds": round(now - self.relay.opened_at, 3),
             "resumes": self.resumes,
             "memory_bytes": self.held_bytes,
-            "upstream": _ladder(self.relay.up, now),
-            "downstream": _ladder(self.relay.down, now),
+            "upstream": ladder(self.relay.up, now),
+            "downstream": ladder(self.relay.down, now),
         }
-
-
-def _ladder(lane: Lane, now: float) -> dict[str, object]:
-    ladder: dict[str, object] = {
-        "messages": lane.messages,
-        "bytes": lane.bytes,
-        "held_bytes": lane.held_bytes,
-    }
-    ledger = lane.ledger
-    if ledger is not None:
-        oldest = ledger.oldest_accepted_at
-        ladder |= {
-            "settles_at": ledger.settles_at.name.lower(),
-            "positions": {rung.name.lower(): ledger.position(rung) for rung in Rung if rung <= ledger.settles_at},
-            "in_flight_messages": ledger.in_flight_messages,
-            "in_flight_bytes": ledger.in_flight_bytes,
-            "oldest_in_flight_seconds": None if oldest is None else round(now - oldest, 3),
-        }
-    return ladder
-
-
-def _account(lane: Lane, ending: Ending) -> dict[str, object]:
-    """One direction's totals for the log, its unsettled messages counted into the metrics on the way."""
-    account: dict[str, object] = {"messages": lane.messages, "bytes": lane.bytes}
-    if lane.ledger is not None:
-        report = lane.report()
-        account["settled"] = report.settled
-        if not ending.taken_over:  # what is unsettled is the other gateway's to tell of
-            lane.metrics.unknown[ending.unknown] += _width(report.unknown)
-            lane.metrics.never_forwarded += _width(report.never_forwarded)
-            account |= {"unknown": report.unknown, "never_forwarded": report.never_forwarded}
-    return account
-
-
-def _width(span: tuple[int, int] | None) -> int:
-    return 0 if span is None else span[1] - span[0] + 1
