@@ -191,11 +191,14 @@ class Closing:
             self._enter(TRANSITIONS[self.state, Step.MESSAGE_ENDED])
         return rest
 
-    def due(self, now: float, looks: Sequence[Vitals], *, settled: tuple[int, ...], is_held: bool) -> bool:
+    def due(
+        self, now: float, looks: Sequence[Vitals], *, settled: tuple[int, ...], is_held: bool, is_full: bool = False
+    ) -> bool:
         """Whether the state has lasted too long.
 
         `looks` are of the sides whose ends are awaited, always in the same order, `settled` is how much is settled each
-        way, and in ECHOING how much the backend has said, `is_held` says that something has not even been written.
+        way, and in ECHOING how much the backend has said and the client has taken. `is_held` says that something has
+        not even been written, `is_full` that the client does not take what the backend says as fast as it comes.
         """
         if now < self.deadline:
             return False
@@ -208,7 +211,9 @@ class Closing:
                 self._moved_at = now
             self._progress = progress
         patience = self._close_seconds * (STEPS_OF_A_WINDOW if self.tail is Tail.UNDER_WAY else 1)
-        if self.state is State.ECHOING and self.tail is Tail.NONE:
+        if self.state is State.ECHOING and self.tail is Tail.NONE and is_full:
+            patience = self._close_seconds * STEPS_OF_A_WINDOW
+        elif self.state is State.ECHOING and self.tail is Tail.NONE:
             patience = self.last_words_seconds
         over_at = self._moved_at + patience
         if now >= over_at:

@@ -35,8 +35,10 @@ on while nobody reads.
 - ECHOING ends when the backend has ended. One that ignores the end of its input is waited for until it has said
   nothing for {share:g} of `timeouts.close`, from the moment its host has everything that came before the client's
   Close: a service may take its time to answer to the end of what it was given. A client that is told its own code knows
-  that the backend's host has all of it; if the backend has not ended, the reason says so. Where the rest is stuck, the
-  backend's connection is reset, the rest is reported as unknown, and the client gets Close 1014.
+  that the backend's host has all of it; if the backend has not ended, the reason says so. What it says meanwhile waits
+  for no window, which no Pong opens any more, only for the client to take it: as long as that acknowledges more of it.
+  Where the rest is stuck, the backend's connection is reset, the rest is reported as unknown, and the client gets
+  Close 1014.
 - FINISHING_MESSAGE and FENCING have, together, half of what is left of the drain window, `timeouts.close` at the most.
 - Elsewhere a side has `timeouts.close` to end once its host has everything. Before, it is stuck when its host answers
   nothing at all for `timeouts.close`, or acknowledges nothing more for {steps} times that: a host whose receive window

@@ -234,6 +234,9 @@ class Relay(Traffic):
     def client_closed(self, code: int, reason: str, now: float) -> None:
         state = self._move(Step.CLIENT_CLOSED, now, Ending(by=ClosedBy.CLIENT, code=code, reason=reason))
         self._finish_backend(code, reason, now)
+        if self.down.held:
+            self.down.waives_window = self._answers_no_more
+            self.flush_downstream(now)
         if state is State.CLOSING:
             self.client.finish()
             self.client.resume()  # what is still to come is its end of stream
@@ -496,12 +499,12 @@ class Relay(Traffic):
         looks = [self.backend.vitals()]
         settled = [lane.ledger.settled for lane in (self.up, self.down) if lane.ledger is not None]
         if closing.state is State.ECHOING:
-            settled.append(self.down.bytes + self.down.held_bytes)
+            settled += [self.down.bytes + self.down.held_bytes, self.client.vitals().acknowledged]
         else:
             looks.append(self.client.vitals())
         awaits_backend = not (self.backend.is_gone or isinstance(self.backend, AbsentBackend))
         is_held = self.up.holds_back and awaits_backend
-        if not closing.due(now, looks, settled=tuple(settled), is_held=is_held):
+        if not closing.due(now, looks, settled=tuple(settled), is_held=is_held, is_full=self.client.is_full):
             return
         if closing.state is State.CLOSING:
             self.cut(now)
@@ -518,6 +521,8 @@ class Relay(Traffic):
         """Answers the client's Close: as it was meant, if the backend's host has everything that came before it."""
         assert self.closing.ending is not None
         silence = f"{NOT_ENDED}, and said nothing for {self.closing.last_words_seconds:g} s"
+        if self.down.held or self.client.is_full:
+            silence = f"{NOT_ENDED}, and said more than was taken"
         self.closing.for_client = (self.closing.ending.code, "" if self.backend.is_gone else silence)
         if self.closing.tail is not Tail.NONE and not self.backend.is_gone:
             self.closing.for_client = (BackendFault.close_code, "the service did not take everything that was sent")

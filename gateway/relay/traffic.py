@@ -336,11 +336,11 @@ class Traffic(Junction):
                     client.pause()
                     self._waive_window(now)
                 else:
-                    down.waives_window = False
+                    down.waives_window = self._answers_no_more
                     client.resume()
             else:
                 up.paused_for(PauseCause.RATE if client.is_throttled else None, now)
-                down.waives_window = False
+                down.waives_window = self._answers_no_more
                 client.resume()
         if not backend.is_gone:
             if down.held or (client.is_full and not client.is_closing):
@@ -349,6 +349,11 @@ class Traffic(Junction):
             elif closing.state is not State.FENCING:
                 down.paused_for(None, now)
                 backend.resume()
+
+    @property
+    def _answers_no_more(self) -> bool:
+        """A plain client has said Close, so no fence is answered: what the backend still says waits for no Pong."""
+        return self.client.close_received and not self.is_resumable
 
     def _waive_window(self, now: float) -> None:
         """A client that is not read cannot answer fences: a backend that answers before it reads on would wait for it.

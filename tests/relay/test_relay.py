@@ -10,6 +10,7 @@ from gateway.protocol.frames import FIRST, LAST, Opcode
 from gateway.protocol.framings import Framing, LengthPrefixedFraming, LinesFraming
 from gateway.protocol.pieces import Buffer, Piece
 from gateway.protocol.records import LossReport
+from gateway.relay.closing import State
 from gateway.relay.evidence import Evidence
 from gateway.relay.settings import RelaySettings
 from gateway.telemetry.metrics import ClosedBy, UnknownReason
@@ -57,6 +58,45 @@ def test_the_echo_waits_for_an_answer_to_the_end_and_tells_of_a_backend_that_ign
     scene.pass_time(10.0)
     assert scene.ending.code == (code or 1005)
     assert scene.down.report().never_forwarded == (4, 4)
+
+
+def test_last_words_do_not_wait_for_a_window_that_no_pong_opens_any_more(new_scene: NewScene) -> None:
+    scene = new_scene(framing=LinesFraming(1000), window_messages=4)
+    lines = [str(number) for number in range(50)]
+    scene.browser.close(1001, "leaving")
+    scene.until(lambda: scene.service.ended)
+    scene.service.sock.sendall("".join(f"{line}\n" for line in lines).encode())
+    scene.service.hang_up()
+    scene.until(lambda: scene.browser.close_code is not None)
+    assert (scene.browser.messages, scene.browser.close_code) == (lines, 1001)
+
+
+def test_what_the_client_had_no_window_for_comes_when_it_closes(new_scene: NewScene) -> None:
+    scene = new_scene(framing=LinesFraming(1000), window_messages=4)
+    scene.browser.answers_pings = False
+    lines = [str(number) for number in range(50)]
+    scene.service.sock.sendall("".join(f"{line}\n" for line in lines).encode())
+    scene.service.hang_up()
+    scene.until(lambda: len(scene.browser.messages) == 4)
+    scene.browser.close(1001, "leaving")
+    scene.until(lambda: scene.browser.close_code is not None)
+    assert scene.browser.messages == lines
+
+
+def test_a_client_that_takes_last_words_slowly_is_told_that_there_were_more(new_scene: NewScene) -> None:
+    scene = new_scene()
+    scene.browser.reads = False
+    scene.flood(lambda: scene.service.sock.send(bytes(60_000)))
+    scene.browser.close(1000)
+    scene.until(lambda: scene.service.ended)
+    scene.pass_time(0.5)
+    scene.pass_time(14.0)
+    # Its host may be waiting for room: it has as long as others whose window is shut.
+    assert scene.relay.closing.state is State.ECHOING
+    scene.pass_time(2.0)
+    scene.browser.reads = True
+    scene.until(lambda: scene.browser.close_code is not None)
+    assert scene.browser.close_reason == "the service has not ended, and said more than was taken"
 
 
 def test_a_client_that_vanishes_ends_as_1006_with_everything_it_sent_forwarded(new_scene: NewScene) -> None:
