@@ -219,6 +219,7 @@ class Entrance:
             address=view.address,
             peer=str(established.peer),
             scheme=view.scheme,
+            tls=None if established.tls is None else established.tls.version,
             websocket=request.asks_for_websocket,
         )
         with readable(request):
@@ -242,7 +243,9 @@ class Entrance:
                 return await serve_file(service.folder, request, established.channel, on_response=count)
         await self._open(established, request, leftover, service, view, guest)
         metrics.handshakes[HandshakeOutcome.UPGRADED] += 1
-        metrics.handshake_seconds.observe(trio.current_time() - attempt.began)
+        took = trio.current_time() - attempt.began
+        metrics.handshake_seconds.observe(took)
+        log.debug("upgraded", route=metrics.name, address=view.address, milliseconds=round(1000 * took, 1))
         return False
 
     def _check_bars(self, service: RouteService, view: ClientView) -> None:
@@ -312,6 +315,15 @@ class Entrance:
             entry = await service.gatekeeper.admit(request, visitor, speaks_records=records)
             request = entry.request
             upgrade = check_upgrade(request)  # a credential among the subprotocols is none of them
+            principal = entry.principal
+            log.debug(
+                "let_in",
+                route=config.name,
+                address=view.address,
+                method=None if principal is None else principal.method,
+                subject=None if principal is None else principal.subject,
+                awaits_open=entry.awaits_open,
+            )
         ticket = self.admission.admit(route=config.name, address=view.address, limits=config.limits)
         if guest is not None:
             guest.leave()  # from here on it is counted by its ticket

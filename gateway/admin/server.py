@@ -93,6 +93,7 @@ class AdminServer:
             _log.exception("admin_request_failed", path=request.path)
             return http_response(HTTPStatus.INTERNAL_SERVER_ERROR, b"internal error\n", head_only=head_only), False
         keeps = request.keep_alive
+        _log.debug("admin_request", method=request.method, path=request.path, status=int(response.status))
         return (
             http_response(response.status, response.body, response.headers, head_only=head_only, keep_alive=keeps),
             keeps,

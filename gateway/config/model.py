@@ -374,7 +374,7 @@ class Log(Section):
     """The log, on standard error."""
 
     format: Literal["json", "console"] = "json"
-    """One JSON object a line, or coloured text for a terminal."""
+    """One JSON object a line, or text for people, coloured on a terminal."""
     level: LogLevel = "info"
     """The least severe level that is written."""
     sessions: bool = True

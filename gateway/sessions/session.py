@@ -336,6 +336,8 @@ class Session:
         self.service.metrics.connections -= 1
         self._count(SessionState.ATTACHED, -1)
         self._count(SessionState.PARKED, +1)
+        in_flight = {"upstream": relay.up.ledger.in_flight_messages, "downstream": relay.down.ledger.in_flight_messages}
+        log.debug("session_parked", session=self.id, route=self.participants.route, in_flight=in_flight)
         self._host.session_parked(self.id, now)
 
     def relay_lost_backend(self, relay: Relay, lost: RecordsBackend, now: float) -> None:

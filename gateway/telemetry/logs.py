@@ -1,4 +1,4 @@
-"""The log: one JSON object a line (or coloured text for a terminal) on standard error.
+"""The log: one JSON object a line (or text for people) on standard error.
 
 Invariant: nothing a peer sends can forge a line or reach a terminal as a control character. A reader of the log that
 has stopped reading never stops the gateway: what its pipe does not take waits in a bounded backlog, and what that does
@@ -15,11 +15,13 @@ import select
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final, Literal, assert_never, cast
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
+from gateway.telemetry.console import render_console
 from gateway.telemetry.folding import Folding
 
 Format = Literal["json", "console"]
@@ -125,9 +127,17 @@ def _make_safe_for_console(_: WrappedLogger, __: str, event_dict: EventDict) -> 
     def safe(key: str, value: object) -> object:
         if isinstance(value, bool | int | float | None):
             return value
+        if isinstance(value, Mapping):
+            return {safe("", inner): safe("", within) for inner, within in value.items()}
+        if isinstance(value, list | tuple):
+            return [safe("", within) for within in value]
         return (_UNSAFE_IN_TRACEBACK if key == "exception" else _UNSAFE).sub(_escape, _text_of(value))
 
     return {key: safe(key, value) for key, value in event_dict.items()}
+
+
+def _render_console(_: WrappedLogger, __: str, event_dict: EventDict, *, colours: bool) -> str:
+    return render_console(event_dict, colours=colours)
 
 
 class _StandardLibraryBridge(logging.Handler):
@@ -172,9 +182,7 @@ def configure(*, format: Format = "json", level: Level = "info", descriptor: int
         case "console":
             renderer = (
                 _make_safe_for_console,
-                structlog.dev.ConsoleRenderer(
-                    colors=os.isatty(descriptor), exception_formatter=structlog.dev.plain_traceback
-                ),
+                partial(_render_console, colours=os.isatty(descriptor)),
             )
         case never:
             assert_never(never)

@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import structlog
 import trio
 
 from gateway.config import Address, Backend, Endpoint, TcpAddress
 from gateway.errors import BackendTimeout, BackendUnreachable, GatewayExhausted, NoEndpointLeft, TlsFailure
 from gateway.protocol.authority import parse_authority
 from gateway.protocol.proxy_protocol import LOCAL_HEADER, build_v2
+from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import BackendReading, DialOutcome
 from gateway.transport.balancing import Balancer, EndpointState
 from gateway.transport.channel import Channel, tune_tcp
@@ -39,7 +39,7 @@ SECOND_LOOK_SECONDS: Final = 1.0
 CHOSEN: Final = "chosen"
 """The `endpoint` label of all that clients choose."""
 
-_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+_log = get_logger("connector")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +161,7 @@ class Connector:
         not the client, what each one said.
         """
         began = trio.current_time()
-        dial = _Dial(deadline=began + self.backend.connect_timeout, header=self._proxy_header(client))
+        dial = _Dial(began=began, deadline=began + self.backend.connect_timeout, header=self._proxy_header(client))
         left_out = set(without)
         looking = self.addresses.refresh()
         while True:
@@ -248,7 +248,9 @@ class Connector:
         except BaseException:
             dialed.close()
             raise
-        state.record_dial(DialOutcome.CONNECTED, now=trio.current_time())
+        now = trio.current_time()
+        state.record_dial(DialOutcome.CONNECTED, now=now)
+        _log.debug("dialed", route=self.route, **state.labels, milliseconds=round(1000 * (now - dial.began), 1))
         return dialed
 
     async def _greet(self, state: EndpointState, channel: Channel, header: bytes, deadline: float) -> None:
@@ -283,6 +285,8 @@ class Connector:
         dial.outcomes.add(failure.outcome)
         if failure.outcome is not None and state.record_dial(failure.outcome, now=trio.current_time()):
             _log.warning("dial_failed", route=self.route, **state.labels, problem=str(failure))
+        else:
+            _log.debug("dial_failed", route=self.route, **state.labels, problem=str(failure))
 
     def _count_unresolved(self, its: BackendEndpoint, dial: "_Dial") -> None:
         late = its.is_looked_up or its.problem is None
@@ -344,6 +348,7 @@ def _failure(error: OSError) -> AttemptFailed:
 class _Dial:
     """One call of `dial`."""
 
+    began: float
     deadline: float
     header: bytes
     looks_again: bool = False

@@ -9,18 +9,18 @@ import math
 import random
 from typing import Final
 
-import structlog
 import trio
 
 from gateway.config import Health
 from gateway.errors import GatewayExhausted
+from gateway.telemetry.logs import get_logger
 from gateway.transport.balancing import EndpointState
 from gateway.transport.connector import Connector
 
 SHORTEST_PACE: Final = 0.8
 """The part of an interval that passes at least: gateways that were started together do not go on knocking together."""
 
-_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+_log = get_logger("health")
 
 
 async def check(connector: Connector) -> None:
@@ -75,6 +75,7 @@ async def _check_once(connector: Connector, state: EndpointState, timeout_second
     except GatewayExhausted:
         state.put_off(now=trio.current_time())
         return
+    _log.debug("checked", route=connector.route, **state.labels, problem=problem)
     if state.record_check(passed=problem is None, now=trio.current_time()):
         if problem is None:
             _log.info("backend_up", route=connector.route, **state.labels)

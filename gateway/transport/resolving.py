@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-import structlog
 import trio
 
 from gateway.config import Address, TcpAddress, UnixAddress
+from gateway.telemetry.logs import get_logger
 from gateway.transport.channel import tcp_address
 
 LookUp = Callable[[str], Awaitable[Sequence[tuple[int, tuple[Any, ...]]]]]
 """Family and socket address, its port of no account, of each address of a host; raises OSError when there is none."""
 
-_log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+_log = get_logger("resolving")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,9 @@ class Resolver:
             lookup.found = await self._look_up(host)
             if not lookup.found:
                 lookup.problem = socket.gaierror(socket.EAI_NONAME, "the name has no address")
+            _log.debug("looked_up", name=host, addresses=[str(sockaddr[0]) for _, sockaddr in lookup.found])
         except OSError as problem:
+            _log.debug("looked_up", name=host, problem=problem.strerror or str(problem))
             lookup.problem = problem
         except Exception as fault:  # noqa: BLE001 - it would end the process, and other routes with it
             _log.exception("lookup_failed", host=host)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from gateway.telemetry import logs
 from gateway.telemetry.folding import Folding
 from gateway.telemetry.logs import Format, Level, Sink, configure, get_logger
+from tests.support.tools import REPOSITORY
 
 
 class Reader:
@@ -165,7 +166,7 @@ def test_console_lines_are_plain_where_there_is_no_terminal(reader: Reader) -> N
     get_logger("relay").warning("backend_down", endpoint="tcp://a:1", dials=3, up=False)
     text = reader.read()
     assert "\x1b" not in text
-    assert re.search(r"\[warning *\] backend_down +\[relay\] dials=3 endpoint=tcp://a:1 up=False\n", text)
+    assert re.search(r"^[\d:.]{12} warning backend_down  endpoint=tcp://a:1 dials=3 up=no  \[relay\]\n$", text)
 
 
 def test_console_lines_are_coloured_on_a_terminal(reader: Reader) -> None:
@@ -286,3 +287,12 @@ def test_a_storm_of_one_kind_and_source_is_folded(monkeypatch: pytest.MonkeyPatc
     assert [line["event"] for line in lines] == ["refused"] * 3 + ["lines_folded"]
     assert (lines[-1]["of"], lines[-1]["source"], lines[-1]["lines"]) == ("refused", "192.0.2.1", 997)
     assert (lines[-1]["logger"], lines[-1]["route"], lines[-1]["level"]) == ("server", "chat", "info")
+
+
+def test_every_line_that_the_docs_name_is_written_somewhere() -> None:
+    page = (REPOSITORY / "docs" / "logs.md").read_text()
+    told = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", page)) | {"dialed", "upgraded", "request", "checked"}
+    sources = "\n".join(path.read_text() for path in (REPOSITORY / "gateway").rglob("*.py"))
+    settings = {"awaits_open"}
+    missing = [name for name in told - settings if f'"{name}"' not in sources and f'"event":"{name}"' not in sources]
+    assert missing == []
