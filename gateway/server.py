@@ -48,6 +48,7 @@ from gateway.telemetry.logs import tell_folded
 from gateway.telemetry.metrics import (
     AcceptError,
     CertificateReading,
+    Detail,
     InFlightReading,
     MemoryReading,
     Metrics,
@@ -294,6 +295,7 @@ class Server(EntranceHost):
             logs.set_level(config.log.level)
         self.logs_begin = config.log.sessions
         self.table = table
+        self.metrics.detail = _detail(config)
         self.config = config
         limit, share = _budgets(config)
         self.account.set_limits(limit_bytes=limit, holder_bytes=share)
@@ -340,6 +342,7 @@ class Server(EntranceHost):
         return problems
 
     def _provide_metrics(self) -> None:
+        self.metrics.detail = _detail(self.config)
         self.metrics.in_flight = self._in_flight
         self.metrics.backends = lambda: self.table.backend_readings()
         self.metrics.certificates = self._certificates
@@ -430,3 +433,8 @@ async def _watch(
     watcher: ConfigWatcher, server: Server, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     await watcher.run(on_config=server.apply, on_fault=server.reject, on_kept=server.keep, task_status=task_status)
+
+
+def _detail(config: Config) -> Detail:
+    told = config.metrics
+    return Detail(per_endpoint=told.per_endpoint, few_buckets=told.buckets == "few", idle_routes=told.idle_routes)

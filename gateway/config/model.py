@@ -381,6 +381,19 @@ class Log(Section):
     """A line `session_began` for each session, too; `session_ended` is always written."""
 
 
+class MetricsDetail(Section):
+    """How many series `/metrics` has. What a route costs is told in metrics.md."""
+
+    per_endpoint: bool = True
+    """`backend_up` and `backend_dials_total` by endpoint. `false`: a route's endpoints together, under an empty label;
+    up when any of them answers."""
+    buckets: Literal["all", "few"] = "all"
+    """Of the histograms by route. `few`: up to 10 ms, 100 ms, 1 s and 10 s, which is enough for the alerts."""
+    idle_routes: bool = True
+    """Routes that nobody has asked for since the start, too. `false`: a route appears with its first request, whose
+    counts `rate()` then does not see."""
+
+
 RESTART_KEYS: Final = ("listeners", "admin", "log.format", "state")
 """What a reload cannot change: bound addresses, what the log's lines are made of, an open file."""
 
@@ -412,3 +425,4 @@ class Config(Section):
     admin: Admin | None = Admin()
     """`null` switches the admin listener off."""
     log: Log = Log()
+    metrics: MetricsDetail = MetricsDetail()

@@ -336,7 +336,10 @@ class Session:
         self.service.metrics.connections -= 1
         self._count(SessionState.ATTACHED, -1)
         self._count(SessionState.PARKED, +1)
-        in_flight = {"upstream": relay.up.ledger.in_flight_messages, "downstream": relay.down.ledger.in_flight_messages}
+        in_flight = {
+            name: 0 if lane.ledger is None else lane.ledger.in_flight_messages
+            for name, lane in (("upstream", relay.up), ("downstream", relay.down))
+        }
         log.debug("session_parked", session=self.id, route=self.participants.route, in_flight=in_flight)
         self._host.session_parked(self.id, now)
 

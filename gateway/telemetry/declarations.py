@@ -63,12 +63,12 @@ def _directions(route: RouteMetrics) -> tuple[tuple[str, DirectionMetrics], ...]
 
 
 def _by_route(read: Callable[[RouteMetrics], float | Histogram]) -> Reader:
-    return lambda metrics: (((route.name,), read(route)) for route in metrics.routes)
+    return lambda metrics: (((route.name,), read(route)) for route in metrics.told_routes)
 
 
 def _by_route_and(key: Callable[[RouteMetrics], Mapping[str, float]]) -> Reader:
     return lambda metrics: (
-        ((route.name, str(label)), count) for route in metrics.routes for label, count in key(route).items()
+        ((route.name, str(label)), count) for route in metrics.told_routes for label, count in key(route).items()
     )
 
 
@@ -76,19 +76,19 @@ def _by_route_or_none(read: Callable[[RouteMetrics], Mapping[str, float]]) -> Re
     """As `_by_route_and`, and for requests that no route matched."""
     return lambda metrics: (
         ((route.name, str(label)), count)
-        for route in (metrics.unrouted, *metrics.routes)
+        for route in (metrics.unrouted, *metrics.told_routes)
         for label, count in read(route).items()
     )
 
 
 def _by_direction(read: Callable[[DirectionMetrics], float]) -> Reader:
     return lambda metrics: (
-        ((route.name, name), read(direction)) for route in metrics.routes for name, direction in _directions(route)
+        ((route.name, name), read(direction)) for route in metrics.told_routes for name, direction in _directions(route)
     )
 
 
 def _settled(metrics: Metrics) -> Iterator[Reading]:
-    for route in metrics.routes:
+    for route in metrics.told_routes:
         for name, direction in _directions(route):
             for rung, rung_name in enumerate(RUNG_NAMES, start=1):
                 yield (route.name, name, rung_name), direction.settled[rung]
@@ -96,7 +96,7 @@ def _settled(metrics: Metrics) -> Iterator[Reading]:
 
 def _delivery(metrics: Metrics) -> Iterator[Reading]:
     """Rungs that nothing settled at on a route are left out: three of four, at 18 series each."""
-    for route in metrics.routes:
+    for route in metrics.told_routes:
         for name, direction in _directions(route):
             for rung, rung_name in enumerate(RUNG_NAMES, start=1):
                 if direction.delivery[rung].count:
@@ -104,7 +104,7 @@ def _delivery(metrics: Metrics) -> Iterator[Reading]:
 
 
 def _unknown(metrics: Metrics) -> Iterator[Reading]:
-    for route in metrics.routes:
+    for route in metrics.told_routes:
         for name, direction in _directions(route):
             for reason, count in direction.unknown.items():
                 yield (route.name, name, reason.value), count
@@ -112,7 +112,7 @@ def _unknown(metrics: Metrics) -> Iterator[Reading]:
 
 def _paused(metrics: Metrics) -> Iterator[Reading]:
     now = metrics.clock()
-    for route in metrics.routes:
+    for route in metrics.told_routes:
         for name, direction in _directions(route):
             for cause, paused in direction.paused_seconds.items():
                 yield (route.name, name, cause.value), paused.seconds(now)
@@ -126,7 +126,7 @@ def _in_flight(read: Callable[[InFlightReading], float]) -> Reader:
         for reading in metrics.in_flight():
             key = id(reading.direction)
             sums[key] = sums.get(key, 0) + read(reading)
-        for route in metrics.routes:
+        for route in metrics.told_routes:
             for name, direction in _directions(route):
                 yield (route.name, name), sums.get(id(direction), 0)
 
@@ -139,34 +139,38 @@ def _oldest_in_flight(metrics: Metrics) -> Iterator[Reading]:
     for reading in metrics.in_flight():
         key = id(reading.direction)
         oldest[key] = min(oldest.get(key, now), reading.oldest_accepted_at)
-    for route in metrics.routes:
+    for route in metrics.told_routes:
         for name, direction in _directions(route):
             yield (route.name, name), now - oldest.get(id(direction), now)
 
 
 def _connections_limit(metrics: Metrics) -> Iterator[Reading]:
-    for route in metrics.routes:
+    for route in metrics.told_routes:
         if route.connections_limit is not None:
             yield (route.name,), route.connections_limit
 
 
 def _closes(metrics: Metrics) -> Iterator[Reading]:
-    for route in metrics.routes:
+    for route in metrics.told_routes:
         for (by, code), count in route.closes.items():
             yield (route.name, by.value, code), count
 
 
 def _authentications(metrics: Metrics) -> Iterator[Reading]:
-    for route in metrics.routes:
+    for route in metrics.told_routes:
         for (method, outcome), count in route.authentications.items():
             yield (route.name, method, outcome), count
 
 
 def _backends_by_endpoint(metrics: Metrics) -> Iterable[list[BackendReading]]:
-    """An endpoint may be read twice, while a reload's old backend still has connections: its readings are one."""
+    """An endpoint may be read twice, while a reload's old backend still has connections: its readings are one.
+
+    So are those of all endpoints of a route where they are not to be told apart.
+    """
     found: dict[tuple[str, str], list[BackendReading]] = {}
     for reading in metrics.backends():
-        found.setdefault((reading.route, reading.endpoint), []).append(reading)
+        endpoint = reading.endpoint if metrics.detail.per_endpoint else ""
+        found.setdefault((reading.route, endpoint), []).append(reading)
     return found.values()
 
 
@@ -175,14 +179,18 @@ def _dials(metrics: Metrics) -> Iterator[Reading]:
         first = readings[0]
         for outcome in DialOutcome:
             count = sum(reading.dials.get(outcome, 0) for reading in readings)
-            yield (first.route, first.endpoint, outcome.value), count
+            yield (first.route, _endpoint(metrics, first), outcome.value), count
 
 
 def _backend_up(metrics: Metrics) -> Iterator[Reading]:
     for readings in _backends_by_endpoint(metrics):
         known = {reading.up for reading in readings}
         if True in known or None not in known:
-            yield (readings[0].route, readings[0].endpoint), int(True in known)
+            yield (readings[0].route, _endpoint(metrics, readings[0])), int(True in known)
+
+
+def _endpoint(metrics: Metrics, reading: BackendReading) -> str:
+    return reading.endpoint if metrics.detail.per_endpoint else ""
 
 
 def _certificate_expiry(metrics: Metrics) -> Iterator[Reading]:

@@ -21,6 +21,9 @@ from gateway.telemetry.metrics import Histogram, Metrics
 _SLICE_READINGS: Final = 50
 """Readings written between two checkpoints: at most 1,000 lines, some 3 ms, as each may be a histogram."""
 
+FEW_BOUNDS: Final = frozenset({0.01, 0.1, 1.0, 10.0, "+Inf"})
+"""The alerts ask for one second; a decade to each side tells whether it is a little or much."""
+
 _END_OF_OPENMETRICS: Final = b"# EOF\n"
 
 
@@ -52,7 +55,8 @@ class Exporter:
             readings = list(declaration.read(self._metrics))
             parts.append(_head(declaration, is_openmetrics=is_openmetrics).encode())
             for start in range(0, len(readings), _SLICE_READINGS):
-                parts.append("".join(_lines(declaration, readings[start : start + _SLICE_READINGS])).encode())
+                some = readings[start : start + _SLICE_READINGS]
+                parts.append("".join(lines(declaration, some, few_buckets=self._metrics.detail.few_buckets)).encode())
                 await trio.lowlevel.checkpoint()
         if is_openmetrics:
             parts.append(_END_OF_OPENMETRICS)
@@ -70,24 +74,27 @@ def _head(declaration: Declaration, *, is_openmetrics: bool) -> str:
     return f"# HELP {family} {declaration.help}\n# TYPE {family} {declaration.kind}\n{unit}"
 
 
-def _lines(declaration: Declaration, readings: Sequence[Reading]) -> Iterator[str]:
+def lines(declaration: Declaration, readings: Sequence[Reading], *, few_buckets: bool = False) -> Iterator[str]:
+    """A line for each series of these readings; `few_buckets`: of a histogram by route only those of `FEW_BOUNDS`."""
+    few_buckets = few_buckets and "route" in declaration.labels
     name = PREFIX + declaration.name
     for values, value in readings:
         labels = ",".join(
             [f'{label}="{_escape(text)}"' for label, text in zip(declaration.labels, values, strict=True)]
         )
         if isinstance(value, Histogram):
-            yield from _histogram_lines(name, labels, value)
+            yield from _histogram_lines(name, labels, value, few_buckets=few_buckets)
         else:
             yield f"{name}{{{labels}}} {value}\n" if labels else f"{name} {value}\n"
 
 
-def _histogram_lines(name: str, labels: str, histogram: Histogram) -> Iterator[str]:
+def _histogram_lines(name: str, labels: str, histogram: Histogram, *, few_buckets: bool) -> Iterator[str]:
     before = f'{name}_bucket{{{labels}{"," if labels else ""}le="'
     suffix = f"{{{labels}}}" if labels else ""
     count = 0
     for bound, count in zip((*histogram.bounds, "+Inf"), accumulate(histogram.counts), strict=True):
-        yield f'{before}{bound}"}} {count}\n'
+        if not few_buckets or bound in FEW_BOUNDS:
+            yield f'{before}{bound}"}} {count}\n'
     yield f"{name}_count{suffix} {count}\n{name}_sum{suffix} {histogram.total}\n"
 
 

@@ -341,6 +341,11 @@ class RouteMetrics:
     file_responses: dict[str, int] = field(default_factory=dict)
     """By status class, of `STATUS_CLASSES`; filled by `count_file_response`."""
 
+    @property
+    def is_used(self) -> bool:
+        """Somebody has asked for it since the process began."""
+        return any(self.handshakes.values()) or bool(self.refusals) or bool(self.file_responses)
+
     def count_close(self, by: ClosedBy, code: int) -> None:
         """A connection ended with `code`, any integer that a peer or we may have given."""
         key = (by, close_code_label(code))
@@ -423,6 +428,20 @@ def _no_certificates() -> Iterable[CertificateReading]:
     return ()
 
 
+class Detail:
+    """How much of it is exported; what is counted stays the same."""
+
+    __slots__ = ("few_buckets", "idle_routes", "per_endpoint")
+
+    def __init__(self, *, per_endpoint: bool = True, few_buckets: bool = False, idle_routes: bool = True) -> None:
+        self.per_endpoint: Final = per_endpoint
+        """Else a route's endpoints are told as one."""
+        self.few_buckets: Final = few_buckets
+        """Of histograms by route."""
+        self.idle_routes: Final = idle_routes
+        """Else routes that nobody has asked for since the process began are left out."""
+
+
 class Metrics:
     """All counters of one gateway process; `gateway.telemetry.exposition` exports them.
 
@@ -444,12 +463,18 @@ class Metrics:
         self.backends: Callable[[], Iterable[BackendReading]] = _no_backends
         self.certificates: Callable[[], Iterable[CertificateReading]] = _no_certificates
         self.memory: Callable[[], MemoryReading] = MemoryReading
+        self.detail = Detail()
         self._routes: Final[dict[str, RouteMetrics]] = {}
 
     @property
     def routes(self) -> tuple[RouteMetrics, ...]:
         """The counters of all routes that were ever configured in this process."""
         return tuple(self._routes.values())
+
+    @property
+    def told_routes(self) -> tuple[RouteMetrics, ...]:
+        """Those of them that are exported."""
+        return tuple(route for route in self._routes.values() if self.detail.idle_routes or route.is_used)
 
     def route(self, name: str) -> RouteMetrics:
         """The counters of the route `name`: always the same object, so that they go on after a reload."""

@@ -14,6 +14,7 @@ from gateway.telemetry.metrics import (
     STATUS_CLASSES,
     AcceptError,
     ClosedBy,
+    Detail,
     DialOutcome,
     HandshakeOutcome,
     PauseCause,
@@ -22,6 +23,7 @@ from gateway.telemetry.metrics import (
     SessionState,
     UnknownReason,
 )
+from gateway.telemetry.series import BRIEF, series
 
 
 def _values(kind: type[StrEnum]) -> tuple[str, ...]:
@@ -58,13 +60,49 @@ Counters begin at 0 when the process starts and go on through a reload of the co
 (client to backend) or `downstream`; `rung` is one of {rungs}, explained in [delivery.md](delivery.md).
 
 This page is made by `python -m gateway.telemetry.reference` from the declarations that the gateway exports by.
+
+## How many series
+
+Prometheus pays by the series. These are counted by the same command, for routes that have been used, of each gateway;
+those of the process come on top. [`metrics`](configuration.md#metrics) bounds them: `per_endpoint: false`, `buckets:
+few`, and `idle_routes: false`, which leaves out routes that nobody has asked for.
+
+| routes | endpoints each | by default | `per_endpoint: false` | and `buckets: few` |
+|---|---|---|---|---|
+{series}
+
+A route costs {one} series with one endpoint and {endpoint} for each further one; {brief} with both options, whatever
+endpoints it has. Reasons of refusals, close codes and methods of authentication that have occurred are added one by
+one, from closed sets. Whoever needs less drops it when scraping (`metric_relabel_configs`).
 """
+
+_SIZES: Final = ((1, 1), (20, 3), (200, 3))
 
 
 def reference() -> str:
     """The whole page, in Markdown."""
     rungs = ", ".join(f"`{name}`" for name in RUNG_NAMES)
-    parts = [_INTRODUCTION.format(rungs=rungs)]
+    details = (Detail(), Detail(per_endpoint=False), BRIEF)
+    table = [
+        f"| {routes} | {endpoints} | "
+        + " | ".join(f"{series(routes=routes, endpoints=endpoints, detail=detail):,}" for detail in details)
+        + " |"
+        for routes, endpoints in _SIZES
+    ]
+
+    def more(detail: Detail, *, routes: int, endpoints: int) -> int:
+        """Than one route with one endpoint has."""
+        one = series(routes=1, endpoints=1, detail=detail)
+        return series(routes=routes, endpoints=endpoints, detail=detail) - one
+
+    introduction = _INTRODUCTION.format(
+        rungs=rungs,
+        series="\n".join(table),
+        one=more(Detail(), routes=2, endpoints=1),
+        endpoint=more(Detail(), routes=1, endpoints=2),
+        brief=more(BRIEF, routes=2, endpoints=1),
+    )
+    parts = [introduction]
     for declaration in DECLARATIONS:
         unit = f", in {declaration.unit}" if declaration.unit else ""
         parts.append(

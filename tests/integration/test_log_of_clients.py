@@ -138,7 +138,7 @@ def test_the_console_is_for_people_in_a_real_run(tmp_path: Path) -> None:
         document["listeners"] = [{"bind": f"127.0.0.1:{port}"}]
         document["admin"] = {"bind": LOOPBACK_ANY_PORT}
         (tmp_path / "kakitome.yaml").write_text(yaml.safe_dump(document))
-        command = [sys.executable, "-m", "gateway", "serve", "--config", tmp_path / "kakitome.yaml"]
+        command = [sys.executable, "-m", "gateway", "serve", "--config", str(tmp_path / "kakitome.yaml")]
         with ServiceProcess(command, name="gateway", started=" ready ") as service:
             headers = {"Origin": ORIGIN, "X-Forwarded-For": CLIENT, "Sec-WebSocket-Protocol": "chat"}
             with RawClient(f"ws://127.0.0.1:{port}/echo", headers=headers) as client:
