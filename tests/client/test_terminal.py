@@ -17,6 +17,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.typing import Subprotocol
 
 from gateway.backend import Session
+from gateway.client.console import MAX_LINE_BYTES, InputFault, Lines, Notes, read_input, shown, visible
 from gateway.client.events import (
     Acknowledged,
     MessageRejected,
@@ -26,7 +27,7 @@ from gateway.client.events import (
     StateChanged,
 )
 from gateway.client.faults import ConnectionFailed
-from gateway.client.terminal import MAX_LINE_BYTES, InputFault, Lines, Notes, read_input, shown, trusting, visible
+from gateway.client.terminal import trusting
 from gateway.protocol.outbox import OutgoingMessage
 from gateway.protocol.records import Rung
 from tests.client.kit_backend import kit_backend
@@ -80,7 +81,7 @@ def test_a_line_is_not_gathered_for_ever() -> None:
 
 async def test_an_input_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = os.open("/", os.O_RDONLY)
-    monkeypatch.setattr("gateway.client.terminal.STDIN", folder)
+    monkeypatch.setattr("gateway.client.console.STDIN", folder)
     with pytest.raises(InputFault, match="standard input cannot be read: Is a directory"):
         await anext(read_input(Lines()))
     os.close(folder)
