@@ -154,6 +154,8 @@ def check(path: Path, no_files: bool) -> None:
     click.echo(f"{path}: good")
     for line in _summary(config):
         click.echo(line)
+    for line in _hints(config):
+        click.echo(line)
 
 
 @main.command(epilog=_EPILOG)
@@ -474,6 +476,23 @@ def _summary(config: "Config") -> Iterator[str]:
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
     for kind, place, goal in rows:
         yield f"  {kind:<{first}}  {place:<{second}}  {goal}"
+
+
+def _hints(config: "Config") -> Iterator[str]:
+    """What is good, and may be a surprise."""
+    names = [
+        route.name
+        for route in config.routes
+        if route.backend is not None
+        and "same-origin" in route.origins
+        and "*" not in route.origins
+        and route.match.host is None
+    ]
+    if names and not config.hosts:
+        yield (
+            f"  note: same-origin, of {', '.join(names)}, holds for addresses, localhost and hosts that routes match; "
+            "name the hosts that browsers use in hosts"
+        )
 
 
 def _goal(route: "Route") -> str:

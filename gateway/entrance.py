@@ -22,7 +22,7 @@ import trio
 
 from gateway.access.gatekeeper import Entry, Visitor
 from gateway.access.method import CertificateNames
-from gateway.config import Config
+from gateway.config import Config, TcpAddress
 from gateway.errors import (
     BackendRefused,
     BackendTimeout,
@@ -36,9 +36,10 @@ from gateway.errors import (
 from gateway.policy.admission import Admission
 from gateway.policy.anteroom import Guest
 from gateway.policy.explanation import explain, readable
-from gateway.policy.forwarded import ClientView
+from gateway.policy.forwarded import ClientView, unmapped
 from gateway.policy.principal import AccessRefusal
 from gateway.protocol.handshake import Request, RequestReader, check_upgrade
+from gateway.protocol.http import shown
 from gateway.protocol.proxy_protocol import ProxyHeaderInvalid
 from gateway.protocol.records import SUBPROTOCOL
 from gateway.routes import RouteService, RouteTable
@@ -124,6 +125,10 @@ class Entrance:
         is_somebodys = address is not None and not self._host.table.trusted.trusts(ipaddress.ip_address(address))
         return self.gatehouse.enter(address if is_somebodys else None, end)
 
+    def _trusts(self, peer: TcpAddress | None) -> bool:
+        address = None if peer is None else unmapped(ipaddress.ip_address(peer.host))
+        return self._host.table.trusted.trusts(address)
+
     async def serve(self, accepted: Accepted) -> None:
         """From the accepted socket to a session, or to an answer that says why not."""
         self.handshakes += 1
@@ -131,7 +136,11 @@ class Entrance:
         timeout = self._host.config.timeouts.handshake
         try:
             established = await establish(
-                accepted, timeout_seconds=timeout, silent=self.silent, gatehouse=self.gatehouse
+                accepted,
+                timeout_seconds=timeout,
+                silent=self.silent,
+                gatehouse=self.gatehouse,
+                trusts=self._trusts,
             )
             limits = self._host.config.requests
             reader = RequestReader(max_request_line_bytes=limits.line_bytes, max_head_bytes=limits.head_bytes)
@@ -174,7 +183,7 @@ class Entrance:
             attempt.metrics.handshakes[HandshakeOutcome.FAILED] += 1
             log.exception("handshake_failed")
             fault = HandshakeRefused("internal error", status=500, reason="other", blame=Blame.GATEWAY)
-            await refuse(accepted.channel, fault, timeout_seconds=timeout)
+            await refuse(accepted.channel, fault, timeout_seconds=timeout, headers=accepted.listener.headers)
         finally:
             self.handshakes -= 1
             self._host.handshake_over()
@@ -208,7 +217,7 @@ class Entrance:
         attempt.metrics = self._host.metrics.unrouted
         attempt.view = None
         if request.path in BROWSER_CLIENT and not request.asks_for_websocket:
-            return await serve_file(WEB, request, established.channel)
+            return await serve_file(WEB, request, established.channel, headers=established.headers)
         table = self._host.table
         attempt.view = view = self._client_view(table, established, request)
         log.debug(
@@ -222,6 +231,12 @@ class Entrance:
             tls=None if established.tls is None else established.tls.version,
             websocket=request.asks_for_websocket,
         )
+        if not table.hosts.answers_to(view.host):
+            raise HandshakeRefused(
+                f"this gateway is not {shown(view.host)}: name it in `hosts`, if it is",
+                status=HTTPStatus.FORBIDDEN,
+                reason=ServiceRefusal.HOST,
+            )
         with readable(request):
             service = table.find(view.host, request.path)
         attempt.metrics = metrics = service.metrics
@@ -240,7 +255,9 @@ class Entrance:
             count = metrics.count_file_response
             limits = service.config.limits
             with self.admission.admit(route=service.config.name, address=view.address, limits=limits):
-                return await serve_file(service.folder, request, established.channel, on_response=count)
+                return await serve_file(
+                    service.folder, request, established.channel, on_response=count, headers=established.headers
+                )
         await self._open(established, request, leftover, service, view, guest)
         metrics.handshakes[HandshakeOutcome.UPGRADED] += 1
         took = trio.current_time() - attempt.began
@@ -356,7 +373,8 @@ class Entrance:
             peer=_peer(accepted),
         )
         timeout = self._host.config.timeouts.handshake
-        await refuse(accepted.channel, refusal, timeout_seconds=timeout, head_only=attempt.head_only)
+        headers = accepted.listener.headers
+        await refuse(accepted.channel, refusal, timeout_seconds=timeout, head_only=attempt.head_only, headers=headers)
 
     async def _unreachable(self, accepted: Accepted, error: BackendUnreachable, attempt: "_Attempt") -> None:
         """502 or 504; what each endpoint said is for the log, not for the client."""
@@ -373,7 +391,8 @@ class Entrance:
             reason="other",
             blame=Blame.BACKEND,
         )
-        await refuse(accepted.channel, refusal, timeout_seconds=self._host.config.timeouts.handshake)
+        timeout = self._host.config.timeouts.handshake
+        await refuse(accepted.channel, refusal, timeout_seconds=timeout, headers=accepted.listener.headers)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from gateway.access.gatekeeper import Gatekeeper
 from gateway.config import Backend, Config, Match, Route
 from gateway.errors import HandshakeRefused, StartupError
 from gateway.policy.forwarded import TrustedProxies
+from gateway.policy.hosts import OwnHosts
 from gateway.policy.origin import OriginPolicy
 from gateway.policy.routing import Router
 from gateway.protocol.framings import Framing, LengthPrefixedFraming, LinesFraming, StreamFraming
@@ -110,6 +111,11 @@ class RouteService:
                 raise ValueError("records are no framing of plain messages")
 
 
+def own_hosts(config: Config) -> OwnHosts:
+    """The hosts by which clients know the gateway."""
+    return OwnHosts(config.hosts, [route.match.host for route in config.routes if route.match.host is not None])
+
+
 class RouteTable:
     """All routes of one configuration."""
 
@@ -121,7 +127,8 @@ class RouteTable:
         self.config: Final = config
         self.resolver: Final[Resolver] = Resolver() if previous is None else previous.resolver
         """Of all routes together: equal names are looked up once."""
-        self.trusted: Final = TrustedProxies.parse(str(network) for network in config.trusted_proxies)
+        self.trusted: Final = TrustedProxies.parse(map(str, config.trusted_proxies), kind=config.forwarded)
+        self.hosts: Final = own_hosts(config)
         self.services: Final = tuple(self._service(route, metrics, authorisers, previous) for route in config.routes)
         self._router: Final = Router(self.services)
 
@@ -148,7 +155,7 @@ class RouteTable:
                 raise StartupError(str(fault)) from None
         return RouteService(
             config=route,
-            origins=OriginPolicy(route.origins, route.require_origin),
+            origins=OriginPolicy(route.origins, route.require_origin, self.hosts),
             metrics=counters,
             settings=RelaySettings(
                 keepalive_seconds=route.timeouts.keepalive,

@@ -26,7 +26,7 @@ from gateway.access.gatekeeper import Gatekeeper
 from gateway.access.state import open_state
 from gateway.admin.app import AdminApp
 from gateway.admin.server import AdminServer
-from gateway.config import Address, Config, load_with_files
+from gateway.config import Address, Config, TcpAddress, load_with_files
 from gateway.config import Listener as ListenerConfig
 from gateway.config.model import RESTART_KEYS
 from gateway.config.reload import ConfigWatcher
@@ -174,6 +174,7 @@ class Server(EntranceHost):
                 memory=self.describe_memory,
                 tokens=self.config.admin.tokens,
                 operations=self._operations,
+                hosts=self._has_host if isinstance(self.config.admin.bind, TcpAddress) else None,
             )
             admin = AdminServer(self.config.admin, app, requests=self.config.requests)
             address = await nursery.start(admin.serve)
@@ -197,6 +198,9 @@ class Server(EntranceHost):
             enter=self.entrance.enter,
             rest=self.entrance.gatehouse.rest,
         )
+
+    def _has_host(self, host: str) -> bool:
+        return self.table.hosts.has(host)
 
     def _count_accept_error(self, error: AcceptError) -> None:
         self.metrics.accept_errors[error] += 1

@@ -19,7 +19,7 @@ from gateway.admin.response import Response
 from gateway.admin.sessions import SessionDirectory, SessionsApi
 from gateway.config.model import AdminToken
 from gateway.errors import HandshakeRefused
-from gateway.protocol.http import Request
+from gateway.protocol.http import Request, shown
 from gateway.telemetry.exposition import Exporter
 from gateway.telemetry.metrics import Metrics, ServiceRefusal
 
@@ -75,14 +75,17 @@ class AdminApp:
         memory: MemoryReport | None = None,
         tokens: Sequence[AdminToken] = (),
         operations: Operations | None = None,
+        hosts: Callable[[str], bool] | None = None,
     ) -> None:
         """`token`, `tokens`: one of them is asked for by all but the probes, if there is any, and to act in any case.
 
-        `sessions`, `memory`, `operations`: for the APIs of that name.
+        `sessions`, `memory`, `operations`: for the APIs of that name. `hosts` says which hosts are ours, where a page
+        could ask without a token; None: no page can.
         """
         self._gateway = gateway
         self._holders = [_Holder(name="token", token=token, scopes=frozenset({"read"}))] if token is not None else []
         self._holders += [_Holder(name=each.name, token=each.token, scopes=frozenset(each.scopes)) for each in tokens]
+        self._has_host = hosts
         self._acting = None if operations is None else ActingApi(operations)
         self._exporter = Exporter(gateway.metrics)
         self._memory = memory
@@ -124,6 +127,7 @@ class AdminApp:
     def _authenticate(self, request: Request, *, scope: str) -> str:
         """The name of whose token it is. Raises HandshakeRefused: 401, and 403 for one that may not."""
         if scope == "read" and not self._holders:
+            self._check_host(request)
             return ""
         scheme, _, given = (request.get("authorization") or "").partition(" ")
         # compare_digest takes as long for a wrong token as for one that is nearly right. Headers are Latin-1 as read.
@@ -144,6 +148,15 @@ class AdminApp:
             reason=ServiceRefusal.ADMIN_TOKEN,
             headers=(("WWW-Authenticate", 'Bearer realm="kakitome"'),),
         )
+
+    def _check_host(self, request: Request) -> None:
+        """Raises HandshakeRefused (403) for what may be a page's own name that was led here (DNS rebinding)."""
+        if self._has_host is not None and not self._has_host(request.host):
+            raise HandshakeRefused(
+                f"without a token this answers to addresses, localhost and `hosts`, not to {shown(request.host)}",
+                status=HTTPStatus.FORBIDDEN,
+                reason=ServiceRefusal.HOST,
+            )
 
     def _readyz(self) -> Response:
         problems = self._gateway.readiness()

@@ -14,6 +14,8 @@ from gateway.admin.app import AdminApp
 from gateway.config import Address, Admin, Requests
 from gateway.config import Listener as ListenerConfig
 from gateway.errors import HandshakeRefused
+from gateway.policy.admission import address_group
+from gateway.policy.anteroom import Anteroom, Guest
 from gateway.protocol.http import Request, RequestReader, http_response, refusal_response
 from gateway.transport.channel import Channel
 from gateway.transport.listener import Accepted, Listener
@@ -22,7 +24,8 @@ from gateway.transport.requests import read_request, refuse
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "DELETE")
 
 MAX_CONNECTIONS: Final = 64
-"""Probes, scrapers and an operator's tab are a handful; a scan or a leak must not take the gateway's descriptors."""
+"""Probes, scrapers and an operator's tab are a handful; a scan or a leak must not take the gateway's descriptors. The
+one that has been silent for longest goes for a newcomer, so that probes are answered all the same."""
 
 HEAD_TIMEOUT_SECONDS: Final = 30.0
 """For a request's head and between two requests: longer than Prometheus' usual 15 s, so that it stays connected."""
@@ -41,7 +44,7 @@ class AdminServer:
         self._config: Final = config
         self._requests: Final = requests or Requests()
         self._app: Final = app
-        self._connections = 0
+        self._anteroom: Final = Anteroom(limit=MAX_CONNECTIONS, group_limit=MAX_CONNECTIONS)
 
     async def serve(self, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED) -> None:
         """Serves until cancelled; starts with the address it listens at. Raises StartupError if it cannot listen."""
@@ -55,24 +58,25 @@ class AdminServer:
             listener.close()
 
     async def _serve_connection(self, accepted: Accepted) -> None:
-        if self._connections >= MAX_CONNECTIONS:
+        group = None if accepted.peer is None else address_group(accepted.peer.host)
+        guest = self._anteroom.enter(group, accepted.channel.close)
+        if guest is None:
             return  # which closes it
-        self._connections += 1
         try:
-            await self._serve_requests(accepted.channel)
+            await self._serve_requests(accepted.channel, guest)
         except HandshakeRefused as refusal:
             await refuse(accepted.channel, refusal, timeout_seconds=ANSWER_TIMEOUT_SECONDS)
-        except (OSError, trio.TooSlowError):
-            pass  # it went away, or did not take its answer
+        except (OSError, trio.TooSlowError, trio.ClosedResourceError):
+            pass  # it went away, did not take its answer, or was sent away for another one
         finally:
-            self._connections -= 1
+            guest.leave()
 
-    async def _serve_requests(self, channel: Channel) -> None:
+    async def _serve_requests(self, channel: Channel, guest: Guest) -> None:
         limits = self._requests
         reader = RequestReader(
             max_request_line_bytes=limits.line_bytes, max_head_bytes=limits.head_bytes, methods=METHODS
         )
-        request = await read_request(channel, reader, first=True, timeout_seconds=HEAD_TIMEOUT_SECONDS)
+        request = await read_request(channel, reader, first=True, timeout_seconds=HEAD_TIMEOUT_SECONDS, guest=guest)
         while request is not None:
             with trio.fail_after(ANSWER_TIMEOUT_SECONDS):
                 answer, keeps = await self._answer(request)
@@ -80,7 +84,9 @@ class AdminServer:
             if not keeps:
                 await channel.finish()
                 return
-            request = await read_request(channel, reader, first=False, timeout_seconds=HEAD_TIMEOUT_SECONDS)
+            request = await read_request(
+                channel, reader, first=False, timeout_seconds=HEAD_TIMEOUT_SECONDS, guest=guest
+            )
 
     async def _answer(self, request: Request) -> tuple[bytes, bool]:
         """The answer's bytes, and whether the connection may carry another request."""

@@ -50,6 +50,7 @@ def find_disagreements(config: Config) -> Iterator[Finding]:
 def _listener_findings(config: Config) -> Iterator[Finding]:
     if config.admin is not None:
         yield from _socket_file_findings(config.admin, ("admin",))
+        yield from _admin_findings(config.admin)
     for index, listener in enumerate(config.listeners):
         yield from _socket_file_findings(listener, ("listeners", index))
         if listener.tls is not None:
@@ -57,6 +58,47 @@ def _listener_findings(config: Config) -> Iterator[Finding]:
             yield from _pair_findings(listener.tls, path)
             if listener.tls.certificate is listener.tls.key is None and not listener.tls.certificates:
                 yield Finding(path=path, message="names no certificate; set certificate and key")
+            if listener.tls.client_crl is not None and listener.tls.client_ca is None:
+                yield Finding(path=(*path, "client_crl"), message="needs client_ca, whose certificates it revokes")
+        if listener.proxy_protocol and not config.trusted_proxies:
+            message = "believes whoever connects; name the proxies in trusted_proxies"
+            yield Finding(path=("listeners", index, "proxy_protocol"), message=message, also=(("trusted_proxies",),))
+
+
+def _admin_findings(admin: Admin) -> Iterator[Finding]:
+    has_token = admin.token is not None or bool(admin.tokens)
+    is_guarded = has_token or admin.open_to_network
+    if not is_guarded and isinstance(admin.bind, TcpAddress) and not _is_loopback(admin.bind.host):
+        message = (
+            f"{admin.bind} can be reached from outside this machine: set token or tokens, which all but the probes "
+            "then need, or say open_to_network: true"
+        )
+        yield Finding(path=("admin", "bind"), message=message, also=(("admin", "token"), ("admin", "tokens")))
+    if has_token and admin.open_to_network:
+        yield Finding(path=("admin", "open_to_network"), message="does nothing beside a token; take it out")
+    secrets: list[tuple[KeyPath, str]] = []
+    if admin.token is not None:
+        secrets.append((("admin", "token"), admin.token.get_secret_value()))
+    names: dict[str, KeyPath] = {}
+    seen: dict[str, KeyPath] = {}
+    for index, entry in enumerate(admin.tokens):
+        path: KeyPath = ("admin", "tokens", index)
+        first = names.setdefault(entry.name, (*path, "name"))
+        if first != (*path, "name"):
+            message = f'"{entry.name}" is taken already: the log could not tell who acts'
+            yield Finding(path=(*path, "name"), message=message, see=first)
+        secrets.append(((*path, "token"), entry.token.get_secret_value()))
+    for where, secret in secrets:
+        if seen.setdefault(secret, where) != where:
+            message = "is the same token as another one's: nobody could tell them apart"
+            yield Finding(path=where, message=message, see=seen[secret])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower().rstrip(".") == "localhost"
 
 
 def _socket_file_findings(bound: Listener | Admin, path: KeyPath) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from gateway.config.model import Admin, Config, Listener
 from gateway.policy.key_sets import parse_key_file
 
 _CERTIFICATE: Final = b"-----BEGIN CERTIFICATE-----"
+_REVOCATION_LIST: Final = b"-----BEGIN X509 CRL-----"
 _PRIVATE_KEY: Final = b"PRIVATE KEY-----"
 
 _OTHER_FORMATS: Final = (
@@ -50,6 +51,7 @@ def find_file_faults(config: Config) -> Iterator[Finding]:
         if listener.tls is not None:
             yield from _pair_faults(listener.tls.certificate, listener.tls.key, path)
             yield from _authority_faults(listener.tls.client_ca, (*path, "client_ca"))
+            yield from _revocation_faults(listener.tls.client_crl, (*path, "client_crl"))
             for number, pair in enumerate(listener.tls.certificates):
                 yield from _pair_faults(pair.certificate, pair.key, (*path, "certificates", number))
     for index, route in enumerate(config.routes):
@@ -117,6 +119,19 @@ def _authority_faults(file: Path | None, path: KeyPath) -> Iterator[Finding]:
     if file is None:
         return
     fault = _content_fault(file, _CERTIFICATE, "PEM certificate")
+    if fault is None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+        except ssl.SSLError as error:
+            fault = f"cannot load {file}: {error.reason or error}"
+    if fault is not None:
+        yield Finding(path=path, message=fault)
+
+
+def _revocation_faults(file: Path | None, path: KeyPath) -> Iterator[Finding]:
+    if file is None:
+        return
+    fault = _content_fault(file, _REVOCATION_LIST, "PEM revocation list")
     if fault is None:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)

@@ -37,6 +37,7 @@ BalanceName = Literal["round_robin", "least_connections", "session_hash"]
 RECORDS_CHECK_SECONDS: Final = 5.0
 """Their specification lets a connection end before OPEN."""
 
+ForwardedKind = Literal["x-forwarded", "forwarded"]
 ReadinessName = Literal["serving", "any_route"]
 TlsVersion = Literal["1.2", "1.3"]
 
@@ -66,6 +67,11 @@ class ListenerTls(Section):
     """The oldest TLS version accepted."""
     client_ca: LocalPath | None = None
     """PEM file of certificate authorities: clients must show a certificate that one of them signed."""
+    client_crl: LocalPath | None = None
+    """PEM file of revocation lists, one of each authority that signs clients' certificates: whoever is on it is refused
+    from the next handshake on. A list that is past its `nextUpdate` refuses everybody: renew it in time."""
+    hsts: Duration | None = None
+    """Browsers are told (Strict-Transport-Security) to use TLS only with this host for so long, as `365d`."""
 
     def pairs(self) -> Iterator[CertificatePair]:
         """All certificates, the default one first."""
@@ -89,7 +95,8 @@ class Listener(Section):
     tls: ListenerTls | None = None
     """Present: this listener speaks `wss` and `https`; absent: `ws` and `http`."""
     proxy_protocol: bool = False
-    """Every connection must begin with a PROXY protocol header (v1 or v2), which names the client's address."""
+    """Every connection must begin with a PROXY protocol header (v1 or v2), which names the client's address, and come
+    from one of `trusted_proxies`."""
 
 
 # --- routes -------------------------------------------------------------------------------------------------------
@@ -365,6 +372,8 @@ class Admin(Section):
     """Bearer token that everything but `/healthz` and `/readyz` asks for; text, or `file:PATH`. It may not act."""
     tokens: tuple[AdminToken, ...] = ()
     """More of them, each with what it may. Without one that may `act`, nothing can be changed here."""
+    open_to_network: bool = False
+    """Without any token: whoever reaches `bind`, which is not of this machine alone, may read."""
 
 
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
@@ -403,9 +412,17 @@ class Config(Section):
 
     listeners: Annotated[tuple[Listener, ...], Field(min_length=1)]
     """Where clients connect."""
+    hosts: tuple[Annotated[str, AfterValidator(parse_host_pattern)], ...] = ()
+    """The names that clients know this gateway by, `*.example.com` for all below it: a request for another name is
+    answered with 403, addresses and `localhost` excepted. Absent: for every name; then `same-origin` holds for
+    addresses, `localhost` and the hosts that routes match, and for no other, against DNS rebinding."""
     trusted_proxies: tuple[TrustedPeer, ...] = ()
-    """Networks whose `Forwarded` and `X-Forwarded-*` headers are believed; `unix`: whoever connects to a Unix socket
-    of ours."""
+    """Networks whose word on their clients is taken, by the headers that `forwarded` names or a PROXY protocol header;
+    `unix`: whoever connects to a Unix socket of ours."""
+    forwarded: ForwardedKind = "x-forwarded"
+    """Which headers `trusted_proxies` set: `X-Forwarded-For`, `-Proto`, `-Host` and `-Port`, or `Forwarded` (RFC 7239).
+    The other kind is not believed, and a request in which it says something else is answered with 400: the proxy
+    should remove it, for it came from the client."""
     routes: Annotated[tuple[Route, ...], Field(min_length=1)]
     """Which requests go where; their order does not matter."""
     timeouts: Timeouts = Timeouts()

@@ -3,8 +3,8 @@
 Invariant: nothing that an untrusted hop wrote is believed. The walk starts at the peer and goes from the newest entry
 to older ones only as long as the hop that wrote them is trusted; the first untrusted hop is the client.
 
-`Forwarded` (RFC 7239) goes before `X-Forwarded-For`, `-Proto` and `-Host`. A proxy that sets only one kind hands the
-other kind through as the client sent it, so where both are there and contradict each other, neither is believed.
+One kind of headers is believed, `Forwarded` (RFC 7239) or `X-Forwarded-For`, `-Proto` and `-Host`: a proxy that sets
+one kind hands the other kind through as the client sent it. Where that says something else, the request is refused.
 `X-Forwarded-Port` completes a host that was told without a port; a port beside the host goes first, for that is what
 the browser asked for, while some proxies tell the port of their own listener, which another one may have mapped.
 """
@@ -13,18 +13,23 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Final, Literal, Self, TypeAlias, TypeVar
 
+from gateway.errors import HandshakeRefused
 from gateway.protocol.authority import parse_authority
 from gateway.protocol.http import Headers, shown
 
 IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Scheme: TypeAlias = Literal["http", "https"]
+Kind: TypeAlias = Literal["x-forwarded", "forwarded"]
 T = TypeVar("T")
 
 UNIX: Final = "unix"
 """In a list of trusted proxies: peers that connect over a Unix socket."""
+
+_NAMES: Final[dict[Kind, str]] = {"x-forwarded": "X-Forwarded-*", "forwarded": "Forwarded"}
 
 _SCHEMES: Final[dict[str, Scheme]] = {"http": "http", "ws": "http", "https": "https", "wss": "https"}
 
@@ -82,9 +87,11 @@ class TrustedProxies:
 
     networks: tuple[IpNetwork, ...] = ()
     unix: bool = False
+    kind: Kind = "x-forwarded"
+    """The headers that they set."""
 
     @classmethod
-    def parse(cls, texts: Iterable[str]) -> Self:
+    def parse(cls, texts: Iterable[str], *, kind: Kind = "x-forwarded") -> Self:
         """From addresses, networks and `unix`. Raises ValueError, saying what is wrong."""
         networks: list[IpNetwork] = []
         unix = False
@@ -96,7 +103,7 @@ class TrustedProxies:
                 networks.append(ipaddress.ip_network(text))
             except ValueError as error:
                 raise ValueError(f'"{text}" is no network: {error}') from None
-        return cls(networks=tuple(networks), unix=unix)
+        return cls(networks=tuple(networks), unix=unix, kind=kind)
 
     def trusts(self, address: IpAddress | None) -> bool:
         """Whether this hop is one of them; None is a peer on a Unix socket."""
@@ -110,21 +117,28 @@ class TrustedProxies:
         """The client behind the peer (`peer_address` is None on a Unix socket).
 
         `scheme` and `host` are those of our own listener and of the Host header; they stand where no trusted proxy
-        says otherwise. Headers that cannot be read or that contradict each other leave the peer as the client, with a
-        warning.
+        says otherwise. Headers that cannot be read leave the peer as the client, with a warning; so does the other
+        kind by itself. Raises HandshakeRefused (400) where the other kind contradicts what is believed.
         """
-        peer = None if peer_address is None else _unmapped(ipaddress.ip_address(peer_address))
+        peer = None if peer_address is None else unmapped(ipaddress.ip_address(peer_address))
         seen = ClientView(
             address=None if peer is None else str(peer), port=peer_port, scheme=_SCHEMES[scheme], host=host
         )
         if not self.trusts(peer):
             return seen
         try:
-            standard = self._walk(_read_forwarded(headers))
-            customary = self._walk(_read_x_forwarded(headers))
-            told = _merged(standard, customary)
+            told = self._walk(_READERS[self.kind](headers))
         except _IllFormed as error:
             return replace(seen, warning=f"the trusted proxy {seen.address or UNIX} sent {error}")
+        other: Kind = "forwarded" if self.kind == "x-forwarded" else "x-forwarded"
+        try:
+            unbelieved = self._walk(_READERS[other](headers))
+        except _IllFormed:
+            unbelieved = _Hop()  # whoever wrote it, it is not looked at
+        _check_agreement(told, unbelieved, kind=self.kind)
+        if told == _Hop() != unbelieved:
+            problem = f"only {_NAMES[other]}, which is not believed: `forwarded` says which kind is"
+            return replace(seen, warning=f"the trusted proxy {seen.address or UNIX} sent {problem}")
         if told.node is not None:
             address = told.node.address
             seen = replace(seen, address=None if address is None else str(address), port=told.node.port)
@@ -147,26 +161,21 @@ class TrustedProxies:
         return told
 
 
-def _merged(standard: _Hop, customary: _Hop) -> _Hop:
-    """What both kinds of headers say together. Raises _IllFormed where they contradict each other."""
-    if standard.node and customary.node and standard.node.address != customary.node.address:
-        raise _contradiction("client")
-    if standard.scheme and customary.scheme and standard.scheme != customary.scheme:
-        raise _contradiction("scheme")
-    if standard.host and customary.host and parse_authority(standard.host) != parse_authority(customary.host):
-        raise _contradiction("host")
-    return _Hop(
-        node=standard.node or customary.node,
-        scheme=standard.scheme or customary.scheme,
-        host=standard.host or customary.host,
-        # The host of `Forwarded` has its port beside it: X-Forwarded-Port would be the kind that is handed through.
-        port=customary.port if standard.host is None else None,
-    )
+def _check_agreement(told: _Hop, other: _Hop, *, kind: Kind) -> None:
+    """Raises HandshakeRefused where headers that are not believed say something else than those that are."""
+    if told.node and other.node and told.node.address != other.node.address:
+        raise _contradiction("client", kind)
+    if told.scheme and other.scheme and told.scheme != other.scheme:
+        raise _contradiction("scheme", kind)
+    if told.host and other.host and parse_authority(told.host) != parse_authority(other.host):
+        raise _contradiction("host", kind)
 
 
-def _contradiction(what: str) -> _IllFormed:
-    return _IllFormed(
-        f"Forwarded and X-Forwarded-* that name another {what}: it should remove the kind it does not set"
+def _contradiction(what: str, kind: Kind) -> HandshakeRefused:
+    return HandshakeRefused(
+        f"Forwarded and X-Forwarded-* name another {what}: the proxy sets {_NAMES[kind]}, and must remove the others",
+        status=HTTPStatus.BAD_REQUEST,
+        reason="forwarded",
     )
 
 
@@ -244,6 +253,12 @@ def _aligned(values: Sequence[str], addresses: Sequence[str], age: int, parse: C
     return parse(values[age if len(values) == len(addresses) else 0])
 
 
+_READERS: Final[dict[Kind, Callable[[Headers], Iterator[_Hop]]]] = {
+    "forwarded": _read_forwarded,
+    "x-forwarded": _read_x_forwarded,
+}
+
+
 # --- nodes, schemes, hosts ----------------------------------------------------------------------------------------
 
 
@@ -267,7 +282,7 @@ def _parse_node(text: str) -> _Node:
         raise _IllFormed(f"the node {shown(text)}, which is no address") from None
     if isinstance(address, ipaddress.IPv6Address) and address.scope_id is not None:
         raise _IllFormed(f"the node {shown(text)}, whose zone means nothing here")
-    return _Node(address=_unmapped(address), port=number)
+    return _Node(address=unmapped(address), port=number)
 
 
 def _parse_x_node(text: str) -> _Node:
@@ -305,7 +320,7 @@ def _with_port(host: str, port: int | None) -> str:
     return host if port is None or authority.port is not None else f"{host.removesuffix(':')}:{port}"
 
 
-def _unmapped(address: IpAddress) -> IpAddress:
+def unmapped(address: IpAddress) -> IpAddress:
     """A dual-stack socket shows IPv4 peers as ::ffff:a.b.c.d; they are the same clients."""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped

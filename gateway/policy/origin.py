@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import Final, Self, TypeAlias, assert_never
 
 from gateway.errors import HandshakeRefused
+from gateway.policy.hosts import OwnHosts
 from gateway.protocol.authority import Authority, parse_authority
 from gateway.protocol.http import shown
 
@@ -142,7 +143,8 @@ def parse_rule(text: str) -> OriginRule:
 class OriginPolicy:
     """A route's rules for the Origin of a handshake. Raises ValueError for a rule that is none."""
 
-    def __init__(self, rules: Sequence[str], require_origin: bool = False) -> None:
+    def __init__(self, rules: Sequence[str], require_origin: bool = False, hosts: OwnHosts | None = None) -> None:
+        """`hosts`: for which `same-origin` holds; None: for any, where somebody else has seen to the host."""
         exact: set[Origin] = set()
         keywords: set[Keyword] = set()
         subdomains: list[Subdomains] = []
@@ -160,13 +162,19 @@ class OriginPolicy:
         self._keywords: Final = frozenset(keywords)
         self._subdomains: Final = tuple(subdomains)
         self._require_origin: Final = require_origin
+        self._hosts: Final = hosts
+
+    @property
+    def trusts_its_host(self) -> bool:
+        """Pages of the host that was connected to may come, whatever its name is."""
+        return Keyword.SAME_ORIGIN in self._keywords and Keyword.ANY not in self._keywords
 
     def check(self, origins: Sequence[str], *, scheme: str, host: str) -> str | None:
         """The origin that was allowed, in canonical form; `null` for an opaque one, None if none was sent.
 
         `origins` are the values of all Origin headers. `scheme` (`http` or `https`; `ws` and `wss` mean the same) and
-        `host` are those that the client connected to, as it saw them. `same-origin` trusts that host: against DNS
-        rebinding, where the attacker's name leads to us, a route needs `match.host`.
+        `host` are those that the client connected to, as it saw them. `same-origin` holds where that host is one of
+        ours, lest a page's own name that leads to us (DNS rebinding) makes it one of our pages.
 
         Raises HandshakeRefused (403) with an `OriginRefusal`.
         """
@@ -189,13 +197,21 @@ class OriginPolicy:
         except ValueError as error:
             raise _refused(f"the Origin {shown(offered)} is no origin: {error}", OriginRefusal.MALFORMED) from None
         own = _own_origin(scheme, host) if Keyword.SAME_ORIGIN in self._keywords else None
+        is_ours = self._hosts is None or self._hosts.has(host)
         if (
             Keyword.ANY in self._keywords
             or origin in self._exact
-            or origin == own
+            or (is_ours and origin == own)
             or any(rule.includes(origin) for rule in self._subdomains)
         ):
             return str(origin)
+        if origin == own:
+            raise _refused(
+                f"the Origin {shown(str(origin))} is that of this very host, which the gateway does not know for its "
+                f"own: name {shown(parse_authority(host).host)} in `hosts`, in the route's match.host, or the page in "
+                "its origins",
+                OriginRefusal.NOT_ALLOWED,
+            )
         expected = f"; the own origin of this address is {own}" if own else ""
         raise _refused(f"the Origin {shown(str(origin))} is not allowed here{expected}", OriginRefusal.NOT_ALLOWED)
 

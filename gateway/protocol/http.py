@@ -429,9 +429,10 @@ def http_response(
     return head if head_only or bodiless else head + body
 
 
-def refusal_response(error: HandshakeRefused, *, head_only: bool = False) -> bytes:
+def refusal_response(error: HandshakeRefused, extra: Headers = (), *, head_only: bool = False) -> bytes:
     """The answer to a request that is not served: one line of text that says why, and the connection's end."""
     headers = (
+        *extra,
         *error.headers,
         ("Content-Type", "text/plain; charset=utf-8"),
         ("Cache-Control", "no-store"),

@@ -101,7 +101,9 @@ def speaks_records(upgrade: Upgrade, route: Route) -> bool:
 async def upgrade(arrival: Arrival, subprotocol: str | None) -> WebSocketConnection:
     """Answers 101. Raises OSError."""
     deflate, extensions = _negotiate_deflate(arrival.service, arrival.upgrade)
-    response = accept_response(arrival.upgrade, subprotocol=subprotocol, extensions=extensions)
+    response = accept_response(
+        arrival.upgrade, subprotocol=subprotocol, extensions=extensions, headers=arrival.established.headers
+    )
     await arrival.established.channel.send_all(response)
     # A record adds its header to a message, and is bounded by its own limit.
     speaks_records = subprotocol == SUBPROTOCOL

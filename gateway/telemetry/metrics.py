@@ -160,6 +160,8 @@ class ServiceRefusal(StrEnum):
     """Why a request that is well-formed and allowed was refused all the same."""
 
     NO_ROUTE = "no_route"
+    HOST = "host_not_known"
+    """A Host that is none of `hosts`."""
     FILES = "files"
     """A WebSocket to a path that serves files."""
     ADMIN_TOKEN = "authentication"

@@ -138,9 +138,16 @@ def _real_path(descriptor: int) -> str:
 
 
 async def serve_file(
-    folder: Folder, request: Request, channel: Channel, *, on_response: Callable[[int], None] = lambda _: None
+    folder: Folder,
+    request: Request,
+    channel: Channel,
+    *,
+    on_response: Callable[[int], None] = lambda _: None,
+    headers: Headers = (),
 ) -> bool:
     """Answers a GET or HEAD request from `folder`; `on_response` is told the status once the head is sent.
+
+    `headers` are added to the folder's own.
 
     Returns whether the connection may carry another request; if not, it has been ended. Raises OSError when the client
     goes away, `trio.TooSlowError` never: a client that does not take its answer in time is left. After a cancellation
@@ -148,7 +155,7 @@ async def serve_file(
     """
     try:
         with trio.fail_after(CHUNK_TIMEOUT_SECONDS) as patience:
-            keeps = await _Answer(folder, request, channel, on_response, patience).send()
+            keeps = await _Answer(folder, request, channel, on_response, patience, headers).send()
     except trio.TooSlowError:
         channel.close()
         return False
@@ -167,7 +174,9 @@ class _Answer:
         channel: Channel,
         on_response: Callable[[int], None],
         patience: trio.CancelScope,
+        headers: Headers,
     ) -> None:
+        self._headers = (*headers, *folder.headers())
         self._folder = folder
         self._request = request
         self._channel = channel
@@ -205,7 +214,7 @@ class _Answer:
             reply.status,
             response_head(
                 reply.status,
-                (*reply.headers, *self._folder.headers()),
+                (*reply.headers, *self._headers),
                 content_length=reply.content_length,
                 keep_alive=keeps,
             ),
@@ -241,7 +250,7 @@ class _Answer:
                 *headers,
                 ("Content-Type", "text/plain; charset=utf-8"),
                 ("Cache-Control", "no-cache"),
-                *self._folder.headers(),
+                *self._headers,
             ),
             head_only=self._request.method == "HEAD",
             keep_alive=self._request.keep_alive,

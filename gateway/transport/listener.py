@@ -23,7 +23,7 @@ from gateway.config.accounts import group_id, user_id
 from gateway.errors import HandshakeTimeout, StartupError
 from gateway.policy.anteroom import Guest
 from gateway.protocol.http import plaintext_at_tls
-from gateway.protocol.proxy_protocol import ProxyAddress, ProxyHeader, ProxyHeaderReader
+from gateway.protocol.proxy_protocol import ProxyAddress, ProxyHeader, ProxyHeaderInvalid, ProxyHeaderReader
 from gateway.telemetry.metrics import AcceptError
 from gateway.transport.channel import Channel, tcp_address, tune_tcp
 from gateway.transport.descriptors import current_budget
@@ -122,6 +122,12 @@ class Listener:
     def scheme(self) -> str:
         """`ws` or `wss`."""
         return "ws" if self.tls is None else "wss"
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """Of every answer here; HSTS means nothing where it did not come over TLS (RFC 6797 section 7.2)."""
+        hsts = None if self.config.tls is None else self.config.tls.hsts
+        return () if hsts is None else (("Strict-Transport-Security", f"max-age={int(hsts)}"),)
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -239,6 +245,8 @@ class Established:
     """Of our own handshake, or else of the proxy's; None: the client spoke plain `ws` or `http`."""
     listener: str
     """The `bind` of the listener that accepted it."""
+    headers: tuple[tuple[str, str], ...] = ()
+    """Of every answer here."""
 
 
 async def establish(
@@ -247,17 +255,21 @@ async def establish(
     timeout_seconds: float,
     silent: SilentConnections | None = None,
     gatehouse: Gatehouse | None = None,
+    trusts: Callable[[TcpAddress | None], bool] = lambda _: True,
 ) -> Established:
     """Reads the PROXY header and shakes hands, as the listener is configured, within `timeout_seconds` for both.
 
     Raises `HandshakeTimeout`, `ProxyHeaderInvalid`, `TlsFailure` or `OSError`, the last also where nothing had come
     when `silent` was ended: all of them the client's affair, and no reason to answer. Raises `HandshakeRefused`, to be
     answered in plain text, for a plain request to a port that speaks TLS. The channel stays with whoever closes
-    `accepted.channel`. A TLS handshake waits for its turn at the `gatehouse`.
+    `accepted.channel`. `trusts` says whose PROXY header is believed. A TLS handshake waits for its turn at the
+    `gatehouse`.
     """
     channel, listener = accepted.channel, accepted.listener
     awaited = "PROXY protocol header"
     header = ProxyHeader(client=None, server=None)
+    if listener.config.proxy_protocol and not trusts(accepted.peer):
+        raise ProxyHeaderInvalid("it is none of trusted_proxies, so its PROXY header is not believed")
     try:
         with trio.fail_after(timeout_seconds if gatehouse is None else gatehouse.patience(timeout_seconds)):
             if silent is not None and (listener.config.proxy_protocol or listener.tls is not None):
@@ -284,6 +296,7 @@ async def establish(
         local=_local_address(channel.sock, listener) if header.server is None else _told(header.server),
         tls=facts(channel.sock) if isinstance(channel.sock, ssl.SSLSocket) else proxied_facts(header),
         listener=str(accepted.listener.config.bind),
+        headers=accepted.listener.headers,
     )
 
 

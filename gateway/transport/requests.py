@@ -12,6 +12,7 @@ import trio
 from gateway.errors import HandshakeRefused
 from gateway.policy.anteroom import Guest
 from gateway.protocol.handshake import Request, RequestReader, refusal_response, request_timed_out
+from gateway.protocol.http import Headers
 from gateway.transport.channel import Channel
 from gateway.transport.silent import SilentConnections
 
@@ -56,7 +57,12 @@ async def read_request(
 
 
 async def refuse(
-    channel: Channel, refusal: HandshakeRefused, *, timeout_seconds: float, head_only: bool = False
+    channel: Channel,
+    refusal: HandshakeRefused,
+    *,
+    timeout_seconds: float,
+    head_only: bool = False,
+    headers: Headers = (),
 ) -> None:
     """Sends the answer and ends the connection; a client that does not take it in time is left. Never raises for it.
 
@@ -64,7 +70,7 @@ async def refuse(
     """
     with trio.move_on_after(timeout_seconds):
         try:
-            await channel.send_all(refusal_response(refusal, head_only=head_only))
+            await channel.send_all(refusal_response(refusal, headers, head_only=head_only))
             await channel.finish()
         except OSError:
             pass  # it did not wait for the answer

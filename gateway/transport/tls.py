@@ -10,6 +10,7 @@ verified, so never of our own, and X.509 is no format to parse by hand.
 import json
 import re
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,11 @@ from gateway.telemetry.metrics import CertificateReading
 
 WATCH_INTERVAL_SECONDS: Final = 10.0
 """Certificates are renewed days before they expire; one stat of a few files each 10 s costs nothing."""
+
+TICKET_KEY_SECONDS: Final = 6 * 3600.0
+"""Session tickets are sealed with a key that OpenSSL makes with a context and keeps as long as that: whoever steals it
+reads every TLS 1.2 connection that was resumed by it. A new context has a new key, and clients of the old one shake
+hands in full once."""
 
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """For TLS 1.2: forward secret and authenticated only (RFC 9325 section 4.2). Those of TLS 1.3 all are."""
@@ -78,6 +84,8 @@ class _Loaded:
     names: tuple[str, ...]
     expires_at: float
     fingerprint: tuple[object, ...]
+    loaded_at: float
+    """By the system's monotonic clock."""
 
 
 class ServerTls:
@@ -88,11 +96,14 @@ class ServerTls:
     `client_ca`, a client without a valid certificate is refused.
     """
 
-    def __init__(self, config: ListenerTls) -> None:
+    def __init__(self, config: ListenerTls, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Raises `StartupError`, naming the file, for what cannot be read, parsed or does not belong together."""
         self._config: Final = config
+        self._clock: Final = clock
         self._loaded: Sequence[_Loaded] = [self._load(pair) for pair in config.pairs()]
         self._by_name = _index(self._loaded)
+        self._rotated: Final[set[CertificatePair]] = set()
+        """Those that the last reload gave other ticket keys and nothing else."""
 
     @property
     def context(self) -> ssl.SSLContext:
@@ -113,8 +124,11 @@ class ServerTls:
         Raises `StartupError` for those that cannot be used: each goes on as it was, the others are taken up.
         """
         faults: list[str] = []
+        self._rotated.clear()
         reloaded = [self._reload_pair(loaded, faults) for loaded in self._loaded]
-        changed = any(new is not old for new, old in zip(reloaded, self._loaded, strict=True))
+        changed = any(
+            new is not old and new.pair not in self._rotated for new, old in zip(reloaded, self._loaded, strict=True)
+        )
         self._loaded, self._by_name = reloaded, _index(reloaded)
         if faults:
             raise StartupError("; ".join(faults))
@@ -141,6 +155,8 @@ class ServerTls:
         if self._config.client_ca is not None:
             _load_authorities(context, self._config.client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
+            if self._config.client_crl is not None:
+                _load_revocations(context, self._config.client_crl)
         context.sslsocket_class = _ServerSocket
         context.sni_callback = self._choose
         return _Loaded(
@@ -149,20 +165,24 @@ class ServerTls:
             names=_names(certificate),
             expires_at=certificate.not_valid_after_utc.timestamp(),
             fingerprint=fingerprint,
+            loaded_at=self._clock(),
         )
 
     def _reload_pair(self, loaded: _Loaded, faults: list[str]) -> _Loaded:
         try:
-            if self._fingerprint(loaded.pair) == loaded.fingerprint:
-                return loaded
-            return self._load(loaded.pair)
+            if self._fingerprint(loaded.pair) != loaded.fingerprint:
+                return self._load(loaded.pair)
+            if self._clock() - loaded.loaded_at >= TICKET_KEY_SECONDS:
+                self._rotated.add(loaded.pair)
+                return self._load(loaded.pair)
+            return loaded
         except StartupError as fault:
             faults.append(str(fault))
             return loaded
 
     def _fingerprint(self, pair: CertificatePair) -> tuple[object, ...]:
         """Differs when a file was written or replaced, also through a symbolic link as Kubernetes does it."""
-        paths = (pair.certificate, pair.key, self._config.client_ca)
+        paths = (pair.certificate, pair.key, self._config.client_ca, self._config.client_crl)
         return tuple(_stamp(path) for path in paths if path is not None)
 
     def _choose(self, sock: ssl.SSLSocket | ssl.SSLObject, server_name: str | None, _: ssl.SSLContext) -> None:
@@ -369,6 +389,18 @@ def _load_authorities(context: ssl.SSLContext, path: Path) -> None:
         context.load_verify_locations(path)
     except ssl.SSLError:
         raise StartupError(f"{path} holds no certificate authority in PEM form") from None
+
+
+def _load_revocations(context: ssl.SSLContext, path: Path) -> None:
+    """Those on the lists are refused; so is everybody of an authority without one, or whose list is out of date."""
+    pem = _reading(path, path.read_bytes)
+    if b"-----BEGIN X509 CRL-----" not in pem:
+        raise StartupError(f"{path} holds no revocation list in PEM form (-----BEGIN X509 CRL-----)")
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise StartupError(f"{path} holds no revocation list that can be used ({error.reason or error})") from None
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
 
 
 def _reading(path: Path, read: Callable[[], _T]) -> _T:

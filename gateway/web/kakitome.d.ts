@@ -122,7 +122,8 @@ export interface KakitomeOptions {
   store?: string | Store | null;
   /**
    * The credential of a route whose `authentication` takes it from OPEN, or a function that gives one, which is asked
-   * for each connection. `refused`: the last one was not good, so that a kept one is not good either. null: none.
+   * for each connection, and before the permission ends, where the gateway takes another one on the open connection:
+   * then nothing breaks off. `refused`: the last one was not good, so that a kept one is not good either. null: none.
    */
   token?: string | null | ((facts: { refused: boolean }) => string | null | Promise<string | null>);
   /** Back-off between attempts: doubling between these bounds, half of it random. Default: 250 ms to 30 s. */

@@ -347,9 +347,27 @@ const Body = {
       windowMessages: integer(value, "window_messages", { least: 1, fallback: DEFAULT_WINDOW_MESSAGES }),
       windowBytes: integer(value, "window_bytes", { least: 1, fallback: DEFAULT_WINDOW_BYTES }),
       messageBytes: integer(value, "message_bytes", { least: 1, fallback: null }),
+      expiresInSeconds: Body.seconds("OPENED", value.expires_in_seconds),
+      renew: value.renew === true,
       rejected: Body.rejected("OPENED body", value.rejected),
       report: Body.report("OPENED", value.report),
     };
+  },
+
+  /** How long a permission lasts; null: it has no end. */
+  seconds(name, value) {
+    const seconds = value ?? null;
+    if (seconds === null || (typeof seconds === "number" && seconds >= 0)) return seconds;
+    throw new ProtocolViolation(`${name} body: expires_in_seconds: expected a number of at least 0, or null`);
+  },
+
+  /** What became of a credential; `code` is null where it was taken. */
+  auth(body) {
+    const value = Body.object("AUTH", body);
+    const { code = null, reason = "" } = value;
+    if (code !== null && !isCode(code)) throw new ProtocolViolation("AUTH body: code: expected 1000 to 4999");
+    if (typeof reason !== "string") throw new ProtocolViolation("AUTH body: reason: expected text");
+    return { code, reason, expiresInSeconds: Body.seconds("AUTH", value.expires_in_seconds) };
   },
 
   /** What REJECT and CLOSE have in common. */
@@ -562,6 +580,155 @@ function resolved(url, base) {
   }
   absolute.protocol = { "http:": "ws:", "https:": "wss:" }[absolute.protocol] ?? absolute.protocol;
   return absolute.href;
+}
+
+// --- renewal ---------------------------------------------------------------------------------------------------------
+
+/** Renewing a permission on the open connection, before it ends: nothing breaks off (docs/protocol.md, Permissions). */
+
+/** The part of a permission's life after which we need not have been asked: the gateway asks when a quarter is left. */
+const UNASKED = 0.85;
+
+/** Between two attempts: the gateway judges no more than two credentials a second. */
+const MIN_RETRY_MS = 600;
+const MAX_RETRY_MS = 5000;
+
+/** The longest that a timer of browsers can wait. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
+/**
+ * For one connection after the other.
+ *
+ * The owner hears of `show(token)`, the credential that is to go out, and of `failed(message, cause)`, where none was to
+ * be had, or the gateway did not take it: the permission that holds goes on to its end, and it is tried again.
+ */
+class Renewal {
+  #owner;
+  #credential;
+  #platform;
+  #timers;
+  #expiresAt = null;
+  /** Rises with each connection: what was asked for before is not shown on it. */
+  #round = 0;
+  #isUnderWay = false;
+
+  constructor(owner, credential, platform, timers) {
+    this.#owner = owner;
+    this.#credential = credential;
+    this.#platform = platform;
+    this.#timers = timers;
+  }
+
+  /** What the gateway says of the permission of the open connection. */
+  hear({ event, code, reason, expiresInSeconds }) {
+    if (event === "begins") this.#begins(expiresInSeconds);
+    else if (event === "asked") this.#ask();
+    else this.#judged(code, reason, expiresInSeconds);
+  }
+
+  /** It ends in so many seconds; null: not by itself. */
+  #begins(seconds) {
+    this.#isUnderWay = false;
+    this.#expiresAt = seconds === null ? null : this.#platform.now() + seconds * 1000;
+    if (seconds === null) this.#timers.disarm("renew");
+    else this.#arm(seconds * 1000 * UNASKED);
+  }
+
+  /** The gateway wants another credential, or it is time without that. */
+  #ask() {
+    if (this.#isUnderWay) return;
+    this.#isUnderWay = true;
+    const round = this.#round;
+    const isCurrent = () => round === this.#round && this.#isUnderWay;
+    this.#credential.get().then(
+      (token) => this.#owner.guard(() => isCurrent() && this.#show(token)),
+      (error) => this.#owner.guard(() => isCurrent() && this.#failed(`no credential: ${error?.message}`, error)),
+    );
+  }
+
+  #show(token) {
+    if (token === null) this.#isUnderWay = false; // nobody any more: the connection ends when its time is over
+    else this.#owner.show(token);
+  }
+
+  #judged(code, reason, expiresInSeconds) {
+    if (code === null) {
+      this.#credential.accepted();
+      this.#begins(expiresInSeconds);
+      return;
+    }
+    this.#credential.refused();
+    this.#failed(`the gateway did not take the credential: ${code} ${reason}`, null);
+  }
+
+  #failed(message, cause) {
+    this.#isUnderWay = false;
+    this.#owner.failed(message, cause);
+    if (this.#expiresAt === null) return;
+    const leftMs = this.#expiresAt - this.#platform.now();
+    if (leftMs > MIN_RETRY_MS) this.#arm(Math.min(Math.max(leftMs / 4, MIN_RETRY_MS), MAX_RETRY_MS));
+  }
+
+  #arm(ms) {
+    const waitMs = Math.min(ms, MAX_TIMER_MS);
+    this.#timers.arm("renew", waitMs, () => (ms > waitMs ? this.#arm(ms - waitMs) : this.#ask()));
+  }
+
+  /** The connection is gone, and what was asked for with it. */
+  end() {
+    this.#round += 1;
+    this.#isUnderWay = false;
+    this.#expiresAt = null;
+    this.#timers.disarm("renew");
+  }
+}
+
+// --- auths -----------------------------------------------------------------------------------------------------------
+
+/** The AUTH records of one connection: whether they were agreed on, and what waits for an answer. */
+
+/** Sans-I/O: facts come out, and records by `take`. */
+class Auths {
+  /** OPEN has offered them and, once OPENED has come, OPENED has agreed. */
+  #agreed;
+  #number = 0;
+  /** The newest one, until it is taken. */
+  #record = null;
+
+  constructor(offered = false) {
+    this.#agreed = offered;
+  }
+
+  /** What OPENED says; the facts that follow from it. */
+  opened({ renew, expiresInSeconds }) {
+    this.#agreed &&= renew;
+    return this.#agreed ? [{ type: "permission", event: "begins", expiresInSeconds }] : [];
+  }
+
+  /** The fact that the gateway's AUTH tells. Throws ProtocolViolation. */
+  receive(seq, body) {
+    if (!this.#agreed) throw new ProtocolViolation("AUTH in an open session, which did not agree on it");
+    const answer = Body.auth(body);
+    if (seq === 0) return { type: "permission", event: "asked", ...answer };
+    if (seq !== this.#number || this.#record !== null) {
+      throw new ProtocolViolation(`AUTH ${seq}, expected the answer to ${this.#number}`);
+    }
+    return { type: "permission", event: "judged", ...answer };
+  }
+
+  /** Another credential is to be shown, where one is taken. */
+  show(credential) {
+    if (!this.#agreed) return;
+    this.#number += 1;
+    this.#record = encodeJsonRecord(RecordType.AUTH, this.#number, { token: credential });
+  }
+
+  /** The records to send now. */
+  take() {
+    const records = this.#record === null ? [] : [this.#record];
+    this.#record = null;
+    return records;
+  }
 }
 
 // --- inbox -----------------------------------------------------------------------------------------------------------
@@ -1019,10 +1186,7 @@ const LOST_CODES = new Set([1011, 1012, 1013, 1014, 4004]);
 /** Another connection has taken the session over. */
 const SUPERSEDED = 4001;
 
-/**
- * A gateway that knows less of the session than we do has not heard yet that another one had it: so often it is borne in
- * a row. If it stays so, the backend has forgotten something.
- */
+/** So often in a row a gateway may know less of the session than we do: it may not have heard of another one's part. */
 const TIMES_BEHIND = 4;
 
 const TRY_AGAIN_LATER = 1013;
@@ -1055,6 +1219,7 @@ class Session {
   /** Gateways in a row that knew less of the session than we do. */
   #timesBehind = 0;
   #settings;
+  #auths = new Auths();
 
   constructor(settings = {}, stored = null) {
     this.#settings = {
@@ -1112,9 +1277,10 @@ class Session {
 
   // --- connections ---
 
-  /** A connection is up; the record to send on it. `credential` is the text that lets us in, where that is needed. */
-  attach(credential = null) {
+  /** A connection is up; its OPEN, with the `credential` that lets us in; `renews`: another one can be shown later. */
+  attach(credential = null, renews = false) {
     this.detach();
+    this.#auths = new Auths(renews);
     this.#phase = Phase.OPENING;
     this.#connection += 1;
     this.#told = this.#saved?.consumed ?? 0;
@@ -1127,6 +1293,7 @@ class Session {
       ...(this.#saved?.rejected ? { rejected: this.#saved.rejected } : {}),
       ...(heartbeat ? { heartbeat } : {}),
       ...(credential === null ? {} : { token: credential }),
+      ...(renews ? { renew: true } : {}),
     };
     return encodeJsonRecord(RecordType.OPEN, this.#told, body);
   }
@@ -1165,7 +1332,7 @@ class Session {
     } else if (type === RecordType.ACK) {
       this.#acknowledged(flags, seq);
     } else if (type === RecordType.AUTH) {
-      throw new ProtocolViolation("AUTH in an open session"); // our OPEN does not ask for it
+      this.#facts.push(this.#auths.receive(seq, body));
     } else {
       const { code, reason } = Body.ending("REJECT", body);
       const presumed = this.#presumed.get(seq);
@@ -1208,6 +1375,7 @@ class Session {
     this.outbox.windowMessages = body.windowMessages;
     this.outbox.windowBytes = body.windowBytes;
     this.#phase = Phase.OPEN;
+    this.#facts.push(...this.#auths.opened(body));
     for (const entry of this.outbox.dropTooBig(this.messageLimit)) {
       this.#renumbered();
       this.#facts.push({ type: "too big", entry, limit: this.messageLimit });
@@ -1350,6 +1518,11 @@ class Session {
 
   // --- the application ---
 
+  /** Shows another credential on the open connection, where it takes one. */
+  authenticate(credential) {
+    if (this.isOpen) this.#auths.show(credential);
+  }
+
   /** Takes a message of ours, room or not. `context` is the caller's. */
   append(text, data, context = null) {
     const entry = { seq: 0, text, data, rejected: false, connection: 0, context };
@@ -1446,7 +1619,7 @@ class Session {
       return [this.ending.record];
     }
     if (!this.isOpen || this.#closeSent) return [];
-    const records = [];
+    const records = this.#auths.take();
     const closes = this.ending !== null && this.isSettled;
     if (acknowledge || closes) {
       records.push(...this.#rejects.values());
@@ -1501,7 +1674,7 @@ const SOCKET_CLOSED = 3;
  * The owner has `session`, `guard(action)`, which is the boundary of every entrance, and hears of: `connecting()`;
  * `attached()`, when a socket is up and its OPEN may go; `misconnected(violation)`, where it leads to something else;
  * `received(data)`; `failed(message, cause)`, when a way was given up that goes on elsewhere; `diagnosed(words)`, when the gateway has said
- * why it takes no connection of ours; and `disconnected(end)`,
+ * why it takes no connection of ours; `show(token)`, another credential for the open connection; and `disconnected(end)`,
  * with the `code`, `reason` and `cause` of the end, whether the session `wasOpen` on the connection, and whether it
  * `isGhost`: superseded by nobody but ourselves.
  */
@@ -1512,6 +1685,8 @@ class Connections {
   #timers;
   #findUrl;
   #credential;
+  /** Renews the permission of the open connection. */
+  renewal;
   /** What goes into OPEN on this connection. */
   token = null;
 
@@ -1549,6 +1724,7 @@ class Connections {
     this.#timers = timers;
     this.#findUrl = typeof url === "function" ? url : null;
     this.#credential = new Credential(options.token);
+    this.renewal = new Renewal(owner, this.#credential, platform, timers);
     this.url = this.#findUrl ? "" : resolved(url, platform.baseUrl);
     this.#silenceMs = options.silenceTimeoutMs;
     this.#listenToPage();
@@ -1556,6 +1732,11 @@ class Connections {
 
   get #session() {
     return this.#owner.session;
+  }
+
+  /** Another credential can be shown on an open connection. */
+  get renews() {
+    return this.#credential.isAsked;
   }
 
   get bufferedAmount() {
@@ -1699,6 +1880,7 @@ class Connections {
   }
 
   #forgetAnswer() {
+    this.renewal.end();
     if (this.#awaitsAnswer) this.#lateOpens.push(this.#platform.now() + GHOST_MS);
     this.#awaitsAnswer = false;
     this.#owedSince = null;
@@ -2601,7 +2783,7 @@ class Kakitome extends Emitter {
       connecting: () => this.#setState(this.#hasOpened ? "reconnecting" : "connecting"),
       attached: () => {
         this.#flush();
-        this.#connections.transmit([this.#session.attach(this.#connections.token)], { isOpen: true });
+        this.#connections.transmit([this.#session.attach(this.#connections.token, this.#connections.renews)], { isOpen: true });
       },
       misconnected: (error) => {
         this.#dispatch("error", { error, message: error.message });
@@ -2610,6 +2792,7 @@ class Kakitome extends Emitter {
       received: (data) => this.#received(data),
       failed: (message, cause) => this.#dispatchFailure(message, cause),
       diagnosed: (words) => this.#diagnosed(words),
+      show: (token) => this.#flush(this.#session.authenticate(token)),
       disconnected: (end) => this.#disconnected(end),
     };
     return new Connections(owner, url, this.#options, this.#platform, this.#timers);
@@ -2786,12 +2969,13 @@ class Kakitome extends Emitter {
         this.#statistics.replayed += fact.replayed;
         this.#dispatch("resume", { replayed: fact.replayed, duplicates: fact.duplicates });
         break;
+      case "permission":
+        this.#connections.renewal.hear(fact);
+        break;
       case "refused":
       case "superseded":
-        this.#connections.dismiss(fact.code, fact.reason);
-        break;
       case "session lost":
-        this.#connections.dismiss(fact.code, fact.reason, { isLoss: true });
+        this.#connections.dismiss(fact.code, fact.reason, { isLoss: fact.type === "session lost" });
         break;
       case "message":
         this.#connections.progressed();
@@ -2833,10 +3017,7 @@ class Kakitome extends Emitter {
     this.#hasOpened = true;
     this.#acksDue = true; // what was consumed or refused after OPEN had left
     this.#connections.opened();
-    this.#timers.arm("confirm", CONFIRM_MS, () => {
-      this.#session.confirm();
-      this.#drain();
-    });
+    this.#timers.arm("confirm", CONFIRM_MS, () => this.#drain(this.#session.confirm()));
     this.#setState("open");
   }
 

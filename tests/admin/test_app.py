@@ -169,3 +169,16 @@ async def test_no_answer_is_cached_or_used_by_a_page(target: str) -> None:
     assert fields["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
     assert fields["cross-origin-resource-policy"] == "same-origin"
     assert "date" in fields
+
+
+async def test_without_a_token_a_page_whose_own_name_leads_here_reads_nothing() -> None:
+    app = AdminApp(FakeGateway(), hosts=lambda host: host == "127.0.0.1:9090")
+    with pytest.raises(HandshakeRefused, match=r"not to 'gateway\.test'") as caught:
+        await app.answer(get("/metrics"))
+    assert caught.value.status == HTTPStatus.FORBIDDEN
+    for probe in ("/healthz", "/readyz"):
+        assert (await app.answer(get(probe))).status == HTTPStatus.OK
+    guarded = AdminApp(FakeGateway(), token=SecretStr("abc"), hosts=lambda host: False)
+    assert (await guarded.answer(get("/metrics", authorization="Bearer abc"))).status == HTTPStatus.OK
+    own = AdminApp(FakeGateway(), hosts=lambda host: host == "gateway.test")
+    assert (await own.answer(get("/metrics"))).status == HTTPStatus.OK

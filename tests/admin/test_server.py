@@ -191,6 +191,20 @@ async def test_a_connection_that_stays_idle_is_closed_in_silence(autojump_clock:
         assert await _receive_all(stream) == b""
 
 
+async def test_a_probe_is_answered_however_many_say_nothing() -> None:
+    async with _serving() as address:
+        silent = [await _connect(address) for _ in range(server.MAX_CONNECTIONS)]
+        half = [await _connect(address) for _ in range(5)]
+        for stream in half:
+            await stream.send_all(b"GET /healthz HTTP/1.1")
+        for _ in range(server.MAX_CONNECTIONS + 5):
+            async with await _connect(address) as stream:
+                assert (await Client(stream).request("/healthz"))[0] == 200
+        assert await _receive_all(silent[0]) == b""
+        for stream in (*silent, *half):
+            await stream.aclose()
+
+
 async def test_a_client_that_does_not_take_its_answer_is_left(autojump_clock: MockClock) -> None:
     class EndlessApp(AdminApp):
         async def answer(self, request: Request) -> Response:
@@ -206,22 +220,20 @@ async def test_a_client_that_does_not_take_its_answer_is_left(autojump_clock: Mo
         assert 0 < received < 64 << 20
 
 
-async def test_connections_beyond_the_bound_are_closed_and_others_served() -> None:
+async def test_beyond_the_bound_the_longest_silent_one_goes_and_others_are_served() -> None:
     async with _serving() as address:
-        streams = []
+        clients = []
         for _ in range(server.MAX_CONNECTIONS):
-            stream = await _connect(address)
-            assert (await Client(stream).request("/healthz"))[0] == 200
-            streams.append(stream)
-        async with await _connect(address) as refused:
-            assert await refused.receive_some() == b""
-        assert (await Client(streams[0]).request("/healthz"))[0] == 200
-        await streams[1].aclose()
-        await trio.testing.wait_all_tasks_blocked()
-        async with await _connect(address) as stream:
-            assert (await Client(stream).request("/healthz"))[0] == 200
-        for stream in streams:
-            await stream.aclose()
+            clients.append(Client(await _connect(address)))
+            assert (await clients[-1].request("/healthz"))[0] == 200
+        assert (await clients[0].request("/healthz"))[0] == 200  # now the second one is
+        clients.append(Client(await _connect(address)))
+        assert (await clients[-1].request("/healthz"))[0] == 200
+        assert await clients[1].stream.receive_some() == b""
+        for client in (clients[0], *clients[2:]):
+            assert (await client.request("/healthz"))[0] == 200
+        for client in clients:
+            await client.stream.aclose()
 
 
 async def test_it_listens_on_a_unix_socket_too(tmp_path: Path) -> None:

@@ -183,3 +183,45 @@ def test_compression_needs_a_bound_on_what_it_inflates(message_bytes: object, al
 )
 def test_a_backends_keys_fit_its_framing_and_endpoints(backend: dict[str, Any], findings: list[str]) -> None:
     assert route_findings(backend=BACKEND | backend) == [f".backend{finding}" for finding in findings]
+
+
+def test_an_admin_listener_beyond_this_machine_needs_a_token_or_a_word() -> None:
+    token = {"name": "ops", "token": "t"}
+    told = "can be reached from outside this machine: set token or tokens, which all but the probes then need, or say"
+    for bind in ("0.0.0.0:9090", "[::]:9090", "10.0.0.1:9090", "gateway.example.com:9090"):
+        assert findings_of(admin={"bind": bind}) == [f"admin.bind: {bind} {told} open_to_network: true"]
+        for cure in ({"token": "t"}, {"tokens": [token]}, {"open_to_network": True}):
+            assert findings_of(admin={"bind": bind, **cure}) == []
+    for bind in ("127.0.0.1:9090", "127.8.8.8:9090", "[::1]:9090", "localhost:9090", "unix:/run/a.sock"):
+        assert findings_of(admin={"bind": bind}) == []
+    assert findings_of(admin={"token": "t", "open_to_network": True}) == [
+        "admin.open_to_network: does nothing beside a token; take it out"
+    ]
+
+
+def test_admin_tokens_are_told_apart() -> None:
+    same = "is the same token as another one's: nobody could tell them apart"
+    tokens = [{"name": "ops", "token": "one"}, {"name": "ops", "token": "two"}, {"name": "ci", "token": "one"}]
+    assert findings_of(admin={"tokens": tokens}) == [
+        'admin.tokens[1].name: "ops" is taken already: the log could not tell who acts; see admin.tokens[0].name',
+        f"admin.tokens[2].token: {same}; see admin.tokens[0].token",
+    ]
+    assert findings_of(admin={"token": "one", "tokens": tokens[:1]}) == [
+        f"admin.tokens[0].token: {same}; see admin.token"
+    ]
+
+
+def test_proxy_headers_are_believed_of_somebody() -> None:
+    listener = {"bind": "127.0.0.1:8080", "proxy_protocol": True}
+    assert findings_of(listeners=[listener]) == [
+        "listeners[0].proxy_protocol: believes whoever connects; name the proxies in trusted_proxies"
+    ]
+    assert findings_of(listeners=[listener], trusted_proxies=["10.0.0.0/8"]) == []
+
+
+def test_revocation_lists_are_of_an_authority() -> None:
+    tls = {"certificate": "c", "key": "k", "client_crl": "crl"}
+    assert findings_of(listeners=[{"bind": "127.0.0.1:8443", "tls": tls}]) == [
+        "listeners[0].tls.client_crl: needs client_ca, whose certificates it revokes"
+    ]
+    assert findings_of(listeners=[{"bind": "127.0.0.1:8443", "tls": tls | {"client_ca": "ca"}}]) == []

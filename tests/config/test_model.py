@@ -115,6 +115,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
         "group": None,
         "token": None,
         "tokens": [],
+        "open_to_network": False,
     }
     assert CONFIG.model_dump(mode="json")["log"] == {"format": "json", "level": "info", "sessions": True}
 

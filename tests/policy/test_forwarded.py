@@ -1,10 +1,13 @@
 """Clients behind proxies: what a trusted proxy says is believed, and nothing that stood there before it."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.policy.forwarded import ClientView, TrustedProxies
+from gateway.errors import HandshakeRefused
+from gateway.policy.forwarded import ClientView, Kind, TrustedProxies
 
 PROXY = "10.0.0.1"
 INNER = TrustedProxies.parse(["10.0.0.0/8", "2001:db8:ffff::/48", "192.0.2.200"])
@@ -16,9 +19,13 @@ def view(
     trusted: TrustedProxies = INNER,
     scheme: str = "http",
     host: str = "gateway.example",
+    kind: Kind | None = None,
 ) -> ClientView:
-    """The client behind these headers."""
-    return trusted.view(peer_address=peer, peer_port=55555, scheme=scheme, host=host, headers=headers)
+    """The client behind these headers; the kind that is believed is the one that is there, if there is one only."""
+    if kind is None:
+        kind = "forwarded" if any(name == "forwarded" for name, _ in headers) else "x-forwarded"
+    believing = replace(trusted, kind=kind)
+    return believing.view(peer_address=peer, peer_port=55555, scheme=scheme, host=host, headers=headers)
 
 
 def address(*headers: tuple[str, str], peer: str | None = PROXY) -> str | None:
@@ -42,9 +49,9 @@ def address(*headers: tuple[str, str], peer: str | None = PROXY) -> str | None:
         # As long as the list of clients: each proxy's own; else only the newest is certain to be a trusted one's.
         ((("x-forwarded-for", "203.0.113.9, 10.0.0.2"), ("x-forwarded-port", "8443, 80")), "gateway.example:8443"),
         ((("x-forwarded-for", "203.0.113.9"), ("x-forwarded-port", "6666, 8443")), "gateway.example:8443"),
-        # The host in Forwarded is complete; X-Forwarded-Port is then the kind that is handed through.
+        # Where Forwarded is believed, X-Forwarded-Port is the kind that is handed through.
         ((("forwarded", "host=app.example"), ("x-forwarded-port", "6666")), "app.example"),
-        ((("forwarded", "for=203.0.113.9"), ("x-forwarded-port", "8443")), "gateway.example:8443"),
+        ((("forwarded", "for=203.0.113.9"), ("x-forwarded-port", "8443")), "gateway.example"),
     ],
 )
 def test_a_told_port_completes_a_host_that_has_none(headers: tuple[tuple[str, str], ...], host: str) -> None:
@@ -315,14 +322,21 @@ def test_a_scheme_or_host_that_cannot_be_read_leaves_the_peer(header: tuple[str,
 # --- both kinds ---------------------------------------------------------------------------------------------------
 
 
-def test_forwarded_goes_before_x_forwarded_where_they_agree() -> None:
-    seen = view(
-        ("x-forwarded-for", "203.0.113.9:1"),
-        ("x-forwarded-proto", "https"),
-        ("x-forwarded-host", "PUBLIC.example"),
-        ("forwarded", 'for="203.0.113.9:2";host=public.example.'),
+BOTH = (
+    ("x-forwarded-for", "203.0.113.9:1"),
+    ("x-forwarded-proto", "https"),
+    ("x-forwarded-host", "PUBLIC.example"),
+    ("forwarded", 'for="203.0.113.9:2";host=public.example.'),
+)
+
+
+def test_one_kind_is_believed_and_the_other_may_agree() -> None:
+    assert view(*BOTH, kind="forwarded") == ClientView(
+        address="203.0.113.9", port=2, scheme="http", host="public.example."
     )
-    assert seen == ClientView(address="203.0.113.9", port=2, scheme="https", host="public.example.")
+    assert view(*BOTH, kind="x-forwarded") == ClientView(
+        address="203.0.113.9", port=1, scheme="https", host="PUBLIC.example"
+    )
 
 
 @pytest.mark.parametrize(
@@ -335,13 +349,29 @@ def test_forwarded_goes_before_x_forwarded_where_they_agree() -> None:
         ("host=evil.com", ("x-forwarded-host", "public.example"), "host"),
     ],
 )
-def test_neither_kind_is_believed_where_they_contradict_each_other(
-    forwarded: str, customary: tuple[str, str], what: str
+@pytest.mark.parametrize("kind", ["forwarded", "x-forwarded"])
+def test_a_request_whose_headers_contradict_each_other_is_refused(
+    forwarded: str, customary: tuple[str, str], what: str, kind: Kind
 ) -> None:
-    seen = view(("forwarded", forwarded), customary)
+    with pytest.raises(HandshakeRefused, match=f"another {what}") as caught:
+        view(("forwarded", forwarded), customary, kind=kind)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("kind", ["forwarded", "x-forwarded"])
+def test_the_other_kind_alone_is_not_believed_and_is_told(kind: Kind) -> None:
+    others: dict[Kind, tuple[str, str]] = {
+        "x-forwarded": ("forwarded", "for=6.6.6.6;host=evil.com;proto=https"),
+        "forwarded": ("x-forwarded-for", "6.6.6.6"),
+    }
+    seen = view(others[kind], kind=kind)
     assert (seen.address, seen.scheme, seen.host) == (PROXY, "http", "gateway.example")
-    assert seen.warning is not None
-    assert f"another {what}" in seen.warning
+    assert "which is not believed" in (seen.warning or "")
+
+
+def test_garbage_of_the_other_kind_harms_nobody() -> None:
+    seen = view(("x-forwarded-for", "203.0.113.9"), ("forwarded", "garbage"), kind="x-forwarded")
+    assert (seen.address, seen.warning) == ("203.0.113.9", None)
 
 
 # --- properties ---------------------------------------------------------------------------------------------------
@@ -375,10 +405,16 @@ def test_whatever_a_client_forges_in_x_forwarded_for(forged: list[str], client: 
             st.text(max_size=30) | st.text(alphabet='for=1.2;,"[]:proth', max_size=30),
         ),
         max_size=5,
-    )
+    ),
+    st.sampled_from(["forwarded", "x-forwarded"]),
 )
-def test_any_headers_give_a_client(headers: list[tuple[str, str]]) -> None:
-    seen = view(*headers)
+def test_any_headers_give_a_client_or_a_refusal(headers: list[tuple[str, str]], kind: Kind) -> None:
+    try:
+        seen = view(*headers, kind=kind)
+    except HandshakeRefused:
+        kinds = {name == "forwarded" for name, _ in headers}
+        assert kinds == {True, False}, "one kind alone contradicts nothing"
+        return
     assert seen.scheme in ("http", "https")
     assert seen.host
     if seen.warning is not None:

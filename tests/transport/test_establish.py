@@ -182,6 +182,25 @@ async def test_a_header_over_a_unix_socket_names_the_client(tmp_path: Path) -> N
     assert (established.peer, established.local) == (CLIENT, SERVER)
 
 
+async def test_only_a_proxy_that_is_trusted_is_believed() -> None:
+    asked: list[TcpAddress | None] = []
+
+    def trusts(peer: TcpAddress | None) -> bool:
+        asked.append(peer)
+        return False
+
+    listener = Listener(ListenerConfig(bind=LOOPBACK, proxy_protocol=True))
+    client, accepted = await accept_one(listener, lambda: dial(listener.addresses[0]))
+    try:
+        await client.send_all(V1)
+        with pytest.raises(ProxyHeaderInvalid, match="none of trusted_proxies"):
+            await establish(accepted, timeout_seconds=5, trusts=trusts)
+        assert asked == [accepted.peer]
+    finally:
+        client.close()
+        accepted.channel.close()
+
+
 async def test_what_is_no_header_is_refused() -> None:
     with pytest.raises(ProxyHeaderInvalid, match="expected a PROXY protocol header"):
         await establish_proxied(b"GET / HTTP/1.1\r\n\r\n")

@@ -19,14 +19,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from gateway.config import BackendTls, CertificatePair, ListenerTls
 from gateway.errors import StartupError, TlsFailure
 from gateway.transport.channel import Channel
-from gateway.transport.tls import ClientTls, ServerTls, TlsFacts, facts, identity_of
+from gateway.transport.tls import TICKET_KEY_SECONDS, ClientTls, ServerTls, TlsFacts, facts, identity_of
 from tests.transport.loopback import connected_channels, shake_hands, trusting_context, write_pair
 
 EXPIRY = datetime(2040, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def serving(*pairs: CertificatePair, client_ca: Path | None = None) -> ServerTls:
-    return ServerTls(ListenerTls(certificates=pairs, client_ca=client_ca))
+def serving(*pairs: CertificatePair, client_ca: Path | None = None, client_crl: Path | None = None) -> ServerTls:
+    return ServerTls(ListenerTls(certificates=pairs, client_ca=client_ca, client_crl=client_crl))
 
 
 def overwrite(pair: CertificatePair, ca: trustme.CA, *names: str, **options: object) -> None:
@@ -228,6 +228,81 @@ async def test_a_reload_takes_up_a_new_client_authority(ca: trustme.CA, tmp_path
     ca.cert_pem.write_to_path(str(authority_file), append=True)
     assert tls.reload()
     assert (await facts_seen(tls, context)).client_common_name == "alice"
+
+
+def write_revocations(ca: trustme.CA, path: Path, *revoked: trustme.LeafCert, days: float = 1) -> None:
+    """A list that is good for so many days from now."""
+    issuer = x509.load_pem_x509_certificate(ca.cert_pem.bytes())
+    key = serialization.load_pem_private_key(ca.private_key_pem.bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    now = datetime.now(UTC)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.subject)
+    builder = builder.last_update(now - timedelta(days=2)).next_update(now + timedelta(days=days))
+    for leaf in revoked:
+        certificate = x509.load_pem_x509_certificate(leaf.cert_chain_pems[0].bytes())
+        entry = x509.RevokedCertificateBuilder().serial_number(certificate.serial_number).revocation_date(now).build()
+        builder = builder.add_revoked_certificate(entry)
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    later = before + 1_000_000_000
+    os.utime(path, ns=(later, later))
+
+
+async def test_who_is_on_a_revocation_list_is_refused_as_soon_as_it_is_taken_up(ca: trustme.CA, tmp_path: Path) -> None:
+    authority, revocations = tmp_path / "clients.pem", tmp_path / "revoked.pem"
+    clients = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    clients.cert_pem.write_to_path(str(authority))
+    write_revocations(clients, revocations)
+    tls = serving(write_pair(ca, tmp_path, "gateway.test"), client_ca=authority, client_crl=revocations)
+    alice, bob = (clients.issue_cert(f"{name}@example.com", common_name=name) for name in ("alice", "bob"))
+    contexts = {}
+    for name, leaf in (("alice", alice), ("bob", bob)):
+        contexts[name] = trusting_context(ca)
+        leaf.configure_cert(contexts[name])
+        assert (await facts_seen(tls, contexts[name])).client_common_name == name
+    write_revocations(clients, revocations, bob)
+    assert tls.reload()
+    assert (await facts_seen(tls, contexts["alice"])).client_common_name == "alice"
+    await assert_refused(tls, contexts["bob"], match="certificate not accepted")
+    revocations.write_text("nothing")
+    with pytest.raises(StartupError, match="holds no revocation list"):
+        tls.reload()
+    await assert_refused(tls, contexts["bob"], match="certificate not accepted")
+    write_revocations(clients, revocations, days=-1)
+    assert tls.reload()
+    await assert_refused(tls, contexts["alice"], match="certificate not accepted")
+
+
+async def resumption(
+    tls: ServerTls, context: ssl.SSLContext, session: ssl.SSLSession | None
+) -> tuple[ssl.SSLSession | None, bool | None]:
+    """The session after a handshake that shows the ticket of another one, and whether that was taken."""
+    async with connected_channels() as (server, client):
+        with context.wrap_socket(
+            client.sock.dup(), server_hostname="gateway.test", do_handshake_on_connect=False, session=session
+        ) as sock:
+            sock.setblocking(True)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lambda: server.start_tls(tls.context, server_side=True))
+                await trio.to_thread.run_sync(sock.do_handshake)
+            return sock.session, sock.session_reused
+
+
+async def test_a_ticket_is_good_until_its_key_is_replaced(ca: trustme.CA, tmp_path: Path) -> None:
+    now = [0.0]
+    pair = write_pair(ca, tmp_path, "gateway.test")
+    tls = ServerTls(ListenerTls(certificates=(pair,)), clock=lambda: now[0])
+    context = trusting_context(ca)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    session, _ = await resumption(tls, context, None)
+    assert session is not None
+    assert session.has_ticket
+    now[0] = TICKET_KEY_SECONDS - 1
+    assert not tls.reload()
+    assert (await resumption(tls, context, session))[1]
+    now[0] = TICKET_KEY_SECONDS
+    assert not tls.reload()  # the files are the same: nothing that an operator should read of
+    assert not (await resumption(tls, context, session))[1]
 
 
 async def test_watching_reloads_and_logs_each_fault_once(

@@ -32,6 +32,9 @@ export class FakeGateway {
     this.reports = new Map();
     this.lastToken = 0;
     this.answer = null;
+    /** For how many seconds a permission lasts; null: nothing is said of it. `shown` are the credentials of AUTH. */
+    this.permission = null;
+    this.shown = [];
     this.isStalled = false;
     /** All that any session's backend consumed, in order: text, or the bytes. */
     this.consumed = [];
@@ -132,6 +135,9 @@ class FakeLink {
         this.end(code >= 3000 || code === 1000 ? code : 1000, reason);
         break;
       }
+      case RecordType.AUTH:
+        this.gateway.shown.push({ seq, token: JSON.parse(decode(body)).token });
+        break;
       default:
         assert.fail(`record type ${type} from the client`);
     }
@@ -173,6 +179,7 @@ class FakeLink {
       message_bytes: messageBytes,
       grace_seconds: 120,
       heartbeat_seconds: open.heartbeat ? heartbeatSeconds : null,
+      ...(gateway.permission === null ? {} : { expires_in_seconds: gateway.permission, renew: open.renew === true }),
       report: known ? null : (gateway.reports.get(open.session) ?? null),
     };
     if (known) {

@@ -4,6 +4,7 @@ import { Credential, UNAUTHENTICATED } from "./credential.js";
 import { diagnosed } from "./diagnosis.js";
 import { ProtocolViolation } from "./errors.js";
 import { resolved } from "./options.js";
+import { Renewal } from "./renewal.js";
 import { SUPERSEDED } from "./session.js";
 import { SUBPROTOCOL } from "./wire.js";
 
@@ -33,7 +34,7 @@ const SOCKET_CLOSED = 3;
  * The owner has `session`, `guard(action)`, which is the boundary of every entrance, and hears of: `connecting()`;
  * `attached()`, when a socket is up and its OPEN may go; `misconnected(violation)`, where it leads to something else;
  * `received(data)`; `failed(message, cause)`, when a way was given up that goes on elsewhere; `diagnosed(words)`, when the gateway has said
- * why it takes no connection of ours; and `disconnected(end)`,
+ * why it takes no connection of ours; `show(token)`, another credential for the open connection; and `disconnected(end)`,
  * with the `code`, `reason` and `cause` of the end, whether the session `wasOpen` on the connection, and whether it
  * `isGhost`: superseded by nobody but ourselves.
  */
@@ -44,6 +45,8 @@ export class Connections {
   #timers;
   #findUrl;
   #credential;
+  /** Renews the permission of the open connection. */
+  renewal;
   /** What goes into OPEN on this connection. */
   token = null;
 
@@ -81,6 +84,7 @@ export class Connections {
     this.#timers = timers;
     this.#findUrl = typeof url === "function" ? url : null;
     this.#credential = new Credential(options.token);
+    this.renewal = new Renewal(owner, this.#credential, platform, timers);
     this.url = this.#findUrl ? "" : resolved(url, platform.baseUrl);
     this.#silenceMs = options.silenceTimeoutMs;
     this.#listenToPage();
@@ -88,6 +92,11 @@ export class Connections {
 
   get #session() {
     return this.#owner.session;
+  }
+
+  /** Another credential can be shown on an open connection. */
+  get renews() {
+    return this.#credential.isAsked;
   }
 
   get bufferedAmount() {
@@ -231,6 +240,7 @@ export class Connections {
   }
 
   #forgetAnswer() {
+    this.renewal.end();
     if (this.#awaitsAnswer) this.#lateOpens.push(this.#platform.now() + GHOST_MS);
     this.#awaitsAnswer = false;
     this.#owedSince = null;

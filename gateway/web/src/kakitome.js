@@ -66,7 +66,7 @@ export class Kakitome extends Emitter {
       connecting: () => this.#setState(this.#hasOpened ? "reconnecting" : "connecting"),
       attached: () => {
         this.#flush();
-        this.#connections.transmit([this.#session.attach(this.#connections.token)], { isOpen: true });
+        this.#connections.transmit([this.#session.attach(this.#connections.token, this.#connections.renews)], { isOpen: true });
       },
       misconnected: (error) => {
         this.#dispatch("error", { error, message: error.message });
@@ -75,6 +75,7 @@ export class Kakitome extends Emitter {
       received: (data) => this.#received(data),
       failed: (message, cause) => this.#dispatchFailure(message, cause),
       diagnosed: (words) => this.#diagnosed(words),
+      show: (token) => this.#flush(this.#session.authenticate(token)),
       disconnected: (end) => this.#disconnected(end),
     };
     return new Connections(owner, url, this.#options, this.#platform, this.#timers);
@@ -251,12 +252,13 @@ export class Kakitome extends Emitter {
         this.#statistics.replayed += fact.replayed;
         this.#dispatch("resume", { replayed: fact.replayed, duplicates: fact.duplicates });
         break;
+      case "permission":
+        this.#connections.renewal.hear(fact);
+        break;
       case "refused":
       case "superseded":
-        this.#connections.dismiss(fact.code, fact.reason);
-        break;
       case "session lost":
-        this.#connections.dismiss(fact.code, fact.reason, { isLoss: true });
+        this.#connections.dismiss(fact.code, fact.reason, { isLoss: fact.type === "session lost" });
         break;
       case "message":
         this.#connections.progressed();
@@ -298,10 +300,7 @@ export class Kakitome extends Emitter {
     this.#hasOpened = true;
     this.#acksDue = true; // what was consumed or refused after OPEN had left
     this.#connections.opened();
-    this.#timers.arm("confirm", CONFIRM_MS, () => {
-      this.#session.confirm();
-      this.#drain();
-    });
+    this.#timers.arm("confirm", CONFIRM_MS, () => this.#drain(this.#session.confirm()));
     this.#setState("open");
   }
 

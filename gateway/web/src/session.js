@@ -1,5 +1,6 @@
 /** The record protocol without I/O. */
 
+import { Auths } from "./auths.js";
 import { UNAUTHENTICATED } from "./credential.js";
 import { ProtocolViolation } from "./errors.js";
 import { Inbox } from "./inbox.js";
@@ -39,10 +40,7 @@ const LOST_CODES = new Set([1011, 1012, 1013, 1014, 4004]);
 /** Another connection has taken the session over. */
 export const SUPERSEDED = 4001;
 
-/**
- * A gateway that knows less of the session than we do has not heard yet that another one had it: so often it is borne in
- * a row. If it stays so, the backend has forgotten something.
- */
+/** So often in a row a gateway may know less of the session than we do: it may not have heard of another one's part. */
 const TIMES_BEHIND = 4;
 
 const TRY_AGAIN_LATER = 1013;
@@ -75,6 +73,7 @@ export class Session {
   /** Gateways in a row that knew less of the session than we do. */
   #timesBehind = 0;
   #settings;
+  #auths = new Auths();
 
   constructor(settings = {}, stored = null) {
     this.#settings = {
@@ -132,9 +131,10 @@ export class Session {
 
   // --- connections ---
 
-  /** A connection is up; the record to send on it. `credential` is the text that lets us in, where that is needed. */
-  attach(credential = null) {
+  /** A connection is up; its OPEN, with the `credential` that lets us in; `renews`: another one can be shown later. */
+  attach(credential = null, renews = false) {
     this.detach();
+    this.#auths = new Auths(renews);
     this.#phase = Phase.OPENING;
     this.#connection += 1;
     this.#told = this.#saved?.consumed ?? 0;
@@ -147,6 +147,7 @@ export class Session {
       ...(this.#saved?.rejected ? { rejected: this.#saved.rejected } : {}),
       ...(heartbeat ? { heartbeat } : {}),
       ...(credential === null ? {} : { token: credential }),
+      ...(renews ? { renew: true } : {}),
     };
     return encodeJsonRecord(RecordType.OPEN, this.#told, body);
   }
@@ -185,7 +186,7 @@ export class Session {
     } else if (type === RecordType.ACK) {
       this.#acknowledged(flags, seq);
     } else if (type === RecordType.AUTH) {
-      throw new ProtocolViolation("AUTH in an open session"); // our OPEN does not ask for it
+      this.#facts.push(this.#auths.receive(seq, body));
     } else {
       const { code, reason } = Body.ending("REJECT", body);
       const presumed = this.#presumed.get(seq);
@@ -228,6 +229,7 @@ export class Session {
     this.outbox.windowMessages = body.windowMessages;
     this.outbox.windowBytes = body.windowBytes;
     this.#phase = Phase.OPEN;
+    this.#facts.push(...this.#auths.opened(body));
     for (const entry of this.outbox.dropTooBig(this.messageLimit)) {
       this.#renumbered();
       this.#facts.push({ type: "too big", entry, limit: this.messageLimit });
@@ -370,6 +372,11 @@ export class Session {
 
   // --- the application ---
 
+  /** Shows another credential on the open connection, where it takes one. */
+  authenticate(credential) {
+    if (this.isOpen) this.#auths.show(credential);
+  }
+
   /** Takes a message of ours, room or not. `context` is the caller's. */
   append(text, data, context = null) {
     const entry = { seq: 0, text, data, rejected: false, connection: 0, context };
@@ -466,7 +473,7 @@ export class Session {
       return [this.ending.record];
     }
     if (!this.isOpen || this.#closeSent) return [];
-    const records = [];
+    const records = this.#auths.take();
     const closes = this.ending !== null && this.isSettled;
     if (acknowledge || closes) {
       records.push(...this.#rejects.values());

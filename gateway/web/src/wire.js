@@ -136,9 +136,27 @@ export const Body = {
       windowMessages: integer(value, "window_messages", { least: 1, fallback: DEFAULT_WINDOW_MESSAGES }),
       windowBytes: integer(value, "window_bytes", { least: 1, fallback: DEFAULT_WINDOW_BYTES }),
       messageBytes: integer(value, "message_bytes", { least: 1, fallback: null }),
+      expiresInSeconds: Body.seconds("OPENED", value.expires_in_seconds),
+      renew: value.renew === true,
       rejected: Body.rejected("OPENED body", value.rejected),
       report: Body.report("OPENED", value.report),
     };
+  },
+
+  /** How long a permission lasts; null: it has no end. */
+  seconds(name, value) {
+    const seconds = value ?? null;
+    if (seconds === null || (typeof seconds === "number" && seconds >= 0)) return seconds;
+    throw new ProtocolViolation(`${name} body: expires_in_seconds: expected a number of at least 0, or null`);
+  },
+
+  /** What became of a credential; `code` is null where it was taken. */
+  auth(body) {
+    const value = Body.object("AUTH", body);
+    const { code = null, reason = "" } = value;
+    if (code !== null && !isCode(code)) throw new ProtocolViolation("AUTH body: code: expected 1000 to 4999");
+    if (typeof reason !== "string") throw new ProtocolViolation("AUTH body: reason: expected text");
+    return { code, reason, expiresInSeconds: Body.seconds("AUTH", value.expires_in_seconds) };
   },
 
   /** What REJECT and CLOSE have in common. */

@@ -79,6 +79,8 @@ client is taken where a certificate or a PROXY protocol header is asked for.
 {{- $_ := set $config "listeners" (include "kakitome.listeners" . | fromJsonArray) -}}
 {{- if .Values.admin.existingSecret -}}
   {{- $_ := set $config.admin "token" (printf "file:%s" (include "kakitome.adminTokenFile" .)) -}}
+{{- else if not (or $config.admin.token $config.admin.tokens (hasKey $config.admin "open_to_network")) -}}
+  {{- $_ := set $config.admin "open_to_network" true -}}
 {{- end -}}
 {{- if include "kakitome.isDemo" . -}}
   {{- $_ := set $config "routes" (.Files.Get "files/demo-routes.yaml" | fromYamlArray) -}}

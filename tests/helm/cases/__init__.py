@@ -54,7 +54,7 @@ DEFAULTS: Final = Case(
         "PodDisruptionBudget: spec.maxUnavailable": 1,
         "PodDisruptionBudget: spec.unhealthyPodEvictionPolicy": "AlwaysAllow",
         "config: listeners": [{"bind": "0.0.0.0:8080"}],
-        "config: admin": {"bind": "0.0.0.0:9090"},
+        "config: admin": {"bind": "0.0.0.0:9090", "open_to_network": True},
         'Pod/-test: metadata.annotations."helm.sh/hook"': "test",
         "Pod/-test: spec.containers[0].command": ["python", "-c"],
         "Ingress": ABSENT,

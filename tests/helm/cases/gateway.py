@@ -45,6 +45,7 @@ CASES: Final[Mapping[str, Case]] = {
                 {"bind": "unix:/run/kakitome.sock"},
             ],
             admin={"bind": "[::]:9191"},
+            trusted_proxies=["10.0.0.0/8"],
         )
         | {"service": {"port": 8000}},
         expected={
@@ -77,7 +78,7 @@ CASES: Final[Mapping[str, Case]] = {
             "extraEnvFrom": [{"configMapRef": {"name": "settings"}}],
         },
         expected={
-            "config: admin.token": "${ADMIN_TOKEN}",
+            "config: admin": {"bind": "0.0.0.0:9090", "token": "${ADMIN_TOKEN}"},
             CONTAINER + "env[name=ADMIN_TOKEN].valueFrom.secretKeyRef.name": "secrets",
             CONTAINER + "envFrom": [{"configMapRef": {"name": "settings"}}],
             "Pod/-test: spec.containers[0].env[name=ADMIN_TOKEN].valueFrom.secretKeyRef.name": "secrets",
