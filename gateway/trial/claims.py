@@ -45,13 +45,15 @@ def downstream_report(events: Iterable[Mapping[str, Any]], participants: Sequenc
         client, connection = _who(event)
         arrived = participants[client].received[connection]
         claims = event["downstream"]
+        # Of what was sent on and of what was dropped: the log's `messages` are the first kind only.
+        taken = max(claims["messages"], *(last for _, last in _spans(claims).values()))
         told = {what: last - first + 1 for what, (first, last) in _spans(claims).items()}
         had = {what: max(0, min(last, arrived) - first + 1) for what, (first, last) in _spans(claims).items()}
         reports.append(
             DirectionReport(
-                sent=claims["messages"],
+                sent=taken,
                 arrived=arrived,
-                lost=max(0, claims["messages"] - arrived),
+                lost=max(0, taken - arrived),
                 damaged=max(0, arrived - claims["messages"]),  # more came than the gateway knows of
                 told_settled=told[Told.SETTLED],
                 settled_not_arrived=told[Told.SETTLED] - had[Told.SETTLED],
@@ -59,7 +61,7 @@ def downstream_report(events: Iterable[Mapping[str, Any]], participants: Sequenc
                 arrived_but_unknown=had[Told.UNKNOWN],
                 told_never_forwarded=told[Told.NEVER_FORWARDED],
                 arrived_but_never_forwarded=had[Told.NEVER_FORWARDED],
-                told_nothing=claims["messages"] - sum(told.values()),
+                told_nothing=taken - sum(told.values()),
             )
         )
     return summed(reports)

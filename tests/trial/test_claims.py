@@ -74,5 +74,12 @@ def test_more_messages_than_the_gateway_knows_of_are_damage() -> None:
     assert report.damaged == 1
 
 
+def test_what_was_dropped_was_taken_though_the_gateway_counts_what_it_sent_on() -> None:
+    report = downstream_report(
+        [ended(0, 0, down=direction(4, 3, unknown=(4, 4), never_forwarded=(5, 9)))], [Client(received=[3])]
+    )
+    assert (report.sent, report.lost, report.told_never_forwarded, report.told_nothing) == (9, 6, 5, 0)
+
+
 def test_nothing_logged_is_nothing_told() -> None:
     assert downstream_report([], []) == DirectionReport()
