@@ -47,6 +47,7 @@ DATA_PATH = (
     "relay/retained",
     "relay/settings",
     "relay/socket_side",
+    "relay/throttle",
     "relay/timers",
     "relay/tls_endpoint",
     "relay/traffic",
