@@ -200,7 +200,7 @@ class Server(EntranceHost):
         )
 
     def _has_host(self, host: str) -> bool:
-        return self.table.hosts.has(host)
+        return self.table.hosts.has_or_is_local(host)
 
     def _count_accept_error(self, error: AcceptError) -> None:
         self.metrics.accept_errors[error] += 1

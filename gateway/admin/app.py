@@ -153,7 +153,7 @@ class AdminApp:
         """Raises HandshakeRefused (403) for what may be a page's own name that was led here (DNS rebinding)."""
         if self._has_host is not None and not self._has_host(request.host):
             raise HandshakeRefused(
-                f"without a token this answers to addresses, localhost and `hosts`, not to {shown(request.host)}",
+                f"without a token this answers to addresses, local names and `hosts`, not to {shown(request.host)}",
                 status=HTTPStatus.FORBIDDEN,
                 reason=ServiceRefusal.HOST,
             )

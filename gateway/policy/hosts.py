@@ -40,6 +40,16 @@ class OwnHosts:
             return False
         return _needs_no_word(name) or name in self._known or any(f"*.{above}" in self._known for above in _above(name))
 
+    def has_or_is_local(self, host: str) -> bool:
+        """The same, or a name without a dot, as a composition's service has.
+
+        There are none in the public DNS (RFC 7085), so only those who have a say in this network can lead one here.
+        """
+        try:
+            return self.has(host) or "." not in parse_authority(host).host
+        except ValueError:
+            return False
+
 
 def _needs_no_word(name: str) -> bool:
     if name == LOCALHOST or name.endswith(f".{LOCALHOST}"):

@@ -335,11 +335,21 @@ def test_an_issuer_that_is_away_lets_the_living_live_and_newcomers_wait() -> Non
             assert status(gateway, headers={"X-Session": "abc"}) == 503
 
 
-def test_nothing_that_a_process_ever_says_has_a_secret_in_it() -> None:
+def test_nothing_that_a_process_ever_says_has_a_secret_in_it(tmp_path: Path) -> None:
     with authority() as issuer, tcp_echo() as port:
+        tokens = tmp_path / "tokens"
+        tokens.write_text(f"console-token: 127.0.0.1:{port}\nconsole-outside: 127.0.0.2:{port}\nconsole-broken\n")
+        console = {
+            "name": "console",
+            "match": {"path": "/console"},
+            "origins": ["https://app.example.com"],
+            "backend": {
+                "endpoint_from": {"file": str(tokens), "allow": [{"networks": ["127.0.0.1/32"], "ports": [port]}]}
+            },
+        }
         config = {
             "log": {"level": "debug"},
-            "routes": [guarded("chat", "/", port, access(issuer.url), subprotocols=["chat"])],
+            "routes": [guarded("chat", "/", port, access(issuer.url), subprotocols=["chat"]), console],
         }
         with GatewayProcess(config) as gateway:
             good, bad = jwt_for(issuer.url), jwt_for(issuer.url, aud="another")
@@ -355,6 +365,11 @@ def test_nothing_that_a_process_ever_says_has_a_secret_in_it() -> None:
                 status(gateway, f"/elsewhere?token={token}")
                 with pytest.raises(ConnectionError), RawClient(gateway.url(), headers=RECORDS) as client:
                     opened_by(client, {"token": token, "session": 5})
+            consoles = {"console-token": 101, "console-outside": 403, "console-broken": 403, "console-unknown": 403}
+            for token, expected in consoles.items():
+                assert status(gateway, f"/console?token={token}") == expected
+                assert status(gateway, f"/console?token={token}&token={token}x") == 400
+            shown += consoles
             status(gateway, headers={"X-Session": "cookie-of-dave"})
             issuer.forward_status = 500
             status(gateway, headers={"X-Session": "cookie-of-dave"})

@@ -72,3 +72,19 @@ def test_a_page_whose_own_name_leads_here_is_not_of_the_same_origin() -> None:
     # A page that is named may come, whatever the host.
     named = OriginPolicy(["same-origin", "http://evil.example"], hosts=OwnHosts())
     assert named.check(["http://evil.example"], scheme="http", host="evil.example") == "http://evil.example"
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("gateway:9090", True),  # what Prometheus asks in docker-compose.yml
+        ("127.0.0.1:9090", True),
+        ("gateway.example", True),
+        ("evil.example", False),
+        ("kakitome-admin.relay.svc:9090", False),
+        ("", False),
+        ("a b", False),
+    ],
+)
+def test_names_without_a_dot_are_of_this_network(host: str, local: bool) -> None:
+    assert OwnHosts(["gateway.example"]).has_or_is_local(host) is local

@@ -51,7 +51,8 @@ class Holder:
         if isinstance(event, CredentialJudged) and event.code is None:
             self.renewals += 1
 
-    async def talk(self, url: str, until: float) -> None:
+    async def talk(self, url: str, until: float, delay_seconds: float) -> None:
+        await trio.sleep(delay_seconds)
         try:
             async with open_session(url, token=self.token, on_event=self.hear) as session:
                 number = 0
@@ -87,8 +88,9 @@ async def test_nothing_is_lost_or_doubled_while_credentials_come_and_go(tmp_path
             url = f"ws://{server.addresses[0]}/"
             end = trio.current_time() + SECONDS
             async with trio.open_nursery() as nursery:
-                for holder in holders:
-                    nursery.start_soon(holder.talk, url, end)
+                for number, holder in enumerate(holders):
+                    # Not all at once: a crowd's last one would have its turn when its token is no good any more.
+                    nursery.start_soon(holder.talk, url, end, number * SECONDS / 8 / CLIENTS)
                 await trio.sleep_until(end - SECONDS / 4)
                 sent = len(revoked.sent)
                 assert (await Revocation(server).bar(Barred.SUBJECT, revoked.subject, seconds=None)).ended == 1
