@@ -47,7 +47,7 @@ class SqliteStore:
     With `synchronous="normal"` what was saved survives the death of the process but perhaps not of the machine; "full"
     survives both and waits for the disk at every save. All methods raise a kind of StoreFailed, which is a
     `sqlite3.OperationalError`, if the file cannot be used: StoreLocked, StoreFull, StoreReadOnly, StoreCorrupt,
-    StoreUnreachable.
+    StoreUnreachable, StoreMoved.
     """
 
     durable: bool = True

@@ -85,7 +85,7 @@ class SqliteStore:
         """Opens the file, or makes it.
 
         This and every other method raise a kind of StoreFailed, which is a `sqlite3.OperationalError`, if the file
-        cannot be used: StoreLocked, StoreFull, StoreReadOnly, StoreCorrupt, StoreUnreachable.
+        cannot be used: StoreLocked, StoreFull, StoreReadOnly, StoreCorrupt, StoreUnreachable, StoreMoved.
         """
         # Every save is on the disk when it returns: what it says is then told to the gateway.
         self._file = SqliteFile(path, schema=self._SCHEMA, synchronous="full")

@@ -2,13 +2,15 @@
 
 Invariant: what is done in a `transaction` lasts as a whole or not at all, and what is raised is its first cause, never
 what clearing up after it met. SQLite gives up a transaction by itself when, say, the disk is full; from then on nothing
-more of it is written, also if its user has caught that error and goes on.
+more of it is written, also if its user has caught that error and goes on. Nor does anything last that is written to a
+file that no name leads to any more; so whoever finds that it was moved, deleted or replaced is told, and saves nothing.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from os import PathLike, fspath
+from os import PathLike
 from typing import ClassVar, Final
 
 from gateway.errors import Blame, KakitomeError
@@ -55,17 +57,17 @@ class StoreCorrupt(StoreFailed):
 
 
 class StoreUnreachable(StoreFailed):
-    """The file cannot be opened: its folder is missing, or is closed to this process."""
+    """The file cannot be opened: its folder is missing, or is closed to this process, or what is there is no file."""
 
     reason = "store_unreachable"
     hint = "cannot be opened: its folder is missing, or closed to this process"
 
 
 class StoreMoved(StoreFailed):
-    """The file was moved away or deleted while it was in use."""
+    """The file, or its `-wal`, was moved away, deleted or replaced while it was in use: open the store anew."""
 
     reason = "store_moved"
-    hint = "was moved away or deleted while in use"
+    hint = "was moved away, deleted or replaced while in use"
 
 
 _KINDS: Final[dict[int, type[StoreFailed]]] = {
@@ -77,6 +79,7 @@ _KINDS: Final[dict[int, type[StoreFailed]]] = {
     sqlite3.SQLITE_NOTADB: StoreCorrupt,
     sqlite3.SQLITE_CANTOPEN: StoreUnreachable,
     sqlite3.SQLITE_IOERR: StoreFailed,
+    sqlite3.SQLITE_IOERR_SHMSIZE: StoreFull,  # the `-shm` beside the file has no room
     sqlite3.SQLITE_READONLY_DBMOVED: StoreMoved,
 }
 """By result code, the extended or else the primary one (https://www.sqlite.org/rescode.html).
@@ -94,8 +97,10 @@ class SqliteFile:
     """
 
     def __init__(self, path: str | PathLike[str], *, schema: str, synchronous: str) -> None:
-        self._path = fspath(path)
+        self._path = os.fspath(path)
         self._in_transaction = False
+        self._files: dict[str, tuple[int, int]] = {}
+        """What the names of the file and its `-wal` led to when it was opened."""
         with self.telling():
             self.connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None)
         try:
@@ -104,6 +109,7 @@ class SqliteFile:
                 self.connection.execute(f"PRAGMA synchronous = {synchronous}")
                 self.connection.execute("PRAGMA foreign_keys = ON")
                 self.connection.executescript(schema)
+            self._remember_files()
         except BaseException:
             self.connection.close()
             raise
@@ -113,6 +119,12 @@ class SqliteFile:
         with self.telling():
             if column not in [name for _, name, *_ in self.connection.execute(f"PRAGMA table_info({table})")]:
                 self.connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {declaration}")
+
+    def _remember_files(self) -> None:
+        """To be called when something was read or written: then the `-wal` is there, and stays while it is open."""
+        [(_, _, name)] = [row for row in self.connection.execute("PRAGMA database_list") if row[1] == "main"]
+        names = [name, f"{name}-wal"] if name else []  # none in memory
+        self._files = {name: found for name in names if (found := _file_at(name)) is not None}
 
     @contextmanager
     def telling(self) -> Iterator[None]:
@@ -140,6 +152,7 @@ class SqliteFile:
         try:
             yield connection
             self.check_transaction()
+            self._check_files()
             with self.telling():
                 connection.execute("COMMIT")
         except BaseException as cause:
@@ -161,6 +174,12 @@ class SqliteFile:
                 " error, such as a full disk, or it was ended by a COMMIT or ROLLBACK of its user's"
             )
 
+    def _check_files(self) -> None:
+        """Raises StoreMoved: SQLite itself looks for that only where it keeps no write-ahead log."""
+        for name, opened in self._files.items():
+            if _file_at(name) != opened:
+                raise StoreMoved(f"the store {self._path} {StoreMoved.hint}: {name} is not what was opened")
+
     def _roll_back(self, cause: BaseException) -> None:
         if self.connection.in_transaction:  # SQLite undoes some by itself, and then would not know what to roll back
             try:
@@ -175,8 +194,36 @@ class SqliteFile:
         kind = None if code is None else _KINDS.get(code) or _KINDS.get(code & 0xFF)
         if kind is None:
             return None
-        return kind(f"the store {self._path} {kind.hint or 'cannot be read or written'} (SQLite: {error})")
+        hint = kind.hint or "cannot be read or written"
+        if kind is StoreUnreachable:
+            kind, hint = self._why_unreachable()
+        return kind(f"the store {self._path} {hint} (SQLite: {error})")
+
+    def _why_unreachable(self) -> tuple[type[StoreFailed], str]:
+        """SQLite says no more than that it cannot open the file, or what it keeps beside it."""
+        folder = os.path.dirname(os.path.realpath(self._path))
+        if os.path.isdir(self._path):
+            return StoreUnreachable, "cannot be opened: it is a folder"
+        if not (os.path.isdir(folder) and os.access(folder, os.X_OK)):
+            return StoreUnreachable, StoreUnreachable.hint
+        if not os.access(folder, os.W_OK):
+            return StoreReadOnly, StoreReadOnly.hint
+        if os.path.exists(self._path) and not os.access(self._path, os.R_OK):
+            return StoreUnreachable, "cannot be opened: it is closed to this process"
+        return (
+            StoreUnreachable,
+            "cannot be opened, though its folder is there: has this process too many files open?",
+        )
 
     def close(self) -> None:
         """Closes the file. Not during a transaction."""
         self.connection.close()
+
+
+def _file_at(name: str) -> tuple[int, int] | None:
+    """Which file a name leads to: its device and number there; None for none."""
+    try:
+        found = os.stat(name)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -1,6 +1,10 @@
 """What an SQLite file tells when it cannot be used, and that a transaction is all or nothing, whatever ends it."""
 
+import os
+import resource
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from gateway.ends.sqlite_file import (
     StoreUnreachable,
 )
 from gateway.protocol.outbox import OutgoingMessage
+from tests.support.tools import need
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, what BLOB);
@@ -211,13 +216,133 @@ def test_a_file_that_may_not_be_written_is_told(file: SqliteFile) -> None:
         insert(file)
 
 
-def test_a_file_that_was_deleted_in_use_is_told(path: Path) -> None:
-    file = SqliteFile(path, schema=SCHEMA, synchronous="normal")
-    file.connection.execute("PRAGMA journal_mode = DELETE")
+def delete(path: Path) -> None:
     path.unlink()
-    with pytest.raises(StoreMoved, match="was moved away or deleted"):
+
+
+def move_away(path: Path) -> None:
+    path.rename(path.with_name("old.db"))
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other.db")
+    use_backend_store(other)
+    other.rename(path)
+
+
+def delete_the_log(path: Path) -> None:
+    path.with_name("orders.db-wal").unlink()
+
+
+@pytest.mark.parametrize("journal", ["WAL", "DELETE"])
+@pytest.mark.parametrize("lose", [delete, move_away, replace])
+def test_a_file_that_no_name_leads_to_any_more_is_told_and_not_written_in_vain(
+    lose: Callable[[Path], None], journal: str, path: Path
+) -> None:
+    file = SqliteFile(path, schema=SCHEMA, synchronous="normal")
+    insert(file)
+    file.connection.execute(f"PRAGMA journal_mode = {journal}")
+    lose(path)
+    with pytest.raises(StoreMoved, match="was moved away, deleted or replaced"):
         insert(file)
+    assert not file.connection.in_transaction
     file.close()
+
+
+@pytest.mark.parametrize("lose", [delete, move_away, replace, delete_the_log])
+def test_both_stores_save_nothing_to_a_file_that_is_gone(lose: Callable[[Path], None], path: Path) -> None:
+    kits = backend.SqliteStore(path)
+    kits.save("a", backend.Changes(epoch=1))
+    with pytest.raises(StoreMoved):
+        _lose_and_save(lose, path, lambda: kits.save("a", backend.Changes(epoch=2)))
+    assert kits.load("a") == backend.StoredSession(epoch=1)
+    kits.close()
+    for left in path.parent.iterdir():
+        left.unlink()
+    clients = client.SqliteStore(path)
+    clients.save(client.Changes(token="t"))
+    with pytest.raises(StoreMoved):
+        _lose_and_save(lose, path, lambda: clients.save(client.Changes(token="u")))
+    assert clients.load() == client.StoredSession(token="t")
+    clients.close()
+
+
+def _lose_and_save(lose: Callable[[Path], None], path: Path, save: Callable[[], None]) -> None:
+    lose(path)
+    save()
+
+
+def test_a_database_in_memory_has_no_file_to_lose() -> None:
+    file = SqliteFile(":memory:", schema=SCHEMA, synchronous="normal")
+    insert(file)
+    assert count(file) == 1
+    file.close()
+
+
+def test_a_folder_in_place_of_the_file_is_told(use: Use, path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(StoreUnreachable, match="it is a folder"):
+        use(path)
+
+
+def test_a_process_without_a_descriptor_left_is_not_told_that_the_folder_is_missing(use: Use, path: Path) -> None:
+    use(path)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open("/dev/null", os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        with pytest.raises(StoreUnreachable, match="has this process too many files open"):
+            use(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    use(path)
+
+
+# --- file systems of its own --------------------------------------------------------------------------------------
+
+ON_A_FILE_SYSTEM_OF_ITS_OWN = """
+import subprocess, sys
+from pathlib import Path
+from tests.ends.test_sqlite_file import use_backend_store, use_client_store
+
+folder, options, state = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True)
+uses = {"backend": use_backend_store, "client": use_client_store}
+for name, use in uses.items():
+    use(folder / f"{name}.db")
+if state == "full":
+    with (folder / "filling").open("wb", buffering=0) as filling:
+        try:
+            while filling.write(bytes(4096)) == 4096:
+                pass
+        except OSError:
+            pass
+else:
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+for name, use in uses.items():
+    for path in (folder / f"{name}.db", folder / f"{name}-new.db"):
+        try:
+            use(path)
+            print("nothing was told")
+        except Exception as error:
+            print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "state", "told"), [("size=256k", "full", "StoreFull"), ("size=1m", "read-only", "StoreReadOnly")]
+)
+def test_the_state_of_a_file_system_is_told_by_whoever_opens_a_store_there(
+    options: str, state: str, told: str, tmp_path: Path
+) -> None:
+    unshare = [need("unshare", "apt-get install util-linux"), "--mount", "--map-root-user"]
+    if subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        pytest.skip("may not make a namespace here: allow unprivileged user namespaces, or be root")
+    argv = [*unshare, sys.executable, "-c", ON_A_FILE_SYSTEM_OF_ITS_OWN, str(tmp_path), options, state]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.split("\n")[:-1] == [told] * 4
 
 
 def test_a_fault_of_the_statement_is_none_of_the_file(file: SqliteFile) -> None:
