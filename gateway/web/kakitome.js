@@ -2382,8 +2382,12 @@ function encoded(data) {
 
 /** A conversation's dealings with its store. */
 
-/** How long any store may take to be opened: longer than ours takes to give up by itself. */
-const STORE_PATIENCE_MS = 20_000;
+/** How long any store may take to be opened, and to save: longer than ours takes to give up by itself. */
+const OPEN_PATIENCE_MS = 20_000;
+const SAVE_PATIENCE_MS = 60_000;
+
+/** In a page that was frozen meanwhile the answer may be here, and not have been heard yet. */
+const LATE_ANSWER_MS = 500;
 
 /** A store that says so oftener in a row that it has lost what was saved does not keep it. */
 const MAX_SAVES_ANEW = 3;
@@ -2410,13 +2414,11 @@ class Saving {
   }
 
   open() {
-    this.#timers.arm("store", STORE_PATIENCE_MS, () => {
-      this.#owner.failed(new StoreFailed(`the store was not opened within ${STORE_PATIENCE_MS} ms`));
-    });
-    this.#store.open().then(
+    this.#awaitFor(OPEN_PATIENCE_MS, "was not opened");
+    attempted(() => this.#store.open()).then(
       (stored) => {
         if (this.#isEnded) {
-          this.#store.close(); // nobody waits for it any more
+          this.#close(); // nobody waits for it any more
           return;
         }
         this.#isOpened = true;
@@ -2430,7 +2432,8 @@ class Saving {
   /** Saves what the session gives, and tells the session. */
   save(session, changes) {
     this.isBusy = true;
-    this.#store.save(changes).then(
+    this.#awaitFor(SAVE_PATIENCE_MS, "did not save");
+    attempted(() => this.#store.save(changes)).then(
       () => {
         this.#savesAnew = 0;
         this.#goOn(() => session.markSaved(changes));
@@ -2443,8 +2446,15 @@ class Saving {
     );
   }
 
+  /** Whoever never answers has failed. */
+  #awaitFor(ms, failing) {
+    const giveUp = () => this.#owner.failed(new StoreFailed(`the store ${failing} within ${ms} ms`));
+    this.#timers.arm("store", ms, () => this.#timers.arm("store", LATE_ANSWER_MS, giveUp));
+  }
+
   #goOn(action) {
     this.isBusy = false;
+    if (!this.#isEnded) this.#timers.disarm("store");
     this.#tell(() => {
       action();
       this.#owner.saved();
@@ -2465,9 +2475,24 @@ class Saving {
   end(keeps) {
     this.#isEnded = true;
     if (!this.#isOpened) return;
-    const close = () => this.#store.close();
+    const close = () => this.#close();
     if (keeps) close();
-    else this.#store.clear().then(close, close); // a resume of what is left there is told that the session is gone
+    // A resume of what is left there is told that the session is gone.
+    else attempted(() => this.#store.clear()).then(close, close);
+  }
+
+  /** What a store throws here is nothing that the end of a conversation waits for. */
+  #close() {
+    attempted(() => this.#store.close()).catch(() => {});
+  }
+}
+
+/** What a store's method promises, also where it throws at once, or is not an async one. */
+function attempted(action) {
+  try {
+    return Promise.resolve(action());
+  } catch (error) {
+    return Promise.reject(error);
   }
 }
 
@@ -2553,7 +2578,9 @@ class IndexedDbStore {
         return new Promise((release) => (this.#release = release));
       };
       locks.request(this.#name, { signal: waiting.signal }, hold).catch((cause) => {
-        reject(new StoreInUse(`another tab uses the store ${this.#name}`, { cause }));
+        clearTimeout(timer);
+        if (waiting.signal.aborted) reject(new StoreInUse(`another tab uses the store ${this.#name}`, { cause }));
+        else reject(failure("Web Locks failed", cause)); // as in a frame that is not let near any storage
       });
     });
   }
@@ -2664,7 +2691,12 @@ class IndexedDbStore {
       const transaction = this.#database.transaction(["state", "outbox"], "readwrite", { durability: "relaxed" });
       transaction.oncomplete = () => resolve();
       transaction.onabort = () => reject(transaction.error ?? new DOMException("it gave up", "AbortError"));
-      change(transaction.objectStore("state"), transaction.objectStore("outbox"));
+      try {
+        change(transaction.objectStore("state"), transaction.objectStore("outbox"));
+      } catch (error) {
+        reject(error);
+        transaction.abort(); // else what it had done before would last
+      }
     });
   }
 

@@ -217,3 +217,24 @@ test("one tab at a time has the store", async () => {
   store.close();
   assert.equal(await new IndexedDbStore("outbox", platform).open(), null);
 });
+
+test("Web Locks that are refused are not taken for another tab", async () => {
+  const { indexedDB } = surroundings();
+  const refused = new DOMException("the document is sandboxed", "SecurityError");
+  const locks = { request: () => Promise.reject(refused) };
+  const error = await new IndexedDbStore("outbox", { indexedDB, locks }).open().catch((raised) => raised);
+  assert.ok(error instanceof StoreFailed);
+  assert.ok(!(error instanceof StoreInUse));
+  assert.equal(error.cause, refused);
+});
+
+test("a write that fails half-way leaves all as it was", async () => {
+  const platform = surroundings();
+  const store = new IndexedDbStore("outbox", platform);
+  await store.open();
+  await store.save(saved([message(1)]));
+  const changes = saved([message(2), { ...message(3), data: () => "cannot be cloned" }], true);
+  await assert.rejects(store.save(changes), (error) => error instanceof StoreFailed);
+  store.close();
+  assert.deepEqual(await found(platform), [1]);
+});

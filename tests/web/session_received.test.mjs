@@ -339,13 +339,13 @@ test("what was refused ahead of its turn is not given again after a reload of th
   assert.equal(session.inbox.consumed, 2);
 });
 
-test("refusals are remembered for a window of messages, and no more than fit", () => {
+test("refusals are remembered for a window of messages, of 1024 at the least, and no more than fit", () => {
   const session = open({ windowMessages: 600 });
   for (let seq = 1; seq <= 1200; seq += 1) {
     session.receive(record(DATA, TEXT, seq, bytes("x")));
-    session.reject(seq, 4000 + (seq % 2), seq <= 600 ? "gone by then" : "x".repeat(1000));
+    session.reject(seq, 4000 + (seq % 2), seq <= 1200 - 1024 ? "gone by then" : "x".repeat(1000));
   }
   const { rejected } = session.changes().state;
   assert.ok(JSON.stringify(rejected).length <= 24 * 1024);
-  assert.deepEqual([rejected[0].slice(0, 3), rejected.at(-1)[3].length], [[601, 601, 4001], 1000]);
+  assert.deepEqual([rejected[0].slice(0, 3), rejected.at(-1)[3].length], [[177, 177, 4001], 1000]);
 });

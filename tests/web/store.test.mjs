@@ -186,3 +186,56 @@ test("a store whose opening is never answered is told, and let go of when it is 
   await turn();
   assert.ok(isClosed);
 });
+
+for (const [how, fail] of [
+  ["throws", () => { throw new Error("no disk"); }],
+  ["rejects", async () => { throw new Error("no disk"); }],
+  ["rejects with nothing", () => Promise.reject()],
+]) {
+  for (const method of ["open", "save", "clear", "close"]) {
+    test(`a store whose ${method} ${how} is told as that, and the conversation ends with one close`, async () => {
+      const world = new World();
+      const store = new MemoryStore(world);
+      store[method] = fail;
+      const line = begin(world, { store });
+      const sent = outcome(line.send("a"));
+      await world.settle();
+      const isFatal = method === "open" || method === "save";
+      if (!isFatal) {
+        assert.equal((await sent).rung, "consumed");
+        line.close();
+      }
+      await world.settle();
+      assert.deepEqual(events(line, "close").map(({ code }) => code), [isFatal ? 1006 : 1000]);
+      const errors = events(line, "error").map(({ error }) => error);
+      assert.equal(errors.length, isFatal ? 1 : 0);
+      if (!isFatal) return;
+      assert.ok(errors[0] instanceof StoreFailed);
+      if (!how.endsWith("nothing")) assert.equal(errors[0].cause.message, "no disk");
+      assert.ok((await sent) instanceof StoreFailed);
+    });
+  }
+}
+
+test("a store whose methods are not async will do", async () => {
+  const world = new World();
+  const store = { open: () => null, save: () => {}, clear: () => {}, close: () => {} };
+  const line = await opened(world, { store });
+  const sent = line.send("a");
+  await world.settle();
+  assert.equal((await sent).rung, "consumed");
+});
+
+test("a save that is never answered is told in the end, and the store is let go of", async () => {
+  const world = new World();
+  const store = new MemoryStore(world);
+  const line = await opened(world, { store });
+  store.save = () => new Promise(() => {});
+  const sent = outcome(line.send("a"));
+  await world.until(() => line.state === "closed");
+  assert.ok((await sent) instanceof StoreFailed);
+  assert.match((await sent).message, /the store did not save within 60000 ms/);
+  assert.equal(line.state, "closed");
+  assert.ok(!store.isOpen);
+  assert.ok(!store.wasCleared);
+});

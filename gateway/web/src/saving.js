@@ -2,8 +2,12 @@
 
 import { StoreEmptied, StoreFailed } from "./errors.js";
 
-/** How long any store may take to be opened: longer than ours takes to give up by itself. */
-const STORE_PATIENCE_MS = 20_000;
+/** How long any store may take to be opened, and to save: longer than ours takes to give up by itself. */
+const OPEN_PATIENCE_MS = 20_000;
+const SAVE_PATIENCE_MS = 60_000;
+
+/** In a page that was frozen meanwhile the answer may be here, and not have been heard yet. */
+const LATE_ANSWER_MS = 500;
 
 /** A store that says so oftener in a row that it has lost what was saved does not keep it. */
 const MAX_SAVES_ANEW = 3;
@@ -30,13 +34,11 @@ export class Saving {
   }
 
   open() {
-    this.#timers.arm("store", STORE_PATIENCE_MS, () => {
-      this.#owner.failed(new StoreFailed(`the store was not opened within ${STORE_PATIENCE_MS} ms`));
-    });
-    this.#store.open().then(
+    this.#awaitFor(OPEN_PATIENCE_MS, "was not opened");
+    attempted(() => this.#store.open()).then(
       (stored) => {
         if (this.#isEnded) {
-          this.#store.close(); // nobody waits for it any more
+          this.#close(); // nobody waits for it any more
           return;
         }
         this.#isOpened = true;
@@ -50,7 +52,8 @@ export class Saving {
   /** Saves what the session gives, and tells the session. */
   save(session, changes) {
     this.isBusy = true;
-    this.#store.save(changes).then(
+    this.#awaitFor(SAVE_PATIENCE_MS, "did not save");
+    attempted(() => this.#store.save(changes)).then(
       () => {
         this.#savesAnew = 0;
         this.#goOn(() => session.markSaved(changes));
@@ -63,8 +66,15 @@ export class Saving {
     );
   }
 
+  /** Whoever never answers has failed. */
+  #awaitFor(ms, failing) {
+    const giveUp = () => this.#owner.failed(new StoreFailed(`the store ${failing} within ${ms} ms`));
+    this.#timers.arm("store", ms, () => this.#timers.arm("store", LATE_ANSWER_MS, giveUp));
+  }
+
   #goOn(action) {
     this.isBusy = false;
+    if (!this.#isEnded) this.#timers.disarm("store");
     this.#tell(() => {
       action();
       this.#owner.saved();
@@ -85,8 +95,23 @@ export class Saving {
   end(keeps) {
     this.#isEnded = true;
     if (!this.#isOpened) return;
-    const close = () => this.#store.close();
+    const close = () => this.#close();
     if (keeps) close();
-    else this.#store.clear().then(close, close); // a resume of what is left there is told that the session is gone
+    // A resume of what is left there is told that the session is gone.
+    else attempted(() => this.#store.clear()).then(close, close);
+  }
+
+  /** What a store throws here is nothing that the end of a conversation waits for. */
+  #close() {
+    attempted(() => this.#store.close()).catch(() => {});
+  }
+}
+
+/** What a store's method promises, also where it throws at once, or is not an async one. */
+function attempted(action) {
+  try {
+    return Promise.resolve(action());
+  } catch (error) {
+    return Promise.reject(error);
   }
 }

@@ -80,7 +80,9 @@ export class IndexedDbStore {
         return new Promise((release) => (this.#release = release));
       };
       locks.request(this.#name, { signal: waiting.signal }, hold).catch((cause) => {
-        reject(new StoreInUse(`another tab uses the store ${this.#name}`, { cause }));
+        clearTimeout(timer);
+        if (waiting.signal.aborted) reject(new StoreInUse(`another tab uses the store ${this.#name}`, { cause }));
+        else reject(failure("Web Locks failed", cause)); // as in a frame that is not let near any storage
       });
     });
   }
@@ -191,7 +193,12 @@ export class IndexedDbStore {
       const transaction = this.#database.transaction(["state", "outbox"], "readwrite", { durability: "relaxed" });
       transaction.oncomplete = () => resolve();
       transaction.onabort = () => reject(transaction.error ?? new DOMException("it gave up", "AbortError"));
-      change(transaction.objectStore("state"), transaction.objectStore("outbox"));
+      try {
+        change(transaction.objectStore("state"), transaction.objectStore("outbox"));
+      } catch (error) {
+        reject(error);
+        transaction.abort(); // else what it had done before would last
+      }
     });
   }
 
