@@ -6,12 +6,21 @@
 import os
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from gateway.access.state import Barred
-from gateway.client import CredentialJudged, Event, SessionEnded, open_session
+from gateway.client import (
+    CredentialJudged,
+    Event,
+    Opened,
+    SessionEnded,
+    SessionState,
+    Settings,
+    StateChanged,
+    open_session,
+)
 from gateway.sessions.revocation import Revocation
 from tests.access.doubles import EC, key_set, signed
 from tests.sessions.harness import backend, config_of, running
@@ -25,6 +34,9 @@ PAUSE_SECONDS: Final = 0.2
 """Between two messages of one client."""
 
 
+SETTINGS: Final = Settings(longest_delay=2.0)
+
+
 class Holder:
     """One client, and what it was given and has got."""
 
@@ -36,13 +48,20 @@ class Holder:
         self.renewals = 0
         self.resumes = 0
         self.ended_at: float | None = None
+        self.issuer_is_away = False
+        self.cut_early_by = 0.0
+        """By how many seconds at the most a connection ended before its permission did."""
         self._asked = 0
+        self._shown_until = self._good_until = 0.0
 
     async def token(self) -> str:
         self._asked += 1
         if not self.renews_in_place and self._asked % 2 == 0:
             raise OSError("no token while the old one is good")
+        if self.issuer_is_away:
+            raise OSError("the issuer is away")
         now = time.time()
+        self._shown_until = now + LIFE_SECONDS
         return signed(
             {"iss": "https://issuer", "sub": self.subject, "aud": "kakitome", "iat": now, "exp": now + LIFE_SECONDS}
         )
@@ -50,11 +69,16 @@ class Holder:
     def hear(self, event: Event) -> None:
         if isinstance(event, CredentialJudged) and event.code is None:
             self.renewals += 1
+            self._good_until = self._shown_until
+        elif isinstance(event, Opened):
+            self._good_until = self._shown_until
+        elif isinstance(event, StateChanged) and event.state is SessionState.WAITING:
+            self.cut_early_by = max(self.cut_early_by, self._good_until - time.time())
 
     async def talk(self, url: str, until: float, delay_seconds: float) -> None:
         await trio.sleep(delay_seconds)
         try:
-            async with open_session(url, token=self.token, on_event=self.hear) as session:
+            async with open_session(url, token=self.token, on_event=self.hear, settings=SETTINGS) as session:
                 number = 0
                 while trio.current_time() < until or len(self.got) < len(self.sent):
                     if trio.current_time() < until:
@@ -70,15 +94,20 @@ class Holder:
             self.ended_at = trio.current_time()
 
 
-async def test_nothing_is_lost_or_doubled_while_credentials_come_and_go(tmp_path: Path) -> None:
-    keys = tmp_path / "keys.json"
+def by_keys_in(folder: Path) -> dict[str, Any]:
+    """The method that takes our tokens."""
+    keys = folder / "keys.json"
     keys.write_bytes(key_set(EC))
-    jwt = {
+    return {
         "issuers": [{"issuer": "https://issuer", "keys": str(keys)}],
         "audiences": ["kakitome"],
         "algorithms": ["ES256"],
         "leeway": 0,
     }
+
+
+async def test_nothing_is_lost_or_doubled_while_credentials_come_and_go(tmp_path: Path) -> None:
+    jwt = by_keys_in(tmp_path)
     holders = [Holder(number) for number in range(CLIENTS)]
     revoked = holders[-2]  # it is attached all the time
     async with backend() as port:
@@ -100,3 +129,27 @@ async def test_nothing_is_lost_or_doubled_while_credentials_come_and_go(tmp_path
         assert holder.ended_at is None
         assert holder.got == holder.sent
         assert holder.renewals if holder.renews_in_place else holder.resumes
+
+
+async def test_while_the_issuer_is_away_nobody_is_cut_before_the_end_and_nothing_is_lost(tmp_path: Path) -> None:
+    """Away for the middle half of the time: permissions end then, sessions wait, and all come back."""
+    jwt = by_keys_in(tmp_path)
+    holders = [Holder(number) for number in range(CLIENTS)]
+    async with backend() as port:
+        route = asking(records_route(port), methods=[{"jwt": jwt}])
+        route["limits"] = {"connections_per_address": None}
+        async with running(config_of(route)) as server:
+            url = f"ws://{server.addresses[0]}/"
+            begin = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                for number, holder in enumerate(holders):
+                    nursery.start_soon(holder.talk, url, begin + SECONDS, number * SECONDS / 8 / CLIENTS)
+                for moment, is_away in ((1 / 4, True), (3 / 4, False)):
+                    await trio.sleep_until(begin + moment * SECONDS)
+                    for holder in holders:
+                        holder.issuer_is_away = is_away
+    for holder in holders:
+        assert holder.ended_at is None
+        assert holder.got == holder.sent
+        assert holder.resumes
+        assert holder.cut_early_by <= 0.0
