@@ -1,6 +1,6 @@
 """Configuration: its models, how a file becomes them, and every fault of one named by path and line."""
 
-from gateway.config.addresses import Address, Endpoint, TcpAddress, UnixAddress
+from gateway.config.addresses import Address, BindAddress, Endpoint, SystemdSocket, TcpAddress, UnixAddress
 from gateway.config.loading import Loaded, load, load_with_files
 from gateway.config.model import (
     Admin,
@@ -28,6 +28,7 @@ __all__ = [
     "Admin",
     "Backend",
     "BackendTls",
+    "BindAddress",
     "CertificatePair",
     "Compression",
     "Config",
@@ -44,6 +45,7 @@ __all__ = [
     "Route",
     "RouteTimeouts",
     "Sessions",
+    "SystemdSocket",
     "TcpAddress",
     "Timeouts",
     "UnixAddress",

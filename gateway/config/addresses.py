@@ -16,6 +16,9 @@ MAX_UNIX_PATH_BYTES: Final = 107
 _HOST_NAME: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 """Underscores are no letters of a host name by RFC 1123, but container networks hand them out."""
 
+_SOCKET_NAME: Final = re.compile(r"[\w.@-]{1,255}", re.ASCII)
+"""Of what FileDescriptorName= allows (systemd.socket(5)), what needs no quotes anywhere."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TcpAddress:
@@ -40,7 +43,18 @@ class UnixAddress:
         return f"unix:{self.path}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemdSocket:
+    """A socket that systemd has bound and hands over (sd_listen_fds(3)), by its FileDescriptorName."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"systemd:{self.name}"
+
+
 Address = TcpAddress | UnixAddress
+BindAddress = Address | SystemdSocket
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +77,13 @@ class Endpoint:
                 return f"unix://{path}"
 
 
-def parse_bind(text: str, *, base: Path = Path()) -> Address:
-    """The address to listen at from `host:port`, `[v6]:port` or `unix:PATH`; a relative PATH is taken from `base`."""
+def parse_bind(text: str, *, base: Path = Path()) -> BindAddress:
+    """The address to listen at from `host:port`, `[v6]:port`, `unix:PATH` (taken from `base`) or `systemd:NAME`."""
+    if text.startswith("systemd:"):
+        name = text.removeprefix("systemd:")
+        if not _SOCKET_NAME.fullmatch(name):
+            raise ValueError(f'"{text}" names no socket; write systemd:NAME, with the FileDescriptorName of its unit')
+        return SystemdSocket(name=name)
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         if not path:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from gateway.config.access_checks import authentication_findings
-from gateway.config.addresses import Address, TcpAddress, UnixAddress
+from gateway.config.addresses import BindAddress, TcpAddress, UnixAddress
 from gateway.config.document import Finding, KeyPath
 from gateway.config.model import Admin, Backend, BackendTls, Config, Listener, ListenerTls, Route
 from gateway.config.units import format_size
@@ -120,7 +120,7 @@ def _pair_findings(tls: ListenerTls | BackendTls, path: KeyPath) -> Iterator[Fin
 
 
 def _bind_findings(config: Config) -> Iterator[Finding]:
-    binds: list[tuple[KeyPath, Address]] = [
+    binds: list[tuple[KeyPath, BindAddress]] = [
         (("listeners", index, "bind"), listener.bind) for index, listener in enumerate(config.listeners)
     ]
     if config.admin is not None:
@@ -130,7 +130,7 @@ def _bind_findings(config: Config) -> Iterator[Finding]:
             yield Finding(path=path, message=f"{bind} is taken already", see=first_path)
 
 
-def _collide(one: Address, other: Address) -> bool:
+def _collide(one: BindAddress, other: BindAddress) -> bool:
     """Whether the kernel would refuse the second bind (port 0 never collides: it is another port each time)."""
     if not (isinstance(one, TcpAddress) and isinstance(other, TcpAddress)):
         return one == other

@@ -22,9 +22,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from gateway.config.addresses import Address as AddressValue
+from gateway.config.addresses import BindAddress, SystemdSocket, TcpAddress, UnixAddress, parse_bind, parse_endpoint
 from gateway.config.addresses import Endpoint as EndpointValue
-from gateway.config.addresses import TcpAddress, UnixAddress, parse_bind, parse_endpoint
 from gateway.config.units import (
     DURATION_PATTERN,
     SIZE_PATTERN,
@@ -108,13 +107,13 @@ def _path(value: Path, info: ValidationInfo) -> Path:
     return value if source is None else source.folder / value
 
 
-def _bind(value: object, info: ValidationInfo) -> AddressValue:
-    if isinstance(value, TcpAddress | UnixAddress):
+def _bind(value: object, info: ValidationInfo) -> BindAddress:
+    if isinstance(value, TcpAddress | UnixAddress | SystemdSocket):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
-        raise ValueError("must be host:port, [v6]:port or unix:PATH")
+        raise ValueError("must be host:port, [v6]:port, unix:PATH or systemd:NAME")
     source = _source(info)
     return parse_bind(value) if source is None else parse_bind(value, base=source.folder)
 
@@ -278,10 +277,10 @@ LocalPath = Annotated[Path, AfterValidator(_path), WithJsonSchema({"type": "stri
 """A path of this machine; in a file, relative to the file's folder."""
 
 Bind = Annotated[
-    AddressValue,
+    BindAddress,
     PlainValidator(_bind),
     PlainSerializer(str),
-    WithJsonSchema({"type": "string", "title": "address", "pattern": r"^(unix:.+|.+:[0-9]{1,5})$"}),
+    WithJsonSchema({"type": "string", "title": "address", "pattern": r"^(unix:.+|systemd:.+|.+:[0-9]{1,5})$"}),
 ]
 
 Endpoint = Annotated[

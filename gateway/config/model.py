@@ -84,7 +84,8 @@ class Listener(Section):
     """An address that clients connect to."""
 
     bind: Bind
-    """`host:port`, `[v6]:port` or `unix:PATH`."""
+    """`host:port`, `[v6]:port`, `unix:PATH`, or `systemd:NAME`: a socket that systemd has bound, by its unit's
+    `FileDescriptorName`."""
     mode: FileMode | None = None
     """`unix:PATH` only: the permissions of the socket's file, in quotes: whoever may write may connect; absent: as the
     umask leaves them."""
@@ -358,7 +359,7 @@ class Admin(Section):
     """The admin listener: `/healthz`, `/readyz`, `/metrics`, `/memory` and the sessions API."""
 
     bind: Bind = TcpAddress(host="127.0.0.1", port=9090)
-    """`host:port`, `[v6]:port` or `unix:PATH`. Not for the public."""
+    """As a listener's. Not for the public."""
     readiness: ReadinessName = "serving"
     """When `/readyz` says yes: `serving`, from the start to the drain, whatever backends do; `any_route`, only while at
     least one route serves files or has a backend that is not known to be down."""

@@ -17,7 +17,7 @@ from typing import Any, Final
 import structlog
 import trio
 
-from gateway.config import Address, TcpAddress, UnixAddress
+from gateway.config import Address, SystemdSocket, TcpAddress, UnixAddress
 from gateway.config import Listener as ListenerConfig
 from gateway.config.accounts import group_id, user_id
 from gateway.errors import HandshakeTimeout, StartupError
@@ -25,6 +25,7 @@ from gateway.policy.anteroom import Guest
 from gateway.protocol.http import plaintext_at_tls
 from gateway.protocol.proxy_protocol import ProxyAddress, ProxyHeader, ProxyHeaderInvalid, ProxyHeaderReader
 from gateway.telemetry.metrics import AcceptError
+from gateway.transport import inherited
 from gateway.transport.channel import Channel, tcp_address, tune_tcp
 from gateway.transport.descriptors import current_budget
 from gateway.transport.gatehouse import Gatehouse
@@ -117,6 +118,11 @@ class Listener:
             case UnixAddress(path=path):
                 self._sockets = [_listen_unix(path, config)]
                 self._inode = _inode(path)
+            case SystemdSocket(name=name):
+                self._sockets = inherited.take(name)
+                for sock in self._sockets:
+                    if sock.family != socket.AF_UNIX:
+                        tune_tcp(sock)
 
     @property
     def scheme(self) -> str:
@@ -134,7 +140,7 @@ class Listener:
         """Where it listens, with the port that the kernel chose for 0; several when a host name has several."""
         if isinstance(self.config.bind, UnixAddress):
             return (self.config.bind,)
-        return tuple(tcp_address(sock.getsockname()) for sock in self._sockets)
+        return tuple(_bound_to(sock) for sock in self._sockets)
 
     async def serve(self, handler: Handler, nursery: trio.Nursery) -> None:
         """Accepts until `close`, running `handler` for each connection as a task of `nursery`.
@@ -151,7 +157,10 @@ class Listener:
             watching.cancel_scope.cancel()
 
     def close(self) -> None:
-        """Stops listening and removes the Unix socket's file; connections and their handlers live on."""
+        """Stops listening and removes the Unix socket's file; connections and their handlers live on.
+
+        What systemd has bound goes on listening: clients wait there for whoever takes them next.
+        """
         if self.closed:
             return
         self.closed = True
@@ -324,7 +333,13 @@ def _told(address: ProxyAddress) -> TcpAddress:
 
 def _local_address(sock: socket.socket, listener: Listener) -> Address:
     bind = listener.config.bind
-    return bind if isinstance(bind, UnixAddress) else tcp_address(sock.getsockname())
+    return bind if isinstance(bind, UnixAddress) else _bound_to(sock)
+
+
+def _bound_to(sock: socket.socket) -> Address:
+    """One that systemd has bound may be either."""
+    name = sock.getsockname()
+    return UnixAddress(path=Path(os.fsdecode(name))) if sock.family == socket.AF_UNIX else tcp_address(name)
 
 
 # --- binding ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.config.addresses import Address, Endpoint, TcpAddress, UnixAddress, parse_bind, parse_endpoint
+from gateway.config.addresses import (
+    BindAddress,
+    Endpoint,
+    SystemdSocket,
+    TcpAddress,
+    UnixAddress,
+    parse_bind,
+    parse_endpoint,
+)
 
 
 @pytest.mark.parametrize(
@@ -18,10 +26,11 @@ from gateway.config.addresses import Address, Endpoint, TcpAddress, UnixAddress,
         ("[::1]:8443", TcpAddress(host="::1", port=8443)),
         ("[0:0::1]:1", TcpAddress(host="::1", port=1)),
         ("unix:/run/k.sock", UnixAddress(path=Path("/run/k.sock"))),
+        ("systemd:ws", SystemdSocket(name="ws")),
         ("unix:k.sock", UnixAddress(path=Path("/etc/kakitome/k.sock"))),
     ],
 )
-def test_binds_are_read(text: str, address: Address) -> None:
+def test_binds_are_read(text: str, address: BindAddress) -> None:
     assert parse_bind(text, base=Path("/etc/kakitome")) == address
 
 
@@ -29,6 +38,8 @@ def test_binds_are_read(text: str, address: Address) -> None:
     ("text", "hint"),
     [
         ("8080", "is only a port; write 127.0.0.1:8080 for this host, 0.0.0.0:8080 for all"),
+        ("systemd:", "names no socket; write systemd:NAME"),
+        ("systemd:a b", "names no socket"),
         (":8080", "names no host; 0.0.0.0 is every IPv4 address"),
         ("*:8080", "names no host"),
         ("localhost", "has no port"),
@@ -88,7 +99,7 @@ sockets = st.from_regex(r"/[a-z:/.]{1,40}", fullmatch=True).map(lambda path: Uni
 
 
 @given(st.one_of(addresses, sockets))
-def test_a_bind_survives_being_written_and_read(address: Address) -> None:
+def test_a_bind_survives_being_written_and_read(address: BindAddress) -> None:
     assert parse_bind(str(address)) == address
 
 

@@ -91,7 +91,7 @@ def test_addresses_are_taken_as_values_too() -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        (Bind, "must be host:port, [v6]:port or unix:PATH"),
+        (Bind, "must be host:port, [v6]:port, unix:PATH or systemd:NAME"),
         (Endpoint, "must be tcp://host:port, tls://host:port or unix:///path"),
     ],
 )

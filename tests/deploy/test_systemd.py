@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 
 from gateway.command import ExitStatus
+from gateway.config import load_with_files
 from gateway.config.model import Timeouts
 from gateway.config.units import parse_duration
 from tests.support.tools import REPOSITORY, need
 
 UNIT = REPOSITORY / "deploy/systemd/kakitome.service"
+TEMPLATE = REPOSITORY / "deploy/systemd/kakitome@.service"
+SOCKET = REPOSITORY / "deploy/systemd/kakitome.socket"
+SEVERAL = REPOSITORY / "deploy/systemd/several.yaml"
 INSTALL = "apt-get install systemd"
 
 
@@ -90,3 +94,60 @@ def test_systemd_understands_the_drop_ins_of_the_docs(unit: Path, drop_in: str) 
     (folder / "override.conf").write_text(drop_in)
     done = subprocess.run([analyze, "verify", unit], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+# --- several processes ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Path:
+    """Template and socket beside each other, as they are installed; the first instance."""
+    program = shutil.which("true")
+    assert program is not None
+    (tmp_path / TEMPLATE.name).write_text(TEMPLATE.read_text().replace("/opt/kakitome/bin/kakitome", program))
+    shutil.copy(SOCKET, tmp_path)
+    instance = tmp_path / "kakitome@1.service"
+    instance.symlink_to(TEMPLATE.name)
+    return instance
+
+
+def verify(*units: Path) -> tuple[int, str]:
+    analyze = need("systemd-analyze", INSTALL)
+    done = subprocess.run([analyze, "verify", *units], capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_systemd_understands_template_and_socket(template: Path) -> None:
+    assert verify(template, template.with_name(SOCKET.name)) == (0, "")
+
+
+def test_systemd_sees_a_mistake_in_the_socket(template: Path) -> None:
+    socket = template.with_name(SOCKET.name)
+    socket.write_text(socket.read_text().replace("Backlog=", "Backlogs="))
+    assert "Backlogs" in verify(socket)[1]
+
+
+def test_an_instance_is_as_confined_as_the_only_one() -> None:
+    """The template says what the unit says, but for what several have to differ in."""
+
+    def lines(unit: Path) -> set[str]:
+        return {line for line in unit.read_text().splitlines() if line and not line.startswith("#")}
+
+    only, several = lines(UNIT) - lines(TEMPLATE), lines(TEMPLATE) - lines(UNIT)
+    assert {line.partition("=")[0] for line in only} == {"Description", "After", "ExecStart", "RuntimeDirectory"}
+    assert several - {line for line in several if line.partition("=")[0] in {"Description", "After"}} == {
+        "Requires=kakitome.socket",
+        "Sockets=kakitome.socket",
+        "Environment=KAKITOME_INSTANCE=%i",
+        "ExecStart=/opt/kakitome/bin/kakitome serve --config /etc/kakitome/several.yaml",
+        "RuntimeDirectory=kakitome-%i",
+    }
+
+
+def test_the_configuration_takes_the_socket_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAKITOME_INSTANCE", "2")
+    config = load_with_files(SEVERAL, read_files=False).config
+    (name,) = re.findall(r"^FileDescriptorName=(.+)$", SOCKET.read_text(), re.MULTILINE)
+    assert str(config.listeners[0].bind) == f"systemd:{name}"
+    assert config.admin is not None
+    assert str(config.admin.bind) == "127.0.0.1:9092"

@@ -1,0 +1,1 @@
+"""What one process and one machine hold: `python -m tests.capacity`."""
