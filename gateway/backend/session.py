@@ -79,7 +79,7 @@ class _Delivered:
     _session: "Session"
 
     def ack(self) -> None:
-        """Acknowledges the message; again does nothing. Only needed with `Session.manual_ack`."""
+        """Acknowledges the message; again, or inside its transaction, does nothing. Only needed with `manual_ack`."""
         self._session.acknowledge(self.seq)
 
     def reject(self, code: int, reason: str = "") -> None:
@@ -162,6 +162,8 @@ class Session:
         self._message_bytes = message_bytes
         self._current: int | None = None
         self._taken = 0
+        self._in_transaction = 0
+        """The message whose transaction is open, 0 for none."""
         self._closed = False
         """The handler takes no messages any more."""
         self.manual_ack = False
@@ -356,7 +358,12 @@ class Session:
             self.acknowledge(seq)
 
     def acknowledge(self, seq: int) -> None:
-        """Tells the sender that `seq` is consumed, once all before it are. Raises ValueError if it has not come."""
+        """Tells the sender that `seq` is consumed, once all before it are. Raises ValueError if it has not come.
+
+        Inside its transaction it does nothing: at the end of that it is consumed, and if that fails it is not.
+        """
+        if seq == self._in_transaction:
+            return
         self._conversation.inbox.consume(seq)
         self._live.changed.wake()
 
@@ -373,15 +380,22 @@ class Session:
         # Replies are bounded so; a window that is only full holds nobody up who may have nothing to reply.
         while not (self.ended or self._live.admission.may_overtake):
             await self._live.moved.wait()
-        if seq != conversation.inbox.consumed + 1:
-            raise RuntimeError(f"message {seq} is not the next to be consumed, {conversation.inbox.consumed + 1} is")
         shelf = self._live.shelf
         async with shelf.lock:
+            if seq != conversation.inbox.consumed + 1:  # another task may have had a transaction of it meanwhile
+                raise RuntimeError(
+                    f"message {seq} is not the next to be consumed, {conversation.inbox.consumed + 1} is"
+                )
             with ExitStack() as stack:
                 transaction = Transaction(stack.enter_context(shelf.store.transaction()))
+                stack.callback(self._leave_transaction)
+                self._in_transaction = seq
                 yield transaction
                 self._live.commit(seq, transaction.staged, stack.close)
         self._live.changed.wake()
+
+    def _leave_transaction(self) -> None:
+        self._in_transaction = 0
 
     # --- sending ------------------------------------------------------------------------------------------------------
 

@@ -92,7 +92,8 @@ class Store(Protocol):
         """All saves within become one with whatever is done through the object given.
 
         Whatever is raised within undoes them all, as does what this raises at its end, where they could not be made to
-        last; the same can then be tried again.
+        last; the same can then be tried again. A store that may not have heard whether they last, such as one that is
+        reached over a network, must find out before it raises.
         """
 
     def close(self) -> None:

@@ -56,6 +56,67 @@ async def test_a_transaction_that_fails_leaves_the_message_and_sends_nothing() -
     assert attempts == [0]
 
 
+def acknowledge(session: Session, message: Any) -> None:
+    message.ack()
+
+
+def finish(session: Session, message: Any) -> None:
+    session.finish_current()
+
+
+@pytest.mark.parametrize("hasten", [acknowledge, finish])
+async def test_what_acknowledges_a_message_inside_its_transaction_is_undone_with_it(
+    hasten: Callable[[Session, Any], None],
+) -> None:
+    async def handler(session: Session) -> None:
+        async for message in session:
+            with suppress(LookupError):
+                async with message.transaction() as transaction:
+                    transaction.send("never")
+                    hasten(session, message)
+                    raise LookupError
+            assert session.consumed_messages == message.seq - 1
+            async with message.transaction() as transaction:
+                transaction.send("at the second try")
+                hasten(session, message)
+            assert session.consumed_messages == message.seq
+
+    async with serving(handler) as dial, await dial() as link:
+        await link.open()
+        for seq in (1, 2):
+            await link.data(seq, "x")
+            assert await link.receive_message() == (seq, "at the second try")
+            await link.receive_ack(seq)
+
+
+async def test_two_tasks_do_not_both_have_a_transaction_of_a_message() -> None:
+    told: list[str] = []
+
+    async def handle(message: Any, begun: anyio.Event) -> None:
+        begun.set()
+        try:
+            async with message.transaction() as transaction:
+                await anyio.wait_all_tasks_blocked()
+                transaction.send("once")
+        except RuntimeError as error:
+            told.append(str(error))
+
+    async def handler(session: Session) -> None:
+        async for message in session:
+            async with anyio.create_task_group() as tasks:
+                for _ in range(2):
+                    begun = anyio.Event()
+                    tasks.start_soon(handle, message, begun)
+                    await begun.wait()
+
+    async with serving(handler) as dial, await dial() as link:
+        await link.open()
+        await link.data(1, "x")
+        assert await link.receive_message() == (1, "once")
+        await link.receive_ack(1)
+    assert told == ["message 1 is not the next to be consumed, 2 is"]
+
+
 async def test_a_transaction_waits_while_replies_are_beyond_the_window() -> None:
     async def handler(session: Session) -> None:
         async for message in session:
