@@ -70,6 +70,15 @@ Without further values this is the demonstration: its backends run in the gatewa
 `/doyasa`, `/chat` and `/echo`. As soon as `config.routes` names yours, they are gone. `helm test` shakes hands with
 every route.
 
+The image is in no registry yet. Build it in a checkout, and bring it where the nodes find it:
+
+```console
+$ docker build --tag kakitome:0.1.0 .
+$ kind load docker-image kakitome:0.1.0                                                # a cluster of kind's
+$ docker tag kakitome:0.1.0 registry.example.com/kakitome:0.1.0 && docker push registry.example.com/kakitome:0.1.0
+$ helm install kakitome helm/kakitome --set image.registry=registry.example.com        # any other
+```
+
 ## A whole installation
 
 ```yaml
@@ -78,6 +87,10 @@ every route.
 `config` is the gateway's own configuration file, as `docs/configuration.md` describes it, and `values.schema.json`
 holds the gateway's own schema: a wrong key or value fails at `helm install`, which says where. Values that contradict
 each other fail too, with what to change; a `terminationGracePeriodSeconds` too short for a pod to end in, for one.
+
+Routes may also stand in `routes`, by name: several values files, or the parts of an umbrella chart, each add theirs.
+`existingConfigMap` takes a configuration that something else has made. For IPv6, or both families, bind `[::]:8080` and
+`[::]:9090`; a Service that takes IPv6 before listeners that do not is refused.
 
 ## Secrets
 

@@ -65,6 +65,9 @@ PARTICULARS: Final[Mapping[str, Schema]] = {
     "image.repository": NAME,
     "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
     "image.pullPolicy": _either("Always", "IfNotPresent", "Never"),
+    "routes": {"type": "object", "additionalProperties": {"type": ["object", "null"]}},
+    "existingConfigMap": {"type": "string"},
+    "global.imagePullSecrets": {"type": "array", "items": {"type": ["string", "object"]}},
     "imagePullSecrets": _listed("name", name=NAME),
     "commonLabels": TEXTS,
     "commonAnnotations": TEXTS,
@@ -83,6 +86,7 @@ PARTICULARS: Final[Mapping[str, Schema]] = {
     "terminationGracePeriodSeconds": COUNT,
     "nodeSelector": TEXTS,
     "tolerations": _listed(),
+    "podAntiAffinity": _either("soft", "hard", "none"),
     "topologySpreadConstraints": _listed("topologyKey", "maxSkew", "whenUnsatisfiable"),
     "hostAliases": _listed("ip"),
     "dnsPolicy": _either("", "ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"),
@@ -97,6 +101,7 @@ PARTICULARS: Final[Mapping[str, Schema]] = {
     "podDisruptionBudget.unhealthyPodEvictionPolicy": _either("AlwaysAllow", "IfHealthyBudget"),
     "autoscaling.minReplicas": ONE_OR_MORE,
     "autoscaling.maxReplicas": ONE_OR_MORE,
+    "autoscaling.targetCPU": {"type": ["string", "null"], "pattern": "^[0-9.]+m?$"},
     "autoscaling.targetCPUUtilizationPercentage": _maybe(ONE_OR_MORE),
     "autoscaling.targetMemoryUtilizationPercentage": _maybe(ONE_OR_MORE),
     "autoscaling.targetConnections": _maybe(ONE_OR_MORE),
@@ -198,7 +203,8 @@ def values_schema(sections: tuple[Section, ...]) -> Schema:
     root["properties"]["config"] = chart_config_schema()
     root["required"].append("config")
     # What Helm itself hands to a chart that is a dependency of another one.
-    root["properties"]["global"] = {"type": "object", "description": "Values shared by all charts of a release."}
+    # Other charts of a release have values of their own in it.
+    root["properties"]["global"]["additionalProperties"] = True
     root["properties"]["enabled"] = {"type": "boolean", "description": "The condition of a dependency on this chart."}
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Values of the Kakitome chart", **root}
 

@@ -70,6 +70,23 @@ def test_nothing_that_is_run_needs_a_shell() -> None:
     assert started == ['["kakitome", "probe"]', '["kakitome"]', '["serve"]']
 
 
+def test_its_labels_say_where_it_comes_from_and_the_release_fills_them_in() -> None:
+    text = (REPOSITORY / "Dockerfile").read_text()
+    for label in ("source", "revision", "version", "created", "base.name", "base.digest"):
+        assert f"org.opencontainers.image.{label}=" in text, label
+    arguments = set(re.findall(r"^ARG (\w+)=", text.rpartition("\nFROM ")[2], re.MULTILINE))
+    release = (REPOSITORY / ".github" / "workflows" / "release.yml").read_text()
+    assert arguments <= set(re.findall(r"--build-arg (\w+)=", release))
+
+
+def test_what_pip_compiles_would_hold_the_hour_so_it_compiles_nothing() -> None:
+    text = (REPOSITORY / "Dockerfile").read_text()
+    installs = re.findall(r"pip --python \S+ install (.*)", text)
+    assert len(installs) == 2
+    assert all(line.startswith("--no-compile") for line in installs)
+    assert "compileall -q --invalidation-mode unchecked-hash" in text
+
+
 def test_everything_copied_is_let_in_and_nothing_else() -> None:
     ignored = (REPOSITORY / ".dockerignore").read_text().splitlines()
     let_in = {line.removeprefix("!") for line in ignored if line.startswith("!")}

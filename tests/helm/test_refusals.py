@@ -98,9 +98,30 @@ BY_TEMPLATE: Final[dict[str, tuple[dict[str, Any], str]]] = {
         {"tls": {"enabled": True, "certManager": {"enabled": True, "issuerRef": {"name": "a"}}}},
         "needs tls.certManager.dnsNames",
     ),
+    "two routes of one name": (
+        {"config": {"routes": [ROUTE]}, "routes": {"chat": {"backend": ROUTE["backend"]}}},
+        "Two routes are named chat, in config.routes or routes.",
+    ),
+    "two routes of one name in one list": ({"config": {"routes": [ROUTE, ROUTE]}}, "Two routes are named chat"),
+    "egress to nobody": (
+        {"config": {"routes": [ROUTE]}, "networkPolicy": {"enabled": True, "egress": {"enabled": True}}},
+        "lets the gateway reach DNS and no backend",
+    ),
+    "IPv6 before listeners without it": (
+        {"service": {"ipFamilies": ["IPv6"]}},
+        "a listener is bound to 0.0.0.0:8080, which hears IPv4 only. Write [::]:8080",
+    ),
+    "both families before a TLS listener of one": (
+        {
+            "service": {"ipFamilyPolicy": "RequireDualStack"},
+            "config": {"listeners": [{"bind": "[::]:8080"}]},
+            "tls": {"enabled": True, "existingSecret": "a"},
+        },
+        "Write [::]:8443",
+    ),
     "two autoscalers": ({"autoscaling": {"enabled": True}, "keda": {"enabled": True}}, "Enable one of them"),
     "autoscaling by nothing": (
-        {"autoscaling": {"enabled": True, "targetCPUUtilizationPercentage": None}},
+        {"autoscaling": {"enabled": True, "targetCPU": None}},
         "autoscaling.enabled needs something to scale by",
     ),
     "autoscaling upside down": ({"autoscaling": {"enabled": True, "minReplicas": 11}}, "minReplicas is more than"),

@@ -61,8 +61,8 @@
   {{- if gt (int .Values.autoscaling.minReplicas) (int .Values.autoscaling.maxReplicas) -}}
     {{- fail "autoscaling.minReplicas is more than autoscaling.maxReplicas." -}}
   {{- end -}}
-  {{- if not (or .Values.autoscaling.targetCPUUtilizationPercentage .Values.autoscaling.targetMemoryUtilizationPercentage .Values.autoscaling.targetConnections .Values.autoscaling.metrics) -}}
-    {{- fail "autoscaling.enabled needs something to scale by: targetCPUUtilizationPercentage, targetMemoryUtilizationPercentage, targetConnections or metrics." -}}
+  {{- if not (or .Values.autoscaling.targetCPU .Values.autoscaling.targetCPUUtilizationPercentage .Values.autoscaling.targetMemoryUtilizationPercentage .Values.autoscaling.targetConnections .Values.autoscaling.metrics) -}}
+    {{- fail "autoscaling.enabled needs something to scale by: targetCPU, targetCPUUtilizationPercentage, targetMemoryUtilizationPercentage, targetConnections or metrics." -}}
   {{- end -}}
 {{- end -}}
 {{- if .Values.keda.enabled -}}
@@ -86,6 +86,26 @@
 {{- end -}}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) -}}
   {{- fail "httpRoute.enabled needs httpRoute.parentRefs: the Gateway that it hangs on, such as [{name: public}]." -}}
+{{- end -}}
+
+{{- $named := dict -}}
+{{- range include "kakitome.routes" . | fromJsonArray -}}
+  {{- if hasKey $named .name -}}
+    {{- fail (printf "Two routes are named %s, in config.routes or routes. Give each its own name." .name) -}}
+  {{- end -}}
+  {{- $_ := set $named .name true -}}
+{{- end -}}
+
+{{- if and .Values.networkPolicy.enabled .Values.networkPolicy.egress.enabled (not .Values.networkPolicy.egress.rules) (not (include "kakitome.isDemo" .)) -}}
+  {{- fail "networkPolicy.egress.enabled without networkPolicy.egress.rules lets the gateway reach DNS and no backend. Name them, such as [{to: [{podSelector: {matchLabels: {app: chat}}}], ports: [{port: 9000}]}]." -}}
+{{- end -}}
+
+{{- if or (has "IPv6" .Values.service.ipFamilies) (has .Values.service.ipFamilyPolicy (list "PreferDualStack" "RequireDualStack")) -}}
+  {{- range $index, $listener := include "kakitome.listeners" . | fromJsonArray -}}
+    {{- if hasPrefix "0.0.0.0:" $listener.bind -}}
+      {{- fail (printf "The Service takes IPv6 (service.ipFamilies, service.ipFamilyPolicy), but a listener is bound to %s, which hears IPv4 only. Write [::]:%s, which hears both, in config.listeners (tls.bind)." $listener.bind (trimPrefix "0.0.0.0:" $listener.bind)) -}}
+    {{- end -}}
+  {{- end -}}
 {{- end -}}
 
 {{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled -}}

@@ -51,7 +51,7 @@ client is taken where a certificate or a PROXY protocol header is asked for.
       {{- $entry := dict
         "name" (ternary $kind (printf "%s-%s" $kind $port) $first)
         "containerPort" (int $port)
-        "servicePort" (ternary (ternary $service.tlsPort $service.port (eq $kind "wss")) (int $port) $first)
+        "servicePort" (ternary (ternary $service.tlsPort $service.port (eq $kind "wss")) (int $port) (and $first (ne $service.clusterIP "None")))
         "nodePort" (ternary (ternary $service.tlsNodePort $service.nodePort (eq $kind "wss")) nil $first)
         "appProtocol" (ternary $service.tlsAppProtocol $service.appProtocol (eq $kind "wss"))
         "scheme" $kind
@@ -69,9 +69,20 @@ client is taken where a certificate or a PROXY protocol header is asked for.
 {{- include "kakitome.port" (dict "bind" .Values.config.admin.bind "key" "config.admin.bind") -}}
 {{- end -}}
 
+{{/* Those of `config.routes`, and those of `routes` by their names, as a JSON list. */}}
+{{- define "kakitome.routes" -}}
+{{- $routes := default list .Values.config.routes -}}
+{{- range $name, $route := .Values.routes -}}
+  {{- if $route -}}
+    {{- $routes = append $routes (merge (dict "name" $name) $route) -}}
+  {{- end -}}
+{{- end -}}
+{{- toJson $routes -}}
+{{- end -}}
+
 {{/* Whether the demonstration's backends run beside the gateway: nobody has said where to route to. */}}
 {{- define "kakitome.isDemo" -}}
-{{- if not .Values.config.routes -}}true{{- end -}}
+{{- if not (or .Values.config.routes .Values.existingConfigMap (include "kakitome.routes" . | fromJsonArray)) -}}true{{- end -}}
 {{- end -}}
 
 {{- define "kakitome.config" -}}
@@ -82,6 +93,7 @@ client is taken where a certificate or a PROXY protocol header is asked for.
 {{- else if not (or $config.admin.token $config.admin.tokens (hasKey $config.admin "open_to_network")) -}}
   {{- $_ := set $config.admin "open_to_network" true -}}
 {{- end -}}
+{{- $_ := set $config "routes" (include "kakitome.routes" . | fromJsonArray) -}}
 {{- if include "kakitome.isDemo" . -}}
   {{- $_ := set $config "routes" (.Files.Get "files/demo-routes.yaml" | fromYamlArray) -}}
 {{- end -}}

@@ -59,9 +59,22 @@ annotations:
 {{- end -}}
 
 {{- define "kakitome.image" -}}
-{{- with .Values.image.registry -}}{{ . }}/{{- end -}}
+{{- with default (.Values.global).imageRegistry .Values.image.registry -}}{{ . }}/{{- end -}}
 {{- .Values.image.repository -}}
 {{- if .Values.image.digest -}}@{{ .Values.image.digest }}{{- else -}}:{{ default .Chart.AppVersion .Values.image.tag }}{{- end -}}
+{{- end -}}
+
+{{/* The chart's own, and those that a chart above this one gives to all its parts, by name or as {name}. */}}
+{{- define "kakitome.pullSecrets" -}}
+{{- $secrets := list -}}
+{{- range concat .Values.imagePullSecrets (default list (.Values.global).imagePullSecrets) -}}
+  {{- $secrets = append $secrets (ternary (dict "name" .) . (kindIs "string" .)) -}}
+{{- end -}}
+{{- toJson (uniq $secrets) -}}
+{{- end -}}
+
+{{- define "kakitome.configMapName" -}}
+{{- default (include "kakitome.fullname" .) .Values.existingConfigMap -}}
 {{- end -}}
 
 {{/* Environment variables, as a container has them. */}}

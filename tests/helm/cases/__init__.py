@@ -20,6 +20,15 @@ DEFAULTS: Final = Case(
         POD + "securityContext.runAsGroup": 65532,
         POD + "securityContext.fsGroup": 65532,
         POD + "securityContext.seccompProfile.type": "RuntimeDefault",
+        POD + "affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution[0]": {
+            "weight": 100,
+            "podAffinityTerm": {
+                "topologyKey": "kubernetes.io/hostname",
+                "labelSelector": {
+                    "matchLabels": {"app.kubernetes.io/name": "kakitome", "app.kubernetes.io/instance": "kakitome"}
+                },
+            },
+        },
         CONTAINER + "image": "kakitome:0.1.0",
         CONTAINER + "imagePullPolicy": "IfNotPresent",
         CONTAINER + "command": ["kakitome"],
@@ -96,6 +105,8 @@ _CONTRARY: Final = frozenset(
         "a load balancer",
         "an Ingress to wss",
         "a network policy",
+        "a configuration of one's own",
+        "anywhere",
         "a ServiceMonitor elsewhere",
     }
 )

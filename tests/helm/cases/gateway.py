@@ -7,6 +7,36 @@ from tests.helm.cases.case import CONTAINER, POD, ROUTES, Case, routed
 from tests.helm.chart import ABSENT
 
 CASES: Final[Mapping[str, Case]] = {
+    "routes by name": Case(
+        values={
+            "config": {"routes": ROUTES},
+            "routes": {
+                "news": {"match": {"path": "/news"}, "backend": {"endpoints": ["tcp://news:9000"]}},
+                "old": None,
+            },
+        },
+        expected={
+            "config: routes[0].name": "chat",
+            "config: routes[1]": {
+                "name": "news",
+                "match": {"path": "/news"},
+                "backend": {"endpoints": ["tcp://news:9000"]},
+            },
+            "config: routes[2]": ABSENT,
+            POD + "initContainers": ABSENT,
+        },
+    ),
+    "a configuration of one's own": Case(
+        values={"existingConfigMap": "mine"},
+        expected={
+            "ConfigMap": ABSENT,
+            "ConfigMap/-check": ABSENT,
+            POD + "volumes[name=config].configMap.name": "mine",
+            POD + "initContainers": ABSENT,
+            "Job/-check: spec.template.spec.volumes[name=config].configMap.name": "mine",
+            "Pod/-test: spec.volumes[0].configMap.name": "mine",
+        },
+    ),
     "demonstration": Case(
         values={"demo": {"resources": {"limits": {"memory": "1Gi"}}}},
         expected={

@@ -42,10 +42,20 @@ CASES: Final[Mapping[str, Case]] = {
             "HorizontalPodAutoscaler: spec.behavior.scaleDown.stabilizationWindowSeconds": 60,
         },
     ),
+    "autoscaling by another share of the core": Case(
+        values={"autoscaling": {"enabled": True, "targetCPU": "500m"}},
+        expected={
+            "HorizontalPodAutoscaler: spec.metrics[0].resource.target": {"type": "AverageValue", "averageValue": "500m"}
+        },
+    ),
     "autoscaling by CPU, slowly down": Case(
         values={"autoscaling": {"enabled": True}},
         expected={
             "HorizontalPodAutoscaler: spec.metrics[0].resource.name": "cpu",
+            "HorizontalPodAutoscaler: spec.metrics[0].resource.target": {
+                "type": "AverageValue",
+                "averageValue": "700m",
+            },
             "HorizontalPodAutoscaler: spec.metrics[1]": ABSENT,
             "HorizontalPodAutoscaler: spec.behavior.scaleUp.stabilizationWindowSeconds": 0,
             "HorizontalPodAutoscaler: spec.behavior.scaleDown.stabilizationWindowSeconds": 900,
@@ -118,7 +128,8 @@ CASES: Final[Mapping[str, Case]] = {
                 "ipFamilies": ["IPv6", "IPv4"],
                 "externalIPs": ["192.0.2.1"],
             },
-            "tls": {"enabled": True, "existingSecret": "web-tls"},
+            "tls": {"enabled": True, "existingSecret": "web-tls", "bind": "[::]:8443"},
+            "config": {"listeners": [{"bind": "[::]:8080"}], "admin": {"bind": "[::]:9090"}},
         },
         expected={
             "Service: spec.type": "LoadBalancer",
@@ -137,7 +148,10 @@ CASES: Final[Mapping[str, Case]] = {
             "Service: spec.externalIPs": ["192.0.2.1"],
         },
     ),
-    "a headless Service": Case(values={"service": {"clusterIP": "None"}}, expected={"Service: spec.clusterIP": "None"}),
+    "a headless Service": Case(
+        values={"service": {"clusterIP": "None"}},
+        expected={"Service: spec.clusterIP": "None", "Service: spec.ports[name=ws].port": 8080},
+    ),
     "another admin Service": Case(
         values={"adminService": {"type": "NodePort", "port": 80, "appProtocol": None}},
         expected={

@@ -21,6 +21,31 @@ CASES: Final[Mapping[str, Case]] = {
             'Deployment: metadata.labels."app.kubernetes.io/version"': "7",
         },
     ),
+    "image and secrets of a chart above": Case(
+        values={
+            "global": {
+                "imageRegistry": "all.example.com",
+                "imagePullSecrets": ["all", {"name": "registry"}],
+                "other": 1,
+            },
+            "imagePullSecrets": [{"name": "registry"}],
+        },
+        expected={
+            CONTAINER + "image": "all.example.com/kakitome:0.1.0",
+            POD + "imagePullSecrets": [{"name": "registry"}, {"name": "all"}],
+        },
+    ),
+    "another scheduler, and nodes of their own": Case(
+        values={"schedulerName": "packing", "podAntiAffinity": "hard"},
+        expected={
+            POD + "schedulerName": "packing",
+            POD + "affinity.podAntiAffinity.preferredDuringSchedulingIgnoredDuringExecution": ABSENT,
+            POD + "affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey": (
+                "kubernetes.io/hostname"
+            ),
+        },
+    ),
+    "anywhere": Case(values={"podAntiAffinity": "none"}, expected={POD + "affinity": ABSENT}),
     "image by digest": Case(
         values={"image": {"tag": "7", "digest": DIGEST}}, expected={CONTAINER + "image": f"kakitome@{DIGEST}"}
     ),
