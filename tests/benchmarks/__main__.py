@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tests.benchmarks import report
+from tests.benchmarks import against, report
 from tests.benchmarks.contenders import CONTENDERS, Contender, Running
 from tests.benchmarks.scenarios import (
     LOAD_CORE,
@@ -101,6 +101,27 @@ def print_table(console: Console, medians: report.Medians, scenarios: list[Scena
         console.print(f"[red]{failure}")
 
 
+def compare(
+    console: Console,
+    commit: str,
+    scenarios: list[Scenario],
+    forms: tuple[against.Form, ...],
+    *,
+    runs: int,
+    seconds: float,
+) -> None:
+    """Measures this tree beside a commit and prints the ratios; ends with 1 where a gateway broke."""
+    busy = [scenario for scenario in scenarios if scenario.kind == "busy"]
+    try:
+        commit = against.commit_named(commit)
+        found = against.measure(console, commit, busy, forms, runs=runs, seconds=seconds)
+    except against.BuildFailed as failure:
+        raise click.ClickException(str(failure)) from None
+    against.print_ratios(console, commit, busy, found)
+    if any(rounds.failures for rounds in found.values()):
+        sys.exit(1)
+
+
 @click.command()
 @click.option("--quick", is_flag=True, help="One short run of each scenario: to see that it works, not to quote.")
 @click.option("--only", multiple=True, type=click.Choice([s.name for s in SCENARIOS]), help="Scenario; repeatable.")
@@ -113,6 +134,8 @@ def print_table(console: Console, medians: report.Medians, scenarios: list[Scena
     help="Where the JSON record goes, instead of reports/.",
 )
 @click.option("--document", is_flag=True, help="Write docs/benchmarks.md and docs/benchmarks.svg too.")
+@click.option("--against", "commit", metavar="COMMIT", help="Only this tree beside that commit of it, in both forms.")
+@click.option("--form", "forms", multiple=True, type=click.Choice(against.FORMS), help="Of --against; repeatable.")
 def main(
     quick: bool,
     only: tuple[str, ...],
@@ -121,6 +144,8 @@ def main(
     seconds: float,
     output: Path | None,
     document: bool,
+    commit: str | None,
+    forms: tuple[against.Form, ...],
 ) -> None:
     """Compare gateways on this machine: one core for the gateway, the other for load and echo."""
     console = Console()
@@ -131,6 +156,9 @@ def main(
     if quick:
         runs, seconds = 1, 0.5
     scenarios = [scenario for scenario in SCENARIOS if not only or scenario.name in only]
+    if commit is not None:
+        compare(console, commit, scenarios, forms or against.FORMS, runs=runs, seconds=seconds)
+        return
     chosen = [c for c in CONTENDERS if (c.name in gateways if gateways else c.default)]
     for contender in [c for c in chosen if c.missing()]:
         console.print(f"[yellow]{contender.name} is left out: {contender.missing()}")

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from tests.benchmarks import report
+from tests.benchmarks import against, report
 from tests.benchmarks.scenarios import SCENARIOS, Measurement, take_turns
-from tests.support.tools import REPOSITORY, need
+from tests.support.tools import REPOSITORY, need, need_path
 
 
 def make_record(rates: dict[str, float]) -> dict[str, Any]:
@@ -111,3 +112,50 @@ def test_a_quick_run_measures_the_gateway(tmp_path: Path) -> None:
     assert 0 < measured["hundred"]["p50_microseconds"] <= measured["hundred"]["p99_microseconds"]
     assert measured["idle"]["answered"] == 1000
     assert measured["idle"]["bytes_per_connection"] < 20_000
+
+
+def test_a_comparison_with_a_commit_gives_ratios_of_what_was_measured_in_turns() -> None:
+    rounds = against.Rounds(here=[2.0, 4.0, 5.0], there=[1.0, 4.0, 10.0])
+    assert rounds.ratios() == [0.5, 1.0, 2.0]
+    console = Console(record=True, width=120)
+    hundred, broken = SCENARIOS[2], SCENARIOS[3]
+    found: dict[tuple[against.Form, str], against.Rounds] = {
+        ("compiled", hundred.name): rounds,
+        ("compiled", broken.name): against.Rounds(failures=["the gateway broke a connection"]),
+    }
+    against.print_ratios(console, "0123456789abcdef", [hundred, broken], found)
+    text = console.export_text()
+    row = next(line for line in text.splitlines() if hundred.title in line)
+    assert [cell.strip() for cell in row.split("│")[2:-1]] == ["4.00", "4.00", "1.000", "0.50 to 2.00"]
+    assert f"compiled, {broken.title}: the gateway broke a connection" in text
+
+
+def test_a_commit_that_is_none_is_said_to_be_none() -> None:
+    need("git", "apt-get install git")
+    with pytest.raises(against.BuildFailed, match="'no-such-commit' names no commit here"):
+        against.commit_named("no-such-commit")
+
+
+def test_a_quick_comparison_measures_this_tree_beside_what_a_commit_was_built_into() -> None:
+    need("gcc", "apt-get install gcc libc6-dev")
+    need_path(str(REPOSITORY / ".git"), "git clone, for a commit to compare with")
+    if (os.cpu_count() or 1) < 2:
+        pytest.skip("two cores are needed: one for the gateways, one for the load")
+    built = REPOSITORY / "build" / "against" / against.commit_named("HEAD") / "interpreted"
+    was_there = built.exists()
+    if not was_there:  # building takes a minute: this tree stands in
+        built.parent.mkdir(parents=True, exist_ok=True)
+        built.symlink_to(REPOSITORY)
+    argv = [sys.executable, "-m", "tests.benchmarks", "--quick", "--against", "HEAD", "--form", "interpreted"]
+    try:
+        done = subprocess.run(
+            [*argv, "--only", "one"], capture_output=True, text=True, cwd=REPOSITORY, timeout=120, check=False
+        )
+    finally:
+        if not was_there:
+            built.unlink()
+            built.parent.rmdir()
+    assert done.returncode == 0, done.stdout + done.stderr
+    row = next(line for line in done.stdout.splitlines() if SCENARIOS[1].title in line and "│" in line)
+    here, there, ratio = (float(cell) for cell in row.split("│")[2:5])
+    assert ratio == pytest.approx(there / here, abs=0.02)
