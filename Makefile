@@ -140,6 +140,10 @@ conformance: $(VENV)/.dev $(VENV)/.codec $(COMPILED)/.built ## Autobahn: all 517
 bench: $(VENV)/.dev $(VENV)/.codec $(COMPILED)/.built ## Compare with websockify, websocat, nginx and picows; writes docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks --document $(BENCH_ARGS)
 
+.PHONY: capacity
+capacity: $(VENV)/.dev $(VENV)/.codec ## Measure what connections take here; writes the table of docs/capacity.md
+	$(BIN)/python -m tests.capacity --document
+
 trial: $(VENV)/.dev $(VENV)/.codec ## Loss trials of every pairing, websockify and nginx; TRIAL_ARGS=--long adds the proofs; writes docs/trial.md
 	$(BIN)/python -m tests.trial $(TRIAL_ARGS)
 
