@@ -50,14 +50,14 @@ class Waiter(ABC):
 class Holder:
     """All that one subject, or one address, makes us hold."""
 
-    __slots__ = ("_account", "_tabs", "key", "used", "waiters")
+    __slots__ = ("_tabs", "account", "key", "used", "waiters")
 
     def __init__(self, account: "Account", key: str) -> None:
         self.key = key
         self.used: i64 = 0
         """Bytes."""
         self.waiters: dict[Waiter, None] = {}
-        self._account = account
+        self.account = account
         self._tabs = 0
 
     @property
@@ -77,7 +77,7 @@ class Holder:
 class Tab:
     """What one session, or one connection of a session, makes us hold."""
 
-    __slots__ = ("_account", "_connections", "_session", "holder", "is_closed", "used")
+    __slots__ = ("_connections", "_session", "account", "holder", "is_closed", "used")
 
     def __init__(self, account: "Account", holder: Holder, session: "Tab | None") -> None:
         """Made by `Account.open` and `connection`."""
@@ -85,7 +85,7 @@ class Tab:
         """Bytes; of a session's tab, those of its connections included."""
         self.holder = holder
         self.is_closed = False
-        self._account = account
+        self.account = account
         self._session = session
         self._connections: tuple[Tab, ...] = NO_TABS
 
@@ -100,7 +100,7 @@ class Tab:
         if session is not None:
             session.used += size
         self.holder.used += size
-        account = self._account
+        account = self.account
         account.used += size
         if account.used > account.alarm_at:
             account.alarm()
@@ -115,15 +115,18 @@ class Tab:
             session.used -= size
         holder = self.holder
         holder.used -= size
-        account = self._account
+        account = self.account
         account.used -= size
         if account.used < account.calm_at or (holder.waiters and holder.used <= account.resume_at):
             account.call_attention()
 
     @property
     def may_read(self) -> bool:
-        """Whether more may be taken in for this holder: to be asked before each read, of either side."""
-        return self.holder.used < self._account.allowance
+        """Whether more may be taken in for this holder: to be asked before each read, of either side.
+
+        An endpoint asks holder and account itself: interpreted, a call costs more than the question.
+        """
+        return self.holder.used < self.account.allowance
 
     def wait(self, waiter: Waiter) -> None:
         """`waiter` does not read any more, and is to be told when there is room. It is told once."""
@@ -138,8 +141,8 @@ class Tab:
     def connection(self, size: int = 0) -> "Tab":
         """A tab of a connection of this session, with `size` bytes to begin with. It may outlive the session."""
         if self.is_closed:
-            return self._account.open(self.holder.key, size)
-        tab = Tab(self._account, self.holder, self)
+            return self.account.open(self.holder.key, size)
+        tab = Tab(self.account, self.holder, self)
         self.holder._opened()
         self._connections = (*self._connections, tab)
         tab.charge(size)
@@ -160,7 +163,7 @@ class Tab:
             session._connections = tuple([tab for tab in session._connections if tab is not self])
             self._session = None
         if self.holder._closed():
-            self._account.drop(self.holder)
+            self.account.drop(self.holder)
 
 
 class Charge:

@@ -77,14 +77,15 @@ class Endpoint(Source, Waiter):
     """One plain socket, TCP or Unix; reading starts with `resume`."""
 
     __slots__ = (
+        "_account",
         "_broken",
         "_charge",
         "_failure",
         "_fd",
         "_has_hung_up",
         "_high_mark",
+        "_holder",
         "_mask",
-        "_most",
         "_nudged",
         "_owner",
         "_pending",
@@ -96,6 +97,7 @@ class Endpoint(Source, Waiter):
         "bytes_read",
         "bytes_taken",
         "is_full",
+        "most_bytes",
         "output",
         "pump",
         "sock",
@@ -115,10 +117,12 @@ class Endpoint(Source, Waiter):
         self._high_mark = high_mark_bytes
         self._pending: deque[bytes | memoryview] | None = None
         self._mask = 0
-        self._most: i64 = READ_BYTES
-        """What is read at once."""
+        self.most_bytes: i64 = READ_BYTES
+        """What is read at once at the most."""
         self._broken = False
         self._tab = tab
+        self._holder = tab.holder
+        self._account = tab.account
         self._charge = Charge(tab)
         self._failure: OSError | None = None
         """Of a write, to be told when what has come is read."""
@@ -188,18 +192,21 @@ class Endpoint(Source, Waiter):
             self.pump.again(self._fd, self)
 
     def weigh(self, pieces: i64) -> None:
-        """The last read brought so many pieces: the next ones are to bring a turn's worth."""
+        """The last read brought so many pieces: the next ones are to bring a turn's worth.
+
+        To be called for more than TURN_PIECES, and while `most_bytes` is less than READ_BYTES; else it has no say.
+        """
         if pieces > TURN_PIECES:
-            self._most = max(self._most * TURN_PIECES // pieces, LEAST_READ_BYTES)
-        elif self._most < READ_BYTES and pieces < TURN_PIECES // 4:
-            self._most = min(self._most * 2, READ_BYTES)
+            self.most_bytes = max(self.most_bytes * TURN_PIECES // pieces, LEAST_READ_BYTES)
+        elif self.most_bytes < READ_BYTES and pieces < TURN_PIECES // 4:
+            self.most_bytes = min(self.most_bytes * 2, READ_BYTES)
 
     def _receive(self) -> Buffer:
         """Bytes read, none at the end of input; BlockingIOError when there is nothing."""
         buffer = self.pump.buffer
-        if self._most == READ_BYTES:
+        if self.most_bytes == READ_BYTES:
             return buffer.receive(self._fd)
-        view = buffer.view[: self._most]
+        view = buffer.view[: self.most_bytes]
         count = os.readv(self._fd, [view])  # not within the brackets: mypyc evaluates what stands there twice
         return view[:count]
 
@@ -208,18 +215,15 @@ class Endpoint(Source, Waiter):
             self.flush(now)
         if mask & ~WRITABLE:
             if self._reading and not self._waits:
-                self._read(now)
+                owner = self._owner
+                if owner is None:
+                    return
+                if self._holder.used < self._account.allowance:  # `Tab.may_read`
+                    self._take_in(owner, now)
+                else:
+                    self._wait_for_room(now)
             elif mask & (BROKEN | HUNG_UP):
                 self._hung_up(mask, now)
-
-    def _read(self, now: float) -> None:
-        owner = self._owner
-        if owner is None:
-            return
-        if not self._tab.may_read:
-            self._wait_for_room(now)
-            return
-        self._take_in(owner, now)
 
     def _take_in(self, owner: EndpointOwner, now: float) -> None:
         if self._nudged:
@@ -267,9 +271,9 @@ class Endpoint(Source, Waiter):
         if not self._waits or owner is None:
             return
         if self._reading:
-            most, self._most = self._most, TRICKLE_BYTES
+            most, self.most_bytes = self.most_bytes, TRICKLE_BYTES
             self._take_in(owner, now)
-            self._most = most
+            self.most_bytes = most
         if self._waits and not self.is_closed:
             self.pump.wake_at(self, now + TRICKLE_SECONDS)
 

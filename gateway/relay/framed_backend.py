@@ -11,11 +11,12 @@ from gateway.memory.account import Charge
 from gateway.protocol.framings import Framing, MessageNotCarried, StreamFraming
 from gateway.protocol.pieces import Buffer, Piece
 from gateway.protocol.records import RejectBody, Rung, SessionReport
-from gateway.relay.endpoint import Output
+from gateway.relay.endpoint import TURN_PIECES, Output
 from gateway.relay.evidence import Evidence
 from gateway.relay.lane import first_messages
 from gateway.relay.place import Place
 from gateway.relay.ports import UNKNOWN, Sample
+from gateway.relay.pump import BUFFER_BYTES as READ_BYTES
 from gateway.relay.socket_side import SocketSide
 
 
@@ -83,7 +84,9 @@ class FramedBackend(SocketSide):
         pieces = self.framing.receive_data(data)
         if self._gathers:
             self._gathered.set_to(self.framing.held_bytes)
-        self.endpoint.weigh(len(pieces))
+        endpoint = self.endpoint
+        if len(pieces) > TURN_PIECES or endpoint.most_bytes < READ_BYTES:
+            endpoint.weigh(len(pieces))
         if pieces:
             self._junction.from_backend(pieces, now)
         if self.framing.error is not None and not self.is_gone:

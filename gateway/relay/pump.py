@@ -83,8 +83,8 @@ class Pump:
         self.now = 0.0
         self.turns = 0
         self._in_turn = False
-        self._next_fd = -1
-        """Who was to be served next when a turn ended early; -1 for nobody."""
+        self._left: list[tuple[int, int]] = []
+        """Events that a turn which ended early did not get to: the next one's, which asks epoll for no others."""
         self.buffer = ReadBuffer(BUFFER_BYTES)
         """Shared by all reads: what is read here is valid until the next read, whoever does it."""
 
@@ -103,6 +103,8 @@ class Pump:
         """Watches `fd` no longer; to be called before it is closed. Unknown descriptors are ignored."""
         if self._sources.pop(fd, None) is not None:
             self._again.pop(fd, None)
+            if self._left:  # the number may be another source's by then
+                self._left = [event for event in self._left if event[0] != fd]
             self._epoll.unregister(fd)
 
     def again(self, fd: int, source: Source) -> None:
@@ -140,7 +142,7 @@ class Pump:
     # --- turns ----------------------------------------------------------------------------------------------------
 
     def turn(self) -> int:
-        """Handles what is ready now, without waiting; returns how many events there were."""
+        """Handles what is ready now, without waiting; returns how many events there were, those left over included."""
         self.now = now = self._clock()
         self.turns += 1
         self._in_turn = True
@@ -149,12 +151,14 @@ class Pump:
         if self._again:
             again = tuple(self._again.items())
             self._again.clear()
-        events = self._epoll.poll(0, TURN_EVENTS)
-        if self._next_fd >= 0:
-            events = self._rotated(events)
+        events = self._left
+        if events:
+            self._left = []
+        else:
+            events = self._epoll.poll(0, TURN_EVENTS)
         for index, (fd, mask) in enumerate(events):
             if index % TURN_CHECK_EVENTS == TURN_CHECK_EVENTS - 1 and self._clock() - now > TURN_SECONDS:
-                self._next_fd = fd
+                self._left = events[index:]
                 break
             source = sources.get(fd)
             if source is None:
@@ -171,14 +175,6 @@ class Pump:
                     self._fault(source, error)
         self._end_turn(now)
         return len(events) + len(again)
-
-    def _rotated(self, events: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """The events, beginning where the last turn ended: epoll tells of them in the same order again."""
-        next_fd, self._next_fd = self._next_fd, -1
-        for index, (fd, _) in enumerate(events):
-            if fd == next_fd:
-                return events[index:] + events[:index]
-        return events
 
     def _end_turn(self, now: float) -> None:
         self._in_turn = True  # what an action asks for is run in this same loop
@@ -219,7 +215,7 @@ class Pump:
             task_status.started()
             epoll = self._epoll
             while True:
-                if self._again:
+                if self._again or self._left:
                     await trio.lowlevel.checkpoint()
                 else:
                     await trio.lowlevel.wait_readable(epoll.fileno())

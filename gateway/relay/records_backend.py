@@ -28,10 +28,11 @@ from gateway.protocol.records import (
 )
 from gateway.protocol.rejections import RejectedRange, tells_of
 from gateway.protocol.sequencing import DataReceiver, DataSender
-from gateway.relay.endpoint import REPLIES_WITHHELD, Output
+from gateway.relay.endpoint import REPLIES_WITHHELD, TURN_PIECES, Output
 from gateway.relay.evidence import Evidence
 from gateway.relay.place import Place
 from gateway.relay.ports import Sample
+from gateway.relay.pump import BUFFER_BYTES as READ_BYTES
 from gateway.relay.socket_side import SocketSide
 
 BAD_GATEWAY = 1014
@@ -280,7 +281,9 @@ class RecordsBackend(SocketSide):
     def on_data(self, data: Buffer, now: float) -> None:
         records = self._decoder.feed(data)
         self._assembled.set_to(self._decoder.held_bytes)
-        self.endpoint.weigh(len(records))
+        endpoint = self.endpoint
+        if len(records) > TURN_PIECES or endpoint.most_bytes < READ_BYTES:
+            endpoint.weigh(len(records))
         self._take(records, now)
 
     def _take(self, records: Sequence[Record], now: float) -> None:

@@ -83,7 +83,7 @@ class Relay(Traffic):
         """Begins to read the backend, its early words first."""
         if not self.backend.is_gone:
             self.backend.start(now)
-        self.arm(now)
+        self._arm(now)
 
     @property
     def has_ended(self) -> bool:
@@ -109,7 +109,7 @@ class Relay(Traffic):
         self._grace_deadline = now + self.settings.grace_seconds
         self._park(Ending(by=ClosedBy.CLIENT, code=code, reason=reason, unknown=UnknownReason.GRACE_EXPIRED), now)
         self._steer(now)
-        self.arm(now)
+        self._arm(now)
 
     def _park(self, absence: Ending, now: float) -> None:
         """Puts a parked client in the place of one that goes."""
@@ -144,7 +144,7 @@ class Relay(Traffic):
         if retained.is_cut:
             # A message larger than the window was interrupted: only the backend can send it again.
             self.backend_lost(BackendFault("a message larger than the window must be sent again"), now)
-        self.arm(now)
+        self._arm(now)
 
     def ask_backend(self) -> None:
         """Has the backend say whether the session is still ours, for a client that may have been elsewhere meanwhile.
@@ -218,7 +218,7 @@ class Relay(Traffic):
             backend.ask()  # its OPENED may be older than the client's return
         if not self.has_ended:
             self.flush_upstream(now)
-            self.arm(now)
+            self._arm(now)
 
     # --- the causes of an end ---------------------------------------------------------------------------------------
 
@@ -228,7 +228,7 @@ class Relay(Traffic):
             self.closing.move(step, now)
         else:
             self.closing.begin(step, ending, now)
-        self.arm(now)
+        self._arm(now)
         return self.closing.state
 
     def client_closed(self, code: int, reason: str, now: float) -> None:
@@ -323,7 +323,7 @@ class Relay(Traffic):
         self._park(Ending(by=ClosedBy.GATEWAY, code=code, reason=reason, unknown=UnknownReason.GRACE_EXPIRED), now)
         client.leave(code, reason, now)
         self._steer(now)
-        self.arm(now)
+        self._arm(now)
 
     def revoke(self, code: int, reason: str, now: float) -> None:
         """The client's permission is taken back: the session ends, and nothing that waits goes on, whoever is away."""
@@ -356,7 +356,7 @@ class Relay(Traffic):
         patience = min(self.settings.close_seconds, max(until - now, 0.0)) / 2
         closing.begin_drain(ending, now, amid_message=mid_message, patience_seconds=patience)
         self._go_on_ending(now)
-        self.arm(now)
+        self._arm(now)
 
     def _leave(self, ending: Ending, now: float) -> None:
         """The session goes on elsewhere if its backend can resume it; if not, its client learns what was settled."""
@@ -467,12 +467,22 @@ class Relay(Traffic):
 
     def arm(self, now: float) -> None:
         if self.is_open:
-            deadline = min(self.client.next_deadline(now), self.backend.next_deadline(now), self._grace_deadline)
-            if self.settings.idle_seconds is not None:
-                deadline = min(deadline, self.last_message_at + self.settings.idle_seconds)
-            deadline = min(deadline, self._looking.deadline)
-        else:
-            deadline = self.closing.deadline
+            deadline = self.client.next_deadline(now)
+            if deadline != NEVER:
+                self.pump.wake_at(self, deadline)
+
+    def _arm(self, now: float) -> None:
+        """Sets the timer for whatever comes first."""
+        if self.is_open:
+            self._arm_by(min(self.client.next_deadline(now), self.backend.next_deadline(now)))
+        elif self.closing.deadline != NEVER:
+            self.pump.wake_at(self, self.closing.deadline)
+
+    def _arm_by(self, deadline: float) -> None:
+        """The same while it is open; the sides have something to do at `deadline`."""
+        deadline = min(deadline, self._grace_deadline, self._looking.deadline)
+        if self.settings.idle_seconds is not None:
+            deadline = min(deadline, self.last_message_at + self.settings.idle_seconds)
         if deadline != NEVER:
             self.pump.wake_at(self, deadline)
 
@@ -487,11 +497,15 @@ class Relay(Traffic):
             else:
                 if now >= self._looking.deadline:
                     self._look(now)
+                deadline = min(self.client.next_deadline(now), self.backend.next_deadline(now))
+                if now < deadline and self.is_open:
+                    self._arm_by(deadline)  # a look is all that nearly every timer is for
+                    return
                 self.client.tick(now)
                 self.backend.tick(now)
         elif not self.has_ended:
             self._see_to_the_end(now)
-        self.arm(now)
+        self._arm(now)
 
     def _see_to_the_end(self, now: float) -> None:
         """What takes too long is gone on without; it is not too long as long as a far host acknowledges more of it."""

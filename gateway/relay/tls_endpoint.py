@@ -54,7 +54,7 @@ class TlsEndpoint(Endpoint):
 
     def _receive(self) -> Buffer:
         # One TLS record is at most 16 KiB: gather what is there, as a plain socket would, up to one shared buffer.
-        buffer = self.pump.buffer.view[: self._most]
+        buffer = self.pump.buffer.view[: self.most_bytes]
         count = 0
         try:
             while True:

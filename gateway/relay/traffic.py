@@ -119,7 +119,8 @@ class Traffic(Junction):
             up.hold(pieces)
             self._steer(now)
             return
-        if self._looking.asks_before(pieces):
+        ledger = up.ledger
+        if ledger is not None and ledger.is_half_full and self._looking.asks_before(pieces):
             self._sample_backend(now)
         if up.has_room_for(pieces):
             if self._send_upstream(pieces, now):
@@ -147,7 +148,8 @@ class Traffic(Junction):
             if ledger.is_foretold:
                 self.up.fulfil(now)
                 self.client.upstream_advanced(now)
-            if self._looking.has_reason():
+            looking = self._looking
+            if looking.deadline == NEVER or (looking.waits_unseen and looking.has_reason()):
                 self._plan_look(now)
         return self.backend.is_full
 
@@ -217,7 +219,7 @@ class Traffic(Junction):
     def _send_downstream(self, pieces: list[Piece], now: float) -> bool:
         """Hands the pieces on; whether the client is full now."""
         looking = self._looking
-        is_due = looking.is_due(now)
+        is_due = now >= looking.may_look_at
         self.client.deliver(pieces, now, fence=is_due)
         ledger = self.down.ledger
         if ledger is not None:
@@ -228,7 +230,7 @@ class Traffic(Junction):
                 self._settle_written(now)
             if is_due:
                 looking.take_turn(now)
-            if looking.asks_behind_answer(is_due):
+            if (is_due or looking.waits_unseen or self.up.held) and looking.asks_behind_answer(is_due):
                 self._sample_backend(now)
             if looking.deadline == NEVER:
                 self._plan_look(now)

@@ -18,11 +18,12 @@ from gateway.protocol.fence import Fence
 from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Buffer, Opcode, Piece
 from gateway.protocol.records import SessionReport
-from gateway.relay.endpoint import REPLIES_WITHHELD, Output
+from gateway.relay.endpoint import REPLIES_WITHHELD, TURN_PIECES, Output
 from gateway.relay.keepalive import Keepalive, LastWords
 from gateway.relay.lane import messages_ending
 from gateway.relay.place import Place
 from gateway.relay.ports import ClientSide, EndpointOwner
+from gateway.relay.pump import BUFFER_BYTES as READ_BYTES
 from gateway.relay.throttle import Throttle, is_limited
 from gateway.relay.timers import Entry
 from gateway.relay.tls_endpoint import endpoint_for
@@ -318,7 +319,9 @@ class WebSocketSide(ClientSide, EndpointOwner):
         self._keepalive.heard_at = now
         ws = self.ws
         pieces = ws.receive_data(data)
-        self.endpoint.weigh(len(pieces))
+        endpoint = self.endpoint
+        if len(pieces) > TURN_PIECES or endpoint.most_bytes < READ_BYTES:
+            endpoint.weigh(len(pieces))
         if ws.has_pending or self._pending.size:
             self._pending.set_to(cost_of(ws.pending))
         if self._left:
@@ -333,7 +336,6 @@ class WebSocketSide(ClientSide, EndpointOwner):
                 break
         if pieces:
             self._take(pieces, now)
-        endpoint = self.endpoint
         if ws.has_pending:
             if endpoint.is_reading:
                 endpoint.nudge()

@@ -210,6 +210,78 @@ def test_a_turn_is_bounded_but_leaves_nobody_out(events: int) -> None:
     pump.close()
 
 
+def test_an_event_that_is_left_over_is_not_anothers_whose_descriptor_has_the_same_number() -> None:
+    now = 0.0
+    masks: list[int] = []
+
+    class Slow(Source):
+        def on_events(self, mask: int, now_: float) -> None:
+            nonlocal now
+            now += TURN_SECONDS
+
+        def on_fault(self, error: Exception) -> None:
+            raise error
+
+    class Newcomer(Slow):
+        def on_events(self, mask: int, now_: float) -> None:
+            masks.append(mask)
+
+    pump = Pump(clock=lambda: now)
+    pairs = [socket.socketpair() for _ in range(TURN_CHECK_EVENTS * 2)]
+    for ours, theirs in pairs:
+        theirs.send(b"x")
+        pump.register(ours.fileno(), Slow(), READABLE)
+    pump.turn()  # as many as are asked for the time
+    silent, peer = socket.socketpair()
+    for ours, theirs in pairs:
+        fd = ours.fileno()
+        pump.unregister(fd)
+        os.dup2(silent.fileno(), fd)
+        pump.register(fd, Newcomer(), READABLE)
+        theirs.close()
+    while pump.turn():
+        pass
+    assert not masks
+    for ours, _ in pairs:
+        pump.unregister(ours.fileno())
+        ours.close()
+    silent.close()
+    peer.close()
+
+
+async def test_what_a_turn_left_over_is_served_though_epoll_has_nothing(nursery: trio.Nursery) -> None:
+    now = 0.0
+    drained: list[int] = []
+    all_served = trio.Event()
+
+    class Slow(Source):
+        """It empties all sockets with its first event: epoll then knows of nothing for those that are left over."""
+
+        def on_events(self, mask: int, now_: float) -> None:
+            nonlocal now
+            now += TURN_SECONDS
+            for ours, _ in pairs if not drained else ():
+                ours.recv(1)
+            drained.append(mask)
+            if len(drained) == len(pairs):
+                all_served.set()
+
+        def on_fault(self, error: Exception) -> None:
+            raise error
+
+    pump = Pump(clock=lambda: now)
+    pairs = [socket.socketpair() for _ in range(TURN_CHECK_EVENTS * 6)]
+    for ours, theirs in pairs:
+        theirs.send(b"x")
+        pump.register(ours.fileno(), Slow(), READABLE)
+    await nursery.start(pump.run)
+    await all_served.wait()
+    for ours, theirs in pairs:
+        pump.unregister(ours.fileno())
+        ours.close()
+        theirs.close()
+
+
 def test_a_turn_that_lasts_too_long_ends_and_the_next_one_begins_where_it_ended() -> None:
     now = 0.0
     served: list[int] = []
