@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 TRIAL_ARGS ?=
+ATTACK_ARGS ?=
 FUZZ_SECONDS ?= 600
 LOCK_ARGS ?=
 LOCK = UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes $(LOCK_ARGS)
@@ -146,6 +147,10 @@ capacity: $(VENV)/.dev $(VENV)/.codec ## Measure what connections take here; wri
 
 trial: $(VENV)/.dev $(VENV)/.codec ## Loss trials of every pairing, websockify and nginx; TRIAL_ARGS=--long adds the proofs; writes docs/trial.md
 	$(BIN)/python -m tests.trial $(TRIAL_ARGS)
+
+.PHONY: attack
+attack: $(VENV)/.dev $(VENV)/.codec ## Attack the gateway in every way of tests/attacks, 30 s each, half an hour in all; writes docs/attacks.md
+	$(BIN)/python -m tests.attacks --document $(ATTACK_ARGS)
 
 fuzz: $(VENV)/.fuzz $(VENV)/.codec ## Coverage-guided fuzzing of the cores for FUZZ_SECONDS (600)
 	$(BIN)/python -m tests.fuzz --atheris --seconds $(FUZZ_SECONDS)

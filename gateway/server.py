@@ -351,6 +351,7 @@ class Server(EntranceHost):
         self.metrics.backends = lambda: self.table.backend_readings()
         self.metrics.certificates = self._certificates
         self.metrics.memory = self._memory_reading
+        self.metrics.tasks = lambda: trio.lowlevel.current_statistics().tasks_living
 
     def _in_flight(self) -> Iterator[InFlightReading]:
         for session in self.registry:

@@ -484,6 +484,14 @@ DECLARATIONS: Final = (
         read=_memory(attrgetter("waiting")),
     ),
     Declaration(
+        name="tasks",
+        kind=Kind.GAUGE,
+        unit="tasks",
+        labels=(),
+        help="Tasks of the event loop at this moment: some for each connection and session, a few for the process.",
+        read=lambda metrics: (((), metrics.tasks()),),
+    ),
+    Declaration(
         name="config_reloads_total",
         kind=Kind.COUNTER,
         unit="reloads",

@@ -162,6 +162,8 @@ class ServiceRefusal(StrEnum):
     NO_ROUTE = "no_route"
     HOST = "host_not_known"
     """A Host that is none of `hosts`."""
+    FORWARDED = "forwarded"
+    """Forwarded and X-Forwarded-* that contradict each other."""
     FILES = "files"
     """A WebSocket to a path that serves files."""
     ADMIN_TOKEN = "authentication"
@@ -465,6 +467,7 @@ class Metrics:
         self.backends: Callable[[], Iterable[BackendReading]] = _no_backends
         self.certificates: Callable[[], Iterable[CertificateReading]] = _no_certificates
         self.memory: Callable[[], MemoryReading] = MemoryReading
+        self.tasks: Callable[[], int] = int
         self.detail = Detail()
         self._routes: Final[dict[str, RouteMetrics]] = {}
 

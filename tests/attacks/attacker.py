@@ -1,4 +1,4 @@
-"""The attackers: `python -m tests.attacks.attacker THREAT PORT SECONDS ADDRESSES`, bounded in connections and time.
+"""The attackers: `python -m tests.attacks.attacker THREAT PORT SECONDS ADDRESSES [CONNECTIONS]`, bounded in all of it.
 
 One epoll loop with raw sockets and bytes that are made once: an attack must cost its sender next to nothing. What it
 did is printed as JSON at its end.
@@ -17,7 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tests.attacks.wire import BINARY, CONTINUATION, PING, frame, record, upgrade
@@ -30,6 +30,9 @@ FILL_SECONDS: Final = 0.7
 """What the first connection of a session has for its window to fill."""
 
 TOKEN: Final = re.compile(rb'"session": ?"([^"]+)"')
+
+LOOK_SECONDS: Final = 0.1
+"""How often it is looked whose next byte is due."""
 
 RESET: Final = struct.pack("ii", 1, 0)
 
@@ -159,6 +162,10 @@ THREATS: Final[Mapping[str, Callable[[], Threat]]] = {
     "refused_handshakes": lambda: Threat(connections=50, first=upgrade("/nowhere"), waits_for=SWITCHED, hangs_up=True),
     "hello_and_hang_up": lambda: Threat(connections=50, first=_hello(), hangs_up=True, waits_for=b"\x16\x03\x03"),
     "silent_connections": lambda: Threat(connections=4000),
+    # Let in, and next to nothing said: what it costs to have very many.
+    "relayed_connections": lambda: Threat(
+        connections=4000, first=upgrade("/echo"), waits_for=SWITCHED, again=frame(BINARY, b"x"), drip_seconds=4.0
+    ),
     # The first one's window fills; each resume has all of it sent again.
     "resumes": lambda: Threat(
         connections=100,
@@ -235,14 +242,16 @@ class Connection:
         return sent
 
     def drip(self, now: float) -> None:
-        if now - self.dripped_at >= self.threat.drip_seconds:
+        if self.answered and now - self.dripped_at >= self.threat.drip_seconds:
             self.dripped_at = now
             self.sock.send(self.threat.again)
 
 
-def attack(name: str, port: int, seconds: float, addresses: int) -> dict[str, int]:
-    """Does it for so long; how much of what."""
+def attack(name: str, port: int, seconds: float, addresses: int, connections: int | None = None) -> dict[str, int]:
+    """Does it for so long; how much of what. `connections`: another number of them than the threat's own."""
     threat = THREATS[name]()
+    if connections is not None:
+        threat = replace(threat, connections=connections)
     counts: Counter[str] = Counter()
     epoll = select.epoll()
     alive: dict[int, Connection] = {}
@@ -252,6 +261,7 @@ def attack(name: str, port: int, seconds: float, addresses: int) -> dict[str, in
     pioneer: Connection | None = None
     end = time.monotonic() + seconds
     began = time.monotonic()
+    drips_at = began
 
     def close(connection: Connection) -> None:
         fd = connection.sock.fileno()
@@ -303,7 +313,8 @@ def attack(name: str, port: int, seconds: float, addresses: int) -> dict[str, in
             elif masks[fd] != connection.mask:
                 masks[fd] = connection.mask
                 epoll.modify(fd, masks[fd])
-        if threat.drip_seconds:
+        if threat.drip_seconds and now >= drips_at:
+            drips_at = now + LOOK_SECONDS
             for connection in list(alive.values()):
                 try:
                     connection.drip(now)
@@ -325,4 +336,4 @@ def _sources(addresses: int) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    attack(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
+    attack(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), *map(int, sys.argv[5:]))

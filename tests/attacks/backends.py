@@ -1,8 +1,9 @@
-"""What the gateway's routes lead to: `python -m tests.attacks.backends` prints the ports of all of them as JSON.
+"""What the gateway's routes lead to: `python -m tests.attacks.backends KIND…` prints the port of each kind as JSON.
 
 One epoll loop. `echo` sends back what comes, `hole` takes connections and never reads, `fire` sends without end,
 `lines` is a hole for whole lines, `pinging` speaks records: it opens the session, then sends PINGs without end and does
-not read what it is answered. On SIGUSR1 all connections are ended, as by backends that restart.
+not read what it is answered. `decoy` stands where a gateway would, in control runs: it answers whatever an attacker
+waits for and reads nothing more. On SIGUSR1 all connections are ended, as by backends that restart.
 """
 
 import json
@@ -11,6 +12,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Final
@@ -19,6 +21,11 @@ CHUNK: Final = 65536
 PINGS: Final = (struct.pack("!I", 10 + 64) + struct.pack("!BBQ", 7, 0, 0) + bytes(64)) * 500
 OPENED_BODY: Final = b'{"resumed": false}'
 OPENED: Final = struct.pack("!I", 10 + len(OPENED_BODY)) + struct.pack("!BBQ", 2, 0, 0) + OPENED_BODY
+
+DECOY: Final = (
+    b'HTTP/1.1 101 Switching Protocols\r\n\r\n\x16\x03\x03"session": "0123456789abcdef0123456789abcdef" "window_bytes"'
+)
+"""Something of everything that an attacker waits for."""
 
 
 class Peer:
@@ -32,7 +39,7 @@ class Peer:
 
     @property
     def mask(self) -> int:
-        reads = self.kind == "echo" or (self.kind == "pinging" and not self.opened)
+        reads = self.kind == "echo" or (self.kind in ("pinging", "decoy") and not self.opened)
         return (select.EPOLLIN if reads and not self.rest else 0) | (select.EPOLLOUT if self.rest else 0)
 
     def on_events(self, mask: int) -> None:
@@ -43,6 +50,9 @@ class Peer:
             if self.kind == "pinging":
                 self.opened = True
                 self.rest = memoryview(OPENED)
+            elif self.kind == "decoy":
+                self.opened = True
+                self.rest = memoryview(DECOY)
             else:
                 self.rest = memoryview(data)
         if self.rest:
@@ -54,7 +64,8 @@ class Peer:
 
 
 def serve(kinds: tuple[str, ...], told: Callable[[dict[str, int]], None]) -> None:
-    """Serves until it is killed; `told` gets the port of each kind."""
+    """Serves until it is killed, or its parent is; `told` gets the port of each kind."""
+    parent = os.getppid()
     epoll = select.epoll()
     listeners: dict[int, tuple[socket.socket, str]] = {}
     for kind in kinds:
@@ -71,7 +82,7 @@ def serve(kinds: tuple[str, ...], told: Callable[[dict[str, int]], None]) -> Non
         is_asked_to_hang_up = True
 
     signal.signal(signal.SIGUSR1, ask)
-    while True:
+    while os.getppid() == parent:
         if is_asked_to_hang_up:
             is_asked_to_hang_up = False
             for fd, peer in peers.items():
@@ -110,4 +121,4 @@ def print_line(ports: dict[str, int]) -> None:
 
 
 if __name__ == "__main__":
-    serve(("echo", "hole", "fire", "lines", "pinging"), lambda ports: print_line(ports))
+    serve(tuple(sys.argv[1:]), lambda ports: print_line(ports))

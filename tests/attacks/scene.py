@@ -1,4 +1,4 @@
-"""The stage of an attack: a gateway with default limits and 64 MiB, its backends, honest clients and an attacker.
+"""The stage of an attack: a gateway with default limits and 64 MiB, its backends, honest clients and attackers.
 
 What is measured while it lasts: the gateway's resident memory, its account, whether its health probe answers. What is
 asked for afterwards: that the account, the descriptors and the tasks are back where they were.
@@ -12,13 +12,15 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
+from tests.support import procfs
 from tests.support.certificates import Certificates
 from tests.support.gateway import LOOPBACK_ANY_PORT, GatewayProcess, route
 
@@ -32,22 +34,60 @@ FATAL_BYTES: Final = 600 * MIB
 """A gateway that has grown to this is killed: the test has failed, and the machine is not to fail with it."""
 SETTLE_SECONDS: Final = 30.0
 LARGE_FILE_BYTES: Final = 32 * MIB
+FEW: Final = 2
+"""Descriptors and tasks that may be there for the very question how many there are."""
+
+HONEST: Final = ("echo",)
+HOSTILE: Final = ("hole", "fire", "lines", "pinging")
+"""Backends that share a process: what honest clients talk to does not wait for the others."""
+
+Aim = Literal["gateway", "decoy", "nothing"]
+"""Where the attackers connect to: "decoy" is another process, "nothing" means that there are none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wave:
+    """One attacker's process; `connections` None: as many as the threat has."""
+
+    threat: str
+    addresses: int = 1
+    connections: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """What there is while nobody is there."""
+
+    account_bytes: int
+    descriptors: int
+    tasks: int
+
+    def is_as(self, before: "Rest") -> bool:
+        """Nothing more than before is left."""
+        return (
+            self.account_bytes == 0
+            and self.descriptors <= before.descriptors + FEW
+            and self.tasks <= before.tasks + FEW
+        )
 
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
     """What an attack came to."""
 
-    threat: str
     attack: dict[str, int]
     honest: dict[str, Any]
+    before: Rest
+    after: Rest
     idle_resident_bytes: int = 0
     peak_resident_bytes: int = 0
     peak_account_bytes: int = 0
     slowest_probe_seconds: float = 0.0
     failed_probes: int = 0
     cpu_seconds: float = 0.0
-    log_bytes: int = 0
+    """The gateway's, from the first attacker to the last honest answer."""
+    seconds: float = 0.0
+    """The same in time."""
     samples: list[tuple[float, int, int]] = field(default_factory=list)
     """Seconds, RSS, account."""
 
@@ -58,27 +98,33 @@ class Outcome:
         assert self.honest["lost"] == 0, f"honest clients lost messages: {self.honest}"
         assert self.honest["faults"] == []
         assert self.peak_account_bytes <= BUDGET_BYTES
-        grown = self.peak_resident_bytes - self.idle_resident_bytes
-        assert grown <= BUDGET_BYTES, f"RSS grew by {grown / MIB:.0f} MiB"
+        assert self.grown_bytes <= BUDGET_BYTES, f"RSS grew by {self.grown_bytes / MIB:.0f} MiB"
         assert self.failed_probes == 0
         assert self.slowest_probe_seconds < probe_seconds
+        assert self.after.is_as(self.before), f"{self.after} is left where {self.before} was"
+
+    @property
+    def grown_bytes(self) -> int:
+        """What was resident at most over what was before the attack, with the honest clients there."""
+        return max(0, self.peak_resident_bytes - self.idle_resident_bytes)
 
 
 class Scene:
-    """All but the attacker, while the `with` block lasts."""
+    """All but the attackers, while the `with` block lasts. `cores`: the gateway's own; None: any."""
 
-    def __init__(self, *, honest_clients: int = 100, tls: bool = False, config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, *, honest_clients: int = 100, cores: Sequence[int] | None = None, config: dict[str, Any] | None = None
+    ) -> None:
         self._honest_clients = honest_clients
-        self._tls = tls
+        self._cores = cores
         self._config = config or {}
         self._folder = tempfile.TemporaryDirectory(prefix="kakitome-attack-")
         self._children: list[subprocess.Popen[str]] = []
         self.gateway: GatewayProcess
-        self._backends: subprocess.Popen[str]
+        self._backends: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Self:
-        self._backends = self._start("backends")
-        ports = json.loads(self._backends.stdout.readline())  # type: ignore[union-attr]
+        ports = self._serve(*HONEST) | self._serve(*HOSTILE)
         folder = Path(self._folder.name)
         (folder / "files").mkdir()
         with open(folder / "files" / "large", "wb") as large:
@@ -96,14 +142,14 @@ class Scene:
                 route("echo", "/echo", to("echo"), delivery={"grace": "2s"}),
                 route("hole", "/hole", to("hole")),
                 route("fire", "/fire", to("fire"), delivery={"grace": "2s"}),
-                route("lines", "/lines", to("hole"), framing="lines"),
+                route("lines", "/lines", to("lines"), framing="lines"),
                 route("pinging", "/pinging", to("pinging"), framing="records"),
                 route("deflated", "/deflated", to("hole"), compression={"enabled": True}),
                 {"name": "files", "match": {"path": "/files/*"}, "files": str(folder / "files")},
             ],
             **self._config,
         }
-        self.gateway = GatewayProcess(config, covered=False)
+        self.gateway = GatewayProcess(config, covered=False, cores=self._cores)
         self.gateway.start()
         return self
 
@@ -126,6 +172,14 @@ class Scene:
         self._children.append(child)
         return child
 
+    def _serve(self, *kinds: str) -> dict[str, int]:
+        """A process with these backends; the port of each."""
+        child = self._start("backends", *kinds)
+        self._backends.append(child)
+        assert child.stdout is not None
+        ports: dict[str, int] = json.loads(child.stdout.readline())
+        return ports
+
     def _end_of(self, child: subprocess.Popen[str]) -> Any:
         output = child.communicate()[0]
         self._children.remove(child)
@@ -144,22 +198,40 @@ class Scene:
         account: dict[str, Any] = json.loads(self.gateway.ask_admin("/memory").body)
         return account
 
-    def run(self, threat: str, *, seconds: float = 3.0, addresses: int = 1, attacked: bool = True) -> Outcome:
-        """The attack beside the honest clients. `attacked` False: the control run, without an attack."""
+    def rest(self) -> Rest:
+        """What there is now; asked for while nobody is there, it is what there is anyway."""
+        tasks = int(self.gateway.metrics().value("kakitome_tasks"))
+        return Rest(account_bytes=self.memory()["used_bytes"], descriptors=self.descriptors, tasks=tasks)
+
+    def run(self, *waves: Wave | str, seconds: float = 3.0, addresses: int = 1, aim: Aim = "gateway") -> Outcome:
+        """The attack beside the honest clients. Where all of `waves` are names, they come from so many `addresses`."""
+        attackers = [wave if isinstance(wave, Wave) else Wave(threat=wave, addresses=addresses) for wave in waves]
         gateway = self.gateway
-        rest = self.descriptors
+        before = self.rest()
+        decoy = self._serve("decoy")["decoy"] if aim == "decoy" else None
         honest = self._start("honest", gateway.port(), self._honest_clients, seconds + 1)
         assert honest.stdout is not None
         assert "connected" in honest.stdout.readline()
-        port = gateway.port(1 if "hello" in threat or "tls" in threat else 0)
-        attacker = self._start("attacker", threat, port, seconds, addresses) if attacked else None
-        outcome = Outcome(threat=threat, attack={}, honest={}, idle_resident_bytes=gateway.resident_bytes())
+        outcome = Outcome(
+            attack={}, honest={}, before=before, after=before, idle_resident_bytes=gateway.resident_bytes()
+        )
+        began, cpu = time.monotonic(), procfs.cpu_seconds(gateway.pid)
         with self._watch(outcome):
-            if attacker is not None:
-                outcome.attack = self._end_of(attacker)
+            started = [self._attack(wave, seconds, decoy) for wave in attackers if aim != "nothing"]
+            counts: Counter[str] = Counter()
+            for attacker in started:
+                counts.update(self._end_of(attacker))
+            outcome.attack = dict(counts)
             outcome.honest = self._end_of(honest)
-        self._await_rest(rest)
+        outcome.cpu_seconds = procfs.cpu_seconds(gateway.pid) - cpu
+        outcome.seconds = time.monotonic() - began
+        outcome.after = self._await_rest(before)
         return outcome
+
+    def _attack(self, wave: Wave, seconds: float, decoy: int | None) -> subprocess.Popen[str]:
+        port = self.gateway.port(1 if "hello" in wave.threat or "tls" in wave.threat else 0)
+        size = () if wave.connections is None else (wave.connections,)
+        return self._start("attacker", wave.threat, decoy or port, seconds, wave.addresses, *size)
 
     @contextmanager
     def _watch(self, outcome: Outcome) -> Iterator[None]:
@@ -201,13 +273,11 @@ class Scene:
             for thread in threads:
                 thread.join()
 
-    def _await_rest(self, descriptors: int) -> None:
-        """Waits until nothing is left of what was: account, descriptors. Sessions that are parked hold theirs."""
-        self._backends.send_signal(signal.SIGUSR1)  # what a backend never takes is held for as long as it is there
+    def _await_rest(self, before: Rest) -> Rest:
+        """Waits until nothing is left of what was, or patience is: sessions that are parked hold theirs for a while."""
+        for backends in self._backends:  # what a backend never takes is held for as long as it is there
+            backends.send_signal(signal.SIGUSR1)
         deadline = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < deadline:
-            account = self.memory()
-            if account["used_bytes"] == 0 and self.descriptors <= descriptors + 2:
-                return
-            time.sleep(SAMPLE_SECONDS)
-        raise AssertionError(f"{self.descriptors} descriptors where {descriptors} were, account {self.memory()}")
+        while not (rest := self.rest()).is_as(before) and time.monotonic() < deadline:
+            time.sleep(2 * SAMPLE_SECONDS)
+        return rest

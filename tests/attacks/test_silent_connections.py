@@ -1,4 +1,4 @@
-"""Thousands of connections that never say anything, accepted together."""
+"""Thousands of connections that never say anything, accepted together: their deadlines fall together, too."""
 
 import pytest
 
@@ -7,5 +7,6 @@ from tests.attacks.scene import Scene
 
 @pytest.mark.parametrize("addresses", [1, 100])
 def test_silent_connections(addresses: int) -> None:
-    with Scene() as scene:
+    """The deadline is shortened so that it falls while the honest ones are there; `make attack` waits for it."""
+    with Scene(config={"timeouts": {"handshake": "1s"}}) as scene:
         scene.run("silent_connections", addresses=addresses).check()

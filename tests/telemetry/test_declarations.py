@@ -194,6 +194,7 @@ CASES: list[tuple[str, Happening, tuple[str, ...], float]] = [
             ("waiting_connections", "waiting"),
         )
     ),
+    ("tasks", lambda metrics, _: setattr(metrics, "tasks", lambda: 7), (), 7),
     ("tls_certificate_expiry_timestamp_seconds", _have_certificates, ("tls.crt",), 1.9e9),
     ("tls_certificate_expiry_timestamp_seconds", _have_certificates, ("other.crt",), 1.5e9),
     ("event_loop_lag_seconds", lambda metrics, _: metrics.event_loop_lag_seconds.observe(0.1, 7), (), 7),
