@@ -17,7 +17,7 @@ from typing import Any, Final
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 NAME: Final = "kakitome-client"
 ROOTS: Final = ("gateway.client", "gateway.backend")
-COMMANDS: Final = frozenset({"gateway.client.terminal", "gateway.backend.echo"})
+COMMANDS: Final = frozenset({"gateway.client.console", "gateway.client.terminal", "gateway.backend.echo"})
 """Programs of the gateway's distribution that live beside what is imported."""
 COMPILED: Final = frozenset({"gateway.protocol._frames"})
 """Has a twin in Python, which is taken where it is missing."""

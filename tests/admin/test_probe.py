@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 from click.testing import CliRunner, Result
+from structlog.testing import capture_logs
 
 from gateway.admin.app import AdminApp
 from gateway.admin.probe import ask
@@ -19,6 +20,13 @@ from gateway.config import Address, Admin, TcpAddress, UnixAddress
 from gateway.telemetry.metrics import Metrics
 
 LOOPBACK = TcpAddress(host="127.0.0.1", port=0)
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """The lines of this process' own listener would be among what the command prints."""
+    with capture_logs():
+        yield
 
 
 class FakeGateway:

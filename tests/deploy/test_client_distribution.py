@@ -41,7 +41,7 @@ def test_it_holds_what_is_imported_and_nothing_compiled(wheel: Path) -> None:
     assert not [name for name in names if name.endswith((".so", ".pyx", ".c"))]
     folders = {name.split("/")[1] for name in names if name.startswith("gateway/") and name.count("/") > 1}
     assert folders == {"backend", "client", "ends", "protocol"}
-    assert not {"gateway/client/terminal.py", "gateway/backend/echo.py"} & names
+    assert not {"gateway/client/console.py", "gateway/client/terminal.py", "gateway/backend/echo.py"} & names
 
 
 def test_the_docs_tell_its_size(wheel: Path) -> None:

@@ -92,8 +92,12 @@ def test_a_client_that_takes_last_words_slowly_is_told_that_there_were_more(new_
     scene.pass_time(0.5)
     scene.pass_time(14.0)
     # Its host may be waiting for room: it has as long as others whose window is shut.
-    assert scene.relay.closing.state is State.ECHOING
-    scene.pass_time(2.0)
+    is_echoing = [scene.relay.closing.state is State.ECHOING]
+    assert is_echoing[-1]
+    while is_echoing[-1] and len(is_echoing) < 20:
+        # Its kernel may have acknowledged a last little late, which counts as a sign of life.
+        scene.pass_time(1.0)
+        is_echoing.append(scene.relay.closing.state is State.ECHOING)
     scene.browser.reads = True
     scene.until(lambda: scene.browser.close_code is not None)
     assert scene.browser.close_reason == "the service has not ended, and said more than was taken"
