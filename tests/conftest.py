@@ -1,9 +1,14 @@
 """What holds for every test: its limit, what becomes of a skip, how far properties look, which test begins."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
+
+# A shell starts what it runs in the background with interrupts ignored, and so would be whatever the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine must not fail a property; `HYPOTHESIS_PROFILE=deep` looks further.
 settings.register_profile("fast", deadline=None)
