@@ -496,6 +496,8 @@ def _hints(config: "Config") -> Iterator[str]:
 
 
 def _goal(route: "Route") -> str:
+    if route.logout is not None:
+        return f"logouts at {', '.join(issuer.issuer for issuer in route.logout.issuers)}"
     if route.backend is None:
         return f"files of {route.files}"
     choice = route.backend.endpoint_from

@@ -38,14 +38,16 @@ from gateway.policy.anteroom import Guest
 from gateway.policy.explanation import explain, readable
 from gateway.policy.forwarded import ClientView, unmapped
 from gateway.policy.principal import AccessRefusal
-from gateway.protocol.handshake import Request, RequestReader, check_upgrade
-from gateway.protocol.http import shown
+from gateway.protocol.handshake import METHODS, Request, RequestReader, check_upgrade
+from gateway.protocol.http import Refusal, shown
 from gateway.protocol.proxy_protocol import ProxyHeaderInvalid
 from gateway.protocol.records import SUBPROTOCOL
 from gateway.routes import RouteService, RouteTable
 from gateway.sessions.arrival import Arrival, speaks_records
+from gateway.sessions.logout import hear_logout
 from gateway.sessions.reception import receive
 from gateway.sessions.registry import SessionKeeper
+from gateway.sessions.revocation import Revocation
 from gateway.telemetry.metrics import (
     HandshakeOutcome,
     Metrics,
@@ -97,6 +99,11 @@ class EntranceHost(SessionKeeper):
 
     @property
     @abstractmethod
+    def revocation(self) -> Revocation:
+        """Who is thrown out, and barred."""
+
+    @property
+    @abstractmethod
     def drained_routes(self) -> Container[str]:
         """Routes that take nobody at present."""
 
@@ -143,7 +150,13 @@ class Entrance:
                 trusts=self._trusts,
             )
             limits = self._host.config.requests
-            reader = RequestReader(max_request_line_bytes=limits.line_bytes, max_head_bytes=limits.head_bytes)
+            methods = self._host.table.methods
+            reader = RequestReader(
+                max_request_line_bytes=limits.line_bytes,
+                max_head_bytes=limits.head_bytes,
+                methods=methods,
+                takes_bodies="POST" in methods,
+            )
             guest = accepted.guest
             request = await self._read_request(established, reader, attempt, guest, first=True)
             if request is None:
@@ -216,7 +229,7 @@ class Entrance:
         """One request of a connection; whether another may follow. Raises what `serve` tells the client."""
         attempt.metrics = self._host.metrics.unrouted
         attempt.view = None
-        if request.path in BROWSER_CLIENT and not request.asks_for_websocket:
+        if request.path in BROWSER_CLIENT and request.method in METHODS and not request.asks_for_websocket:
             return await serve_file(WEB, request, established.channel, headers=established.headers)
         table = self._host.table
         attempt.view = view = self._client_view(table, established, request)
@@ -241,6 +254,21 @@ class Entrance:
             service = table.find(view.host, request.path)
         attempt.metrics = metrics = service.metrics
         self._check_bars(service, view)
+        if service.logout is not None:
+            with self.admission.admit(route=service.config.name, address=view.address, limits=service.config.limits):
+                await hear_logout(
+                    request,
+                    established.channel,
+                    leftover,
+                    judge=service.logout,
+                    revocation=self._host.revocation,
+                    metrics=metrics,
+                    timeout_seconds=self._host.config.timeouts.handshake,
+                    headers=established.headers,
+                )
+            return False
+        if request.method not in METHODS:
+            raise _not_served(request.method)
         if service.folder is not None:
             # Not by Upgrade alone, which some proxies send with every request: its sender may be asking for a page.
             if request.asks_for_websocket and request.get("sec-websocket-key") is not None:
@@ -425,6 +453,15 @@ def _sent_elsewhere(message: str) -> HandshakeRefused:
         reason=ServiceRefusal.DRAINING,
         blame=Blame.GATEWAY,
         headers=(("Retry-After", "1"),),
+    )
+
+
+def _not_served(method: str) -> HandshakeRefused:
+    return HandshakeRefused(
+        f"only {' and '.join(METHODS)} are served here, not {method}",
+        status=HTTPStatus.METHOD_NOT_ALLOWED,
+        reason=Refusal.METHOD,
+        headers=(("Allow", ", ".join(METHODS)),),
     )
 
 

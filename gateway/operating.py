@@ -29,7 +29,7 @@ class GatewayOperations(Operations):
         self, keeper: SessionKeeper, *, routes: Callable[[], Collection[str]], configured_level: Callable[[], LogLevel]
     ) -> None:
         self._keeper: Final = keeper
-        self._revocation: Final = Revocation(keeper)
+        self.revocation: Final = Revocation(keeper)
         self._routes: Final = routes
         self._configured_level: Final = configured_level
         self._level: tuple[LogLevel, LogLevel] | None = None
@@ -37,18 +37,20 @@ class GatewayOperations(Operations):
         self.drained: Final[set[str]] = set()
         """Routes that take nobody."""
 
-    async def bar(self, kind: Barred, value: str, *, seconds: float | None) -> tuple[Bar, int, bool]:
-        barring = await self._revocation.bar(kind, value, seconds=seconds)
+    async def bar(
+        self, kind: Barred, value: str, *, seconds: float | None, issuer: str | None = None
+    ) -> tuple[Bar, int, bool]:
+        barring = await self.revocation.bar(kind, value, seconds=seconds, issuer=issuer)
         return barring.bar, barring.ended, barring.is_kept
 
-    def disconnect(self, kind: Barred, value: str) -> int:
-        return self._revocation.disconnect(kind, value)
+    def disconnect(self, kind: Barred, value: str, *, issuer: str | None = None) -> int:
+        return self.revocation.disconnect(kind, value, issuer=issuer)
 
     def bars(self) -> Sequence[Bar]:
-        return self._revocation.bars()
+        return self.revocation.bars()
 
-    async def lift(self, kind: Barred, value: str) -> bool:
-        return await self._revocation.lift(kind, value)
+    async def lift(self, kind: Barred, value: str, *, issuer: str | None = None) -> bool:
+        return await self.revocation.lift(kind, value, issuer=issuer)
 
     def drain_route(self, route: str) -> int | None:
         if route not in self._routes():

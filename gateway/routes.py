@@ -11,6 +11,7 @@ from typing import Final
 from gateway.access.authorisers import Authorisers
 from gateway.access.choosing import EndpointChooser
 from gateway.access.gatekeeper import Gatekeeper
+from gateway.access.logout import LogoutJudge
 from gateway.config import Backend, Config, Match, Route
 from gateway.errors import HandshakeRefused, StartupError
 from gateway.policy.forwarded import TrustedProxies
@@ -18,7 +19,7 @@ from gateway.policy.hosts import OwnHosts
 from gateway.policy.origin import OriginPolicy
 from gateway.policy.routing import Router
 from gateway.protocol.framings import Framing, LengthPrefixedFraming, LinesFraming, StreamFraming
-from gateway.protocol.handshake import Upgrade
+from gateway.protocol.handshake import METHODS, Upgrade
 from gateway.protocol.records import SUBPROTOCOL
 from gateway.relay.settings import RelaySettings
 from gateway.telemetry.metrics import BackendReading, Metrics, RouteMetrics, ServiceRefusal
@@ -43,7 +44,7 @@ class RouteService:
     metrics: RouteMetrics
     settings: RelaySettings
     connector: Connector | None
-    """None for a route that serves files."""
+    """None for a route that serves files or hears of logouts."""
     chooser: EndpointChooser | None
     """None: all clients are led to the same endpoints."""
     chosen: ChosenConnectors | None
@@ -51,6 +52,8 @@ class RouteService:
     folder: Folder | None
     gatekeeper: Gatekeeper | None
     """None: nobody is asked who they are."""
+    logout: LogoutJudge | None
+    """Of a route that hears of logouts."""
 
     @property
     def match(self) -> Match:
@@ -147,12 +150,15 @@ class RouteTable:
         choice = None if route.backend is None else route.backend.endpoint_from
         counters = metrics.route(route.name)
         counters.connections_limit = route.limits.connections
-        gatekeeper = None
-        if route.authentication is not None:
-            try:
+        counters.hears_logouts = route.logout is not None
+        gatekeeper, judge = None, None
+        try:
+            if route.authentication is not None:
                 gatekeeper = Gatekeeper(route.authentication, authorisers, counters)
-            except ValueError as fault:
-                raise StartupError(str(fault)) from None
+            if route.logout is not None:
+                judge = LogoutJudge(route.logout, authorisers)
+        except ValueError as fault:
+            raise StartupError(str(fault)) from None
         return RouteService(
             config=route,
             origins=OriginPolicy(route.origins, route.require_origin, self.hosts),
@@ -175,6 +181,7 @@ class RouteTable:
             chooser=None if choice is None else EndpointChooser(choice, route=route.name),
             chosen=None if choice is None or connector is None else ChosenConnectors(connector),
             gatekeeper=gatekeeper,
+            logout=judge,
             folder=None if route.files is None else Folder(route.files, match_path=route.match.path, csp=route.csp),
         )
 
@@ -198,6 +205,11 @@ class RouteTable:
                 "nothing is served at this host and path", status=404, reason=ServiceRefusal.NO_ROUTE
             )
         return service
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Those of requests that some route takes."""
+        return METHODS if all(service.logout is None for service in self.services) else (*METHODS, "POST")
 
     def connectors(self) -> Iterator[Connector]:
         """Those of all routes that have a backend."""

@@ -42,6 +42,7 @@ from gateway.protocol.build import CODEC, DATA_PATH, HINT, SLOW
 from gateway.relay.pump import Pump
 from gateway.routes import RouteService, RouteTable
 from gateway.sessions.registry import SessionRegistry
+from gateway.sessions.revocation import Revocation
 from gateway.telemetry import logs
 from gateway.telemetry.lag import sample_lag
 from gateway.telemetry.logs import tell_folded
@@ -341,7 +342,7 @@ class Server(EntranceHost):
         if self.config.admin is not None and self.config.admin.readiness == "any_route":
             dead = self.table.routes_without_backend()
             # One route's dead backend is no reason to take the others, and the folders, from their users.
-            if dead and len(dead) == len(self.table.services):
+            if dead and len(dead) == sum(service.logout is None for service in self.table.services):
                 problems["routes_without_backend"] = dead
         return problems
 
@@ -407,6 +408,10 @@ class Server(EntranceHost):
                 yield from connector.tls.certificates
 
     # --- those who come ---------------------------------------------------------------------------------------------
+
+    @property
+    def revocation(self) -> Revocation:
+        return self._operations.revocation
 
     @property
     def drained_routes(self) -> Container[str]:

@@ -9,10 +9,10 @@ Without a file the same holds for the life of the process: then nothing from bef
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import structlog
 import trio
@@ -28,9 +28,9 @@ _SCHEMA: Final = """
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
     CREATE TABLE IF NOT EXISTS used (name TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS barred (
-        kind TEXT NOT NULL, value TEXT NOT NULL, since REAL NOT NULL, until REAL,
-        PRIMARY KEY (kind, value)
+    CREATE TABLE IF NOT EXISTS bars (
+        kind TEXT NOT NULL, value TEXT NOT NULL, issuer TEXT NOT NULL, since REAL NOT NULL, until REAL,
+        PRIMARY KEY (kind, value, issuer)
     ) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value REAL NOT NULL) WITHOUT ROWID;
 """
@@ -56,6 +56,10 @@ class Barred(StrEnum):
     ROUTE = "route"
 
 
+OF_AN_ISSUER: Final = frozenset({Barred.TOKEN, Barred.SUBJECT, Barred.LOGIN_SESSION})
+"""What issuers give names to: the same name may be somebody else's at another issuer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
     """Somebody who may not come in."""
@@ -66,6 +70,14 @@ class Bar:
     """Unix time. Credentials of a subject or login that were issued later are good again: a new login lifts the bar."""
     until: float | None
     """Unix time; None: for good."""
+    issuer: str | None = None
+    """Whose name it is, for those `OF_AN_ISSUER`; then a subject is what stands in `sub`. None: anybody's, and a
+    subject is who the route found it to be."""
+
+    @property
+    def key(self) -> "Key":
+        """Of bars with the same one there is one."""
+        return self.kind, self.value, self.issuer
 
     def bars(
         self, principal: Principal | None, *, route: str, address: str | None, session: str | None, now: float
@@ -73,7 +85,7 @@ class Bar:
         """Whether it keeps this somebody out."""
         issued_at = None if principal is None else principal.issued_at
         keys = _keys(principal, route=route, address=address, session=session)
-        return (self.kind, self.value) in keys and self.holds(now, issued_at)
+        return self.key in keys and self.holds(now, issued_at)
 
     def holds(self, now: float, issued_at: float | None) -> bool:
         """Whether it bars at `now` a credential that was issued at `issued_at` (None: unknown, so barred)."""
@@ -82,6 +94,18 @@ class Bar:
         lifts_by_login = self.kind in (Barred.SUBJECT, Barred.LOGIN_SESSION)
         return not (lifts_by_login and issued_at is not None and issued_at > self.since)
 
+    def joined(self, other: "Bar | None") -> "Bar":
+        """What keeps out whomever one of the two does, of the same key."""
+        if other is None:
+            return self
+        endless = self.until is None or other.until is None
+        until = None if endless else max(self.until or 0.0, other.until or 0.0)
+        return replace(self, since=max(self.since, other.since), until=until)
+
+
+Key: TypeAlias = tuple[Barred, str | None, str | None]
+"""By what, whom, and whose name that is."""
+
 
 class AccessState:
     """Used tickets and bars. Made by `open_state`."""
@@ -89,7 +113,7 @@ class AccessState:
     def __init__(self, database: sqlite3.Connection | None, *, remembers_since: float) -> None:
         self._database: Final = database
         self._used: Final[dict[str, float]] = {}
-        self._bars: Final[dict[tuple[Barred, str], Bar]] = {}
+        self._bars: Final[dict[Key, Bar]] = {}
         self._writes = 0
         self._writer: Final = trio.CapacityLimiter(1)
         self.remembers_since: Final = remembers_since
@@ -99,9 +123,10 @@ class AccessState:
         """Reads the file. Raises sqlite3.Error."""
         if self._database is not None:
             self._used.update(self._database.execute("SELECT name, until FROM used"))
-            for kind, value, since, until in self._database.execute("SELECT kind, value, since, until FROM barred"):
-                bar = Bar(kind=Barred(kind), value=value, since=since, until=until)
-                self._bars[bar.kind, bar.value] = bar
+            rows = self._database.execute("SELECT kind, value, issuer, since, until FROM bars")
+            for kind, value, issuer, since, until in rows:
+                bar = Bar(kind=Barred(kind), value=value, issuer=issuer or None, since=since, until=until)
+                self._bars[bar.key] = bar
 
     def close(self) -> None:
         """Closes the file."""
@@ -113,30 +138,47 @@ class AccessState:
 
         Of several at the same moment one is the first. What could not be written is used up all the same.
         """
-        if name in self._used:
+        if not self.begin_use(name, until=until, now=now):
             await trio.lowlevel.checkpoint()
+            return False
+        await self.keep_use(name, until=until)
+        return True
+
+    def begin_use(self, name: str, *, until: float, now: float) -> bool:
+        """The same as long as this process lives: for what must not wait for the file."""
+        if name in self._used:
             return False
         self._used[name] = until
         self._sweep(now)
-        await self._write("INSERT INTO used VALUES (?, ?) ON CONFLICT DO NOTHING", (name, until))
         return True
+
+    async def keep_use(self, name: str, *, until: float) -> None:
+        """Writes down what `begin_use` began. Raises StateUnwritable."""
+        await self._write("INSERT INTO used VALUES (?, ?) ON CONFLICT DO NOTHING", (name, until))
 
     def begin_bar(self, bar: Bar) -> None:
         """Bars from now on, as long as this process lives: what `bar` does before it waits for the file."""
-        self._bars[bar.kind, bar.value] = bar
+        self._bars[bar.key] = bar
+
+    def bar_of(self, key: Key) -> Bar | None:
+        """The one of that key, whether or not it still holds."""
+        return self._bars.get(key)
 
     async def bar(self, bar: Bar, *, now: float) -> None:
         """Bars from now on, whether or not it can be written. Raises StateUnwritable: then a restart forgets it."""
         self.begin_bar(bar)
         self._sweep(now)
         await self._write(
-            "INSERT OR REPLACE INTO barred VALUES (?, ?, ?, ?)", (bar.kind.value, bar.value, bar.since, bar.until)
+            "INSERT OR REPLACE INTO bars VALUES (?, ?, ?, ?, ?)",
+            (bar.kind.value, bar.value, bar.issuer or "", bar.since, bar.until),
         )
 
-    async def lift(self, kind: Barred, value: str) -> bool:
+    async def lift(self, kind: Barred, value: str, *, issuer: str | None = None) -> bool:
         """Takes a bar back; false if there was none. Raises StateUnwritable."""
-        found = self._bars.pop((kind, value), None)
-        await self._write("DELETE FROM barred WHERE kind = ? AND value = ?", (kind.value, value))
+        found = self._bars.pop((kind, value, issuer), None)
+        await self._write(
+            "DELETE FROM bars WHERE kind = ? AND value = ? AND issuer = ?", (kind.value, value, issuer or "")
+        )
         return found is not None
 
     def bars(self, now: float) -> Iterator[Bar]:
@@ -150,8 +192,8 @@ class AccessState:
         if not self._bars:
             return None
         issued_at = None if principal is None else principal.issued_at
-        for kind, value in _keys(principal, route=route, address=address, session=session):
-            bar = None if value is None else self._bars.get((kind, value))
+        for key in _keys(principal, route=route, address=address, session=session):
+            bar = self._bars.get(key)
             if bar is not None and bar.holds(now, issued_at):
                 return bar
         return None
@@ -182,21 +224,28 @@ class AccessState:
             raise StateUnwritable(str(error)) from None
 
 
-def _keys(
-    principal: Principal | None, *, route: str, address: str | None, session: str | None
-) -> list[tuple[Barred, str | None]]:
-    keys: list[tuple[Barred, str | None]] = [
-        (Barred.ROUTE, route),
-        (Barred.ADDRESS, address),
-        (Barred.SESSION, session),
-    ]
+def _keys(principal: Principal | None, *, route: str, address: str | None, session: str | None) -> list[Key]:
+    keys: list[Key] = [(Barred.ROUTE, route, None), (Barred.ADDRESS, address, None), (Barred.SESSION, session, None)]
     if principal is not None:
         keys += [
-            (Barred.TOKEN, principal.token_id),
-            (Barred.SUBJECT, principal.subject),
-            (Barred.LOGIN_SESSION, principal.login_session),
+            (Barred.TOKEN, principal.token_id, None),
+            (Barred.SUBJECT, principal.subject, None),
+            (Barred.LOGIN_SESSION, principal.login_session, None),
         ]
-    return keys
+        if (issuer := principal.issuer) is not None:
+            keys += [
+                (Barred.TOKEN, principal.token_id, issuer),
+                (Barred.SUBJECT, principal.subject_of_issuer, issuer),
+                (Barred.LOGIN_SESSION, principal.login_session, issuer),
+            ]
+    return [key for key in keys if key[1] is not None]
+
+
+def _take_over(database: sqlite3.Connection) -> None:
+    """Bars from before they had issuers."""
+    if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'barred'").fetchone():
+        database.execute("INSERT OR IGNORE INTO bars SELECT kind, value, '', since, until FROM barred")
+        database.execute("DROP TABLE barred")
 
 
 def open_state(path: Path | None, *, now: float) -> AccessState:
@@ -214,7 +263,8 @@ def open_state(path: Path | None, *, now: float) -> AccessState:
                 database.executescript(_SCHEMA)
                 database.execute("INSERT INTO about VALUES ('remembers_since', ?) ON CONFLICT DO NOTHING", (now,))
                 database.execute("DELETE FROM used WHERE until <= ?", (now,))
-                database.execute("DELETE FROM barred WHERE until <= ?", (now,))
+                _take_over(database)
+                database.execute("DELETE FROM bars WHERE until <= ?", (now,))
             with closing(database.execute("SELECT value FROM about WHERE key = 'remembers_since'")) as found:
                 (since,) = found.fetchone()
             state = AccessState(database, remembers_since=since)

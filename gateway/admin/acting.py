@@ -11,7 +11,7 @@ from typing import Final, get_args
 
 import structlog
 
-from gateway.access.state import Bar, Barred, StateUnwritable
+from gateway.access.state import OF_AN_ISSUER, Bar, Barred, StateUnwritable
 from gateway.admin.response import Response
 from gateway.admin.sessions import bad_query, query_of
 from gateway.config.model import LogLevel
@@ -35,11 +35,13 @@ class Operations(ABC):
     """What the operator can have done."""
 
     @abstractmethod
-    async def bar(self, kind: Barred, value: str, *, seconds: float | None) -> tuple[Bar, int, bool]:
-        """The bar, how many sessions it ended, and whether it outlasts a restart."""
+    async def bar(
+        self, kind: Barred, value: str, *, seconds: float | None, issuer: str | None = None
+    ) -> tuple[Bar, int, bool]:
+        """The bar, how many sessions it ended, and whether it outlasts a restart. `issuer`: whose name it is."""
 
     @abstractmethod
-    def disconnect(self, kind: Barred, value: str) -> int:
+    def disconnect(self, kind: Barred, value: str, *, issuer: str | None = None) -> int:
         """Ends sessions; how many."""
 
     @abstractmethod
@@ -47,7 +49,7 @@ class Operations(ABC):
         """Those that hold."""
 
     @abstractmethod
-    async def lift(self, kind: Barred, value: str) -> bool:
+    async def lift(self, kind: Barred, value: str, *, issuer: str | None = None) -> bool:
         """Takes a bar back; false if there was none. Raises StateUnwritable."""
 
     @abstractmethod
@@ -85,8 +87,9 @@ class ActingApi:
                     raise _not_found("no live session has this ID")
                 return self._done("session_ended", {"ended": ended}, by=by)
             case "POST", ["", "disconnect"]:
-                kind, value, _ = _whom(request)
-                return self._done("disconnect", {"ended": self._operations.disconnect(kind, value)}, by=by)
+                kind, value, issuer, _ = _whom(request)
+                ended = self._operations.disconnect(kind, value, issuer=issuer)
+                return self._done("disconnect", {"ended": ended}, by=by)
             case "POST", ["", "bars"]:
                 return await self._bar(request, by=by)
             case (("GET" | "HEAD"), ["", "bars"]):
@@ -114,14 +117,14 @@ class ActingApi:
                 return None
 
     async def _bar(self, request: Request, *, by: str) -> Response:
-        kind, value, seconds = _whom(request, "seconds")
-        bar, ended, is_kept = await self._operations.bar(kind, value, seconds=seconds)
+        kind, value, issuer, seconds = _whom(request, "seconds")
+        bar, ended, is_kept = await self._operations.bar(kind, value, seconds=seconds, issuer=issuer)
         return self._done("bar", {**_shown(bar), "ended": ended, _KEPT: is_kept}, by=by)
 
     async def _lift(self, request: Request, *, by: str) -> Response:
-        kind, value, _ = _whom(request)
+        kind, value, issuer, _ = _whom(request)
         try:
-            was_there = await self._operations.lift(kind, value)
+            was_there = await self._operations.lift(kind, value, issuer=issuer)
         except StateUnwritable as error:
             raise HandshakeRefused(
                 f"lifted, but a restart will bar again: {error}",
@@ -146,22 +149,26 @@ class ActingApi:
         return Response.of_json(dict(result))
 
 
-def _whom(request: Request, *more: str) -> tuple[Barred, str, float | None]:
-    """Exactly one of `KINDS` with a value, and `seconds`."""
-    query = query_of(request, *KINDS, *more)
+def _whom(request: Request, *more: str) -> tuple[Barred, str, str | None, float | None]:
+    """Exactly one of `KINDS` with a value, its `issuer`, and `seconds`."""
+    query = query_of(request, *KINDS, "issuer", *more)
     named = [(KINDS[key], value) for key, value in query.items() if key in KINDS]
     if len(named) != 1 or not named[0][1]:
         raise bad_query(f"name whom, by exactly one of {', '.join(KINDS)}")
+    issuer = query.get("issuer")
+    if issuer is not None and (not issuer or named[0][0] not in OF_AN_ISSUER):
+        raise bad_query(f"issuer goes with {', '.join(kind for kind in KINDS if KINDS[kind] in OF_AN_ISSUER)}")
     seconds = query.get("seconds")
     if seconds is None:
-        return *named[0], None
+        return *named[0], issuer, None
     if not (seconds.isascii() and seconds.isdigit() and len(seconds) < 12 and 1 <= int(seconds) <= MAX_SECONDS):
         raise bad_query(f"seconds must be a number from 1 to {MAX_SECONDS}")
-    return *named[0], float(seconds)
+    return *named[0], issuer, float(seconds)
 
 
 def _shown(bar: Bar) -> dict[str, object]:
-    return {"by": bar.kind.value, "value": bar.value, "since": bar.since, "until": bar.until}
+    shown: dict[str, object] = {"by": bar.kind.value, "value": bar.value, "since": bar.since, "until": bar.until}
+    return shown if bar.issuer is None else {**shown, "issuer": bar.issuer}
 
 
 def _not_found(message: str) -> HandshakeRefused:

@@ -55,7 +55,10 @@ _SECONDS: Final = _query(
     "for how long; absent: a token until its own end where that is known, anybody else until the bar is lifted",
     {"type": "integer", "minimum": 1, "maximum": MAX_SECONDS},
 )
-_BY: Final = [_query(kind, f"{what}; exactly one of these names whom") for kind, what in _WHOM.items()]
+_BY: Final = [
+    *(_query(kind, f"{what}; exactly one of these names whom") for kind, what in _WHOM.items()),
+    _query("issuer", "with subject (then what `sub` says), token or login_session: only that issuer's of this name"),
+]
 _LIMIT: Final = _query(
     "limit",
     "at most so many",
@@ -67,6 +70,7 @@ _BAR: Final = _object(
     value=_TEXT,
     since={"type": "number", "description": "Unix time"},
     until={"type": ["number", "null"], "description": "Unix time; null: until it is lifted"},
+    issuer={"type": "string", "description": "whose name it is; absent: anybody's"},
 )
 _LEVEL: Final[Json] = {"type": "string", "enum": list(LEVELS)}
 

@@ -243,6 +243,29 @@ class Method(Section):
         return tuple(name for name in type(self).model_fields if getattr(self, name) is not None)
 
 
+class Logout(Section):
+    """OpenID Connect Back-Channel Logout: a provider POSTs a token here when somebody has logged out there."""
+
+    issuers: Annotated[tuple[Issuer, ...], Field(min_length=1)]
+    """Who may say so: the issuers of the tokens that other routes let in."""
+    audiences: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+    """One of them must stand in `aud`: the client IDs by which the provider knows your application."""
+    algorithms: Annotated[tuple[AlgorithmName, ...], Field(min_length=1)]
+    """The only ones taken, whatever a token says."""
+    ends: Literal["login", "subject"] = "login"
+    """What a token that names both ends: the sessions of that login (`sid`), or all of the subject: for providers whose
+    access tokens have no `sid`."""
+    hold: Duration = 86_400.0
+    """How long credentials from before the logout stay barred: as long as the provider's longest access token is good,
+    or longer. It takes effect at once for whoever is in."""
+    leeway: Leeway = 30.0
+    """By how much clocks may differ, for `exp`, `nbf` and `iat`."""
+    refresh: Duration = 600.0
+    """How old keys from a URL may be before they are fetched again."""
+    timeout: Duration = 5.0
+    """For fetching keys, as a whole."""
+
+
 class Condition(Section):
     """What a claim must be; a claim that is a list needs one element that is among `any_of`."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import SecretStr
 
-from gateway.config.access import MIN_SECRET_BYTES, SYMMETRIC, Authentication, Issuer, Jwt, Tokens
+from gateway.config.access import MIN_SECRET_BYTES, SYMMETRIC, Authentication, Issuer, Jwt, Logout, Tokens
 from gateway.config.document import Finding, KeyPath
 
 _ANY_PAGE = ("*", "null")
@@ -37,7 +37,7 @@ def authentication_findings(
             found = " and ".join(method.given) or "none"
             yield Finding(path=entry, message=f"must have exactly one of {names}, not {found}")
         if method.jwt is not None:
-            yield from _jwt_findings(method.jwt, (*entry, "jwt"))
+            yield from _issuer_findings(method.jwt, (*entry, "jwt"))
         if method.ticket is not None:
             yield from _secret_findings(method.ticket.secrets, (*entry, "ticket", "secrets"))
         if method.token is not None:
@@ -45,6 +45,11 @@ def authentication_findings(
         if method.mtls is not None and not has_client_ca:
             message = "needs a listener with tls.client_ca, which verifies the certificates that it reads"
             yield Finding(path=(*entry, "mtls"), message=message)
+
+
+def logout_findings(logout: Logout, path: KeyPath) -> Iterator[Finding]:
+    """Every fault of one route's `logout`, which stands at `path`."""
+    yield from _issuer_findings(logout, path)
 
 
 def _cookies(authentication: Authentication, path: KeyPath) -> Iterator[KeyPath]:
@@ -55,7 +60,7 @@ def _cookies(authentication: Authentication, path: KeyPath) -> Iterator[KeyPath]
             yield (*path, "methods", index, "forward", "request_headers")
 
 
-def _jwt_findings(jwt: Jwt, path: KeyPath) -> Iterator[Finding]:
+def _issuer_findings(jwt: Jwt | Logout, path: KeyPath) -> Iterator[Finding]:
     symmetric = [name for name in jwt.algorithms if name in SYMMETRIC]
     asymmetric = [name for name in jwt.algorithms if name not in SYMMETRIC]
     seen: dict[str, int] = {}

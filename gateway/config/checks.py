@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Iterator
 from itertools import combinations
 
-from gateway.config.access_checks import authentication_findings
+from gateway.config.access_checks import authentication_findings, logout_findings
 from gateway.config.addresses import BindAddress, TcpAddress, UnixAddress
 from gateway.config.document import Finding, KeyPath
 from gateway.config.model import Admin, Backend, BackendTls, Config, Listener, ListenerTls, Route
@@ -21,7 +21,7 @@ _BACKEND_ONLY = ("origins", "require_origin", "subprotocols", "delivery", "compr
 """Keys of a route that a folder has no use for. Refused, lest somebody takes `origins` for access control of files."""
 
 _LIMITS_OF_FILES = frozenset({"connections", "connections_per_address"})
-"""Those limits that hold for downloads."""
+"""Those limits that hold for downloads, and for who tells of logouts."""
 
 
 def find_disagreements(config: Config) -> Iterator[Finding]:
@@ -166,21 +166,30 @@ def _same_matches(config: Config) -> Iterator[Finding]:
 
 
 def _route_findings(route: Route, path: KeyPath) -> Iterator[Finding]:
-    if route.backend is None and route.files is None:
-        yield Finding(path=path, message="needs a backend to relay to, or files to serve")
-    if route.backend is not None and route.files is not None:
-        yield Finding(path=(*path, "files"), message="cannot stand beside backend; make it a route of its own")
+    present = {"backend": route.backend, "files": route.files, "logout": route.logout}
+    purposes = [name for name, value in present.items() if value is not None]
+    if not purposes:
+        yield Finding(path=path, message="needs a backend to relay to, files to serve, or logout to hear of")
+    for name in purposes[1:]:
+        yield Finding(path=(*path, name), message=f"cannot stand beside {purposes[0]}; make it a route of its own")
     if route.backend is not None:
         yield from _backend_findings(route.backend, (*path, "backend"))
         yield from _choice_findings(route, route.backend, (*path, "backend"))
-        if route.csp is not None:
-            yield Finding(path=(*path, "csp"), message="is for routes with files")
-    if route.files is not None and route.backend is None:
+    if route.csp is not None and route.files is None:
+        yield Finding(path=(*path, "csp"), message="is for routes with files")
+    if route.logout is not None:
+        yield from logout_findings(route.logout, (*path, "logout"))
+        if route.authentication is not None:
+            message = "does nothing on a route with logout, whose tokens say whose they are; take it out"
+            yield Finding(path=(*path, "authentication"), message=message)
+    if purposes and route.backend is None:
+        purpose = purposes[0]
         for key in _BACKEND_ONLY:
             if key in route.model_fields_set:
-                yield Finding(path=(*path, key), message="does nothing on a route with files; take it out")
+                yield Finding(path=(*path, key), message=f"does nothing on a route with {purpose}; take it out")
         for key in sorted(route.limits.model_fields_set - _LIMITS_OF_FILES):
-            yield Finding(path=(*path, "limits", key), message="does nothing on a route with files; take it out")
+            message = f"does nothing on a route with {purpose}; take it out"
+            yield Finding(path=(*path, "limits", key), message=message)
     if route.require_origin and "*" in route.origins:
         message = 'contradicts the origin "*", which lets every page in; name the origins instead'
         yield Finding(path=(*path, "require_origin"), message=message)

@@ -5,11 +5,11 @@ Invariant: certificates are judged by loading them as TLS will, so that what pas
 
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from gateway.config.access import Authentication
+from gateway.config.access import Authentication, Issuer
 from gateway.config.accounts import group_id, user_id
 from gateway.config.addresses import TcpAddress
 from gateway.config.document import Finding, KeyPath
@@ -60,6 +60,8 @@ def find_file_faults(config: Config) -> Iterator[Finding]:
             yield Finding(path=(*path, "files"), message=f"{route.files} is not a folder")
         if route.authentication is not None:
             yield from _key_file_faults(route.authentication, (*path, "authentication"))
+        if route.logout is not None:
+            yield from _issuer_faults(route.logout.issuers, (*path, "logout", "issuers"))
         choice = None if route.backend is None else route.backend.endpoint_from
         if choice is not None and choice.file is not None and not choice.file.exists():
             message = f"{choice.file} is neither a file nor a folder"
@@ -143,18 +145,23 @@ def _revocation_faults(file: Path | None, path: KeyPath) -> Iterator[Finding]:
 
 def _key_file_faults(authentication: Authentication, path: KeyPath) -> Iterator[Finding]:
     for index, method in enumerate(authentication.methods):
-        for number, issuer in enumerate(method.jwt.issuers if method.jwt is not None else ()):
-            if issuer.keys is None:
-                continue
-            fault: str | None = None
-            try:
-                parse_key_file(issuer.keys.read_bytes())
-            except OSError as error:
-                fault = f"cannot read {issuer.keys}: {error.strerror}"
-            except ValueError as error:
-                fault = f"{issuer.keys} {error}"
-            if fault is not None:
-                yield Finding(path=(*path, "methods", index, "jwt", "issuers", number, "keys"), message=fault)
+        if method.jwt is not None:
+            yield from _issuer_faults(method.jwt.issuers, (*path, "methods", index, "jwt", "issuers"))
+
+
+def _issuer_faults(issuers: Sequence[Issuer], path: KeyPath) -> Iterator[Finding]:
+    for number, issuer in enumerate(issuers):
+        if issuer.keys is None:
+            continue
+        fault: str | None = None
+        try:
+            parse_key_file(issuer.keys.read_bytes())
+        except OSError as error:
+            fault = f"cannot read {issuer.keys}: {error.strerror}"
+        except ValueError as error:
+            fault = f"{issuer.keys} {error}"
+        if fault is not None:
+            yield Finding(path=(*path, number, "keys"), message=fault)
 
 
 def _content_fault(file: Path, mark: bytes, content: str) -> str | None:

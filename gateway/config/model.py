@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
-from gateway.config.access import Authentication
+from gateway.config.access import Authentication, Logout
 from gateway.config.addresses import TcpAddress
 from gateway.config.choice import EndpointFrom, ProxyEntry
 from gateway.config.fields import (
@@ -259,7 +259,7 @@ class Compression(Section):
 
 
 def _backend_or_files(schema: dict[str, Any]) -> None:
-    schema["oneOf"] = [{"required": ["backend"]}, {"required": ["files"]}]
+    schema["oneOf"] = [{"required": ["backend"]}, {"required": ["files"]}, {"required": ["logout"]}]
 
 
 class Route(Section):
@@ -280,12 +280,14 @@ class Route(Section):
     subprotocols: tuple[Token, ...] = ()
     """WebSocket subprotocols spoken here, in order of preference; the first that the client offers is chosen."""
     backend: Backend | None = None
-    """The service that connections are relayed to. A route has this or `files`."""
+    """The service that connections are relayed to. A route has this, `files` or `logout`."""
     files: LocalPath | None = None
     """A folder that is served over HTTP, without dotfiles; with a path of `/docs/*` a request for `/docs` is led to
-    `/docs/`. A route has this or `backend`."""
+    `/docs/`. A route has this, `backend` or `logout`."""
     csp: str | None = None
     """`files` only: the Content-Security-Policy, in place of a strict one that allows only the route's own files."""
+    logout: Logout | None = None
+    """An OpenID provider says here who has logged out. A route has this, `backend` or `files`."""
     authentication: Authentication | None = None
     """Who may use it; absent: everybody whose Origin is allowed."""
     delivery: Delivery = Delivery()

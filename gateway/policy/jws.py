@@ -104,18 +104,32 @@ def parse_token(text: str) -> Token:
 def check_rules(token: Token, rules: Rules, *, now: float) -> None:
     """Whether the token is meant for us, and good at `now` (Unix time). Raises HandshakeRefused (401)."""
     claims = token.claims
-    if token.algorithm not in rules.algorithms:
-        raise invalid("is signed by an algorithm that is not taken here")
-    if rules.types and _media_type(token.type) not in {_media_type(name) for name in rules.types}:
+    if rules.types and media_type(token.type) not in {media_type(name) for name in rules.types}:
         raise invalid("is a token of another type than is taken here")
+    if "events" in claims:
+        # RFC 8417: it says that something happened to somebody. A logout token of ours would pass all else there is.
+        raise invalid("is the news of an event, as a logout token is, and lets nobody in")
+    check_envelope(token, audiences=rules.audiences, algorithms=rules.algorithms, leeway=rules.leeway, now=now)
+    subject = claim_at(claims, rules.subject)
+    if not isinstance(subject, str) or not subject:
+        raise invalid("does not say who it is of")
+
+
+def check_envelope(
+    token: Token, *, audiences: Collection[str], algorithms: Collection[str], leeway: float, now: float
+) -> None:
+    """What must be true of a token whatever it is for. Raises HandshakeRefused (401)."""
+    claims = token.claims
+    if token.algorithm not in algorithms:
+        raise invalid("is signed by an algorithm that is not taken here")
     audience = claims.get("aud")
     named = audience if isinstance(audience, list) else [audience]
-    if not any(isinstance(name, str) and name in rules.audiences for name in named):
+    if not any(isinstance(name, str) and name in audiences for name in named):
         raise invalid("is meant for another audience")
     expires_at = claims.get("exp")
     if not _is_time(expires_at):
         raise invalid("has no exp: one that is good for ever is not taken")
-    if expires_at <= now - rules.leeway:
+    if expires_at <= now - leeway:
         raise expired()
     for name, words in (("nbf", "is not good yet"), ("iat", "was issued in the future")):
         time = claims.get(name)
@@ -123,11 +137,8 @@ def check_rules(token: Token, rules: Rules, *, now: float) -> None:
             continue
         if not _is_time(time):
             raise invalid(f"has a {name} that is no time")
-        if time > now + rules.leeway:
+        if time > now + leeway:
             raise invalid(words)
-    subject = claim_at(claims, rules.subject)
-    if not isinstance(subject, str) or not subject:
-        raise invalid("does not say who it is of")
     for name in ("jti", "sid"):
         if name in claims and not isinstance(claims[name], str):
             raise invalid(f"has a {name} that is no text")
@@ -195,7 +206,7 @@ def _text(header: Mapping[str, object], name: str) -> str | None:
     return value
 
 
-def _media_type(name: str | None) -> str | None:
+def media_type(name: str | None) -> str | None:
     """RFC 7515 section 4.1.9: `application/` may be left out, and case does not matter."""
     return None if name is None else name.lower().removeprefix("application/")
 

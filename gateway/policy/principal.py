@@ -57,6 +57,12 @@ class Principal:
     """`sid` of OpenID Connect: the login that the credential came of."""
 
     @property
+    def subject_of_issuer(self) -> str:
+        """Who it is in the issuer's own words (`sub`), which `subject` need not be: a route may go by another claim."""
+        said = self.claims.get("sub")
+        return said if isinstance(said, str) else self.subject
+
+    @property
     def identity(self) -> str:
         """What a session is bound to: the same for a renewed credential of the same subject, another for any other."""
         return f"{self.issuer or ''}|{self.subject}"

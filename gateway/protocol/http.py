@@ -2,11 +2,13 @@
 
 Invariant: a `Request` that leaves the reader is a GET or HEAD in origin-form, without a body, from a client whose Host
 is valid, and its path means the same to every reader: no dot segments, no encoded slash, no control characters. A
-target in absolute-form has been taken apart: its authority stands in the place of Host.
+target in absolute-form has been taken apart: its authority stands in the place of Host. Other methods, and bodies with
+POST, come through only where the reader was told to take them.
 
 h11 parses; what stands here are the limits, which hold however the head was cut into reads, and the strictness that a
 proxy owes to those around it: what h11 would repair (a bare LF, a folded line) another server may read in another way,
-so it is refused. Bodies are refused as well: nothing behind this gateway takes one.
+so it is refused. Bodies are refused as well, but for those of POST where something takes one; then their length is
+told before they begin: of two ways to say it (RFC 9112 section 6.3) only one is taken.
 """
 
 import re
@@ -118,9 +120,13 @@ class Request:
     http_version: str
     """`1.0`, `1.1` or a later 1.x."""
     headers: Headers
+    body_bytes: int = 0
+    """The length of the body that follows."""
 
     @classmethod
-    def parse(cls, *, method: str, target: str, http_version: str = "1.1", headers: Headers = ()) -> Self:
+    def parse(
+        cls, *, method: str, target: str, http_version: str = "1.1", headers: Headers = (), body_bytes: int = 0
+    ) -> Self:
         """The request with its target taken apart. Raises HandshakeRefused (400) if the target cannot be trusted."""
         raw_path, _, query = target.partition("?")
         return cls(
@@ -131,6 +137,7 @@ class Request:
             query=query,
             http_version=http_version,
             headers=headers,
+            body_bytes=body_bytes,
         )
 
     def get_all(self, name: str) -> tuple[str, ...]:
@@ -212,9 +219,12 @@ class RequestReader:
         max_request_line_bytes: int = MAX_REQUEST_LINE_BYTES,
         max_head_bytes: int = MAX_HEAD_BYTES,
         methods: tuple[str, ...] = METHODS,
+        takes_bodies: bool = False,
     ) -> None:
-        """`methods`: those that are taken; whatever it is, a request has no body."""
+        """`methods`: those that are taken. `takes_bodies`: of POST; the body is what is `leftover` first, and who reads
+        it reads no other request from the connection."""
         self._methods = methods
+        self._takes_bodies = takes_bodies
         self._max_line = max_request_line_bytes
         self._max_head = max_head_bytes
         self._buffer = bytearray()
@@ -265,7 +275,7 @@ class RequestReader:
                 return None
             head = bytes(self._buffer[:length])
             del self._buffer[:length]
-            request = _parse_head(head, self._methods)
+            request = _parse_head(head, self._methods, takes_bodies=self._takes_bodies)
         except HandshakeRefused as error:
             self._error = error
             self._buffer.clear()
@@ -314,7 +324,7 @@ class RequestReader:
         return None
 
 
-def _parse_head(head: bytes, methods: tuple[str, ...]) -> Request:
+def _parse_head(head: bytes, methods: tuple[str, ...], *, takes_bodies: bool) -> Request:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head))
     connection.receive_data(head)
     try:
@@ -343,7 +353,15 @@ def _parse_head(head: bytes, methods: tuple[str, ...]) -> Request:
             reason=Refusal.METHOD,
             headers=(("Allow", ", ".join(methods)),),
         )
-    if "transfer-encoding" in fields or int(fields.get("content-length", "0")) > 0:
+    body_bytes = int(fields.get("content-length", "0"))
+    if takes_bodies and method == "POST":
+        if "transfer-encoding" in fields:
+            raise HandshakeRefused(
+                "a body must come with a Content-Length, not with Transfer-Encoding",
+                status=HTTPStatus.LENGTH_REQUIRED,
+                reason=Refusal.BODY,
+            )
+    elif "transfer-encoding" in fields or body_bytes > 0:
         raise HandshakeRefused(
             "a request here has no body: send neither Transfer-Encoding nor a Content-Length other than 0",
             status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -352,7 +370,7 @@ def _parse_head(head: bytes, methods: tuple[str, ...]) -> Request:
     if "host" in fields or version != "1.0":
         _check_host(fields.get("host", ""))
     target, headers = _origin_form(event.target.decode("ascii"), headers)
-    return Request.parse(method=method, target=target, http_version=version, headers=headers)
+    return Request.parse(method=method, target=target, http_version=version, headers=headers, body_bytes=body_bytes)
 
 
 def _origin_form(target: str, headers: Headers) -> tuple[str, Headers]:

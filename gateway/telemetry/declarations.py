@@ -162,6 +162,13 @@ def _authentications(metrics: Metrics) -> Iterator[Reading]:
             yield (route.name, method, outcome), count
 
 
+def _logouts(metrics: Metrics) -> Iterator[Reading]:
+    for route in metrics.told_routes:
+        if route.hears_logouts:
+            for outcome, count in route.logouts.items():
+                yield (route.name, outcome.value), count
+
+
 def _backends_by_endpoint(metrics: Metrics) -> Iterable[list[BackendReading]]:
     """An endpoint may be read twice, while a reload's old backend still has connections: its readings are one.
 
@@ -402,6 +409,14 @@ DECLARATIONS: Final = (
         labels=("route", "method", "outcome"),
         help="Clients that were asked who they are, by the method that decided and what came of it.",
         read=_authentications,
+    ),
+    Declaration(
+        name="logouts_total",
+        kind=Kind.COUNTER,
+        unit="requests",
+        labels=("route", "outcome"),
+        help="Logout tokens that an OpenID provider sent to a route with logout, by what came of them.",
+        read=_logouts,
     ),
     Declaration(
         name="refusals_total",

@@ -109,6 +109,18 @@ class SessionState(StrEnum):
     PARKED = "parked"
 
 
+class LogoutOutcome(StrEnum):
+    """What became of a logout token."""
+
+    ACCEPTED = "accepted"
+    NOT_KEPT = "not_kept"
+    """Accepted, but the state file could not be written: a restart forgets it."""
+    REPLAYED = "replayed"
+    REFUSED = "refused"
+    UNAVAILABLE = "unavailable"
+    """The issuer's keys could not be had: whoever logged out is still in."""
+
+
 class ResumeOutcome(StrEnum):
     """What became of a token that a client presented."""
 
@@ -342,13 +354,17 @@ class RouteMetrics:
     """By reason, of `REFUSAL_REASONS`; filled by `count_refusal`."""
     authentications: dict[tuple[str, str], int] = field(default_factory=dict)
     """By method (`AUTHENTICATION_METHODS`) and outcome (`AUTHENTICATION_OUTCOMES`); by `count_authentication`."""
+    logouts: dict[LogoutOutcome, int] = field(default_factory=lambda: dict.fromkeys(LogoutOutcome, 0))
+    """Of a route that hears of logouts."""
+    hears_logouts: bool = False
     file_responses: dict[str, int] = field(default_factory=dict)
     """By status class, of `STATUS_CLASSES`; filled by `count_file_response`."""
 
     @property
     def is_used(self) -> bool:
         """Somebody has asked for it since the process began."""
-        return any(self.handshakes.values()) or bool(self.refusals) or bool(self.file_responses)
+        heard = self.handshakes.values(), self.refusals, self.file_responses, self.logouts.values()
+        return any(map(any, heard))
 
     def count_close(self, by: ClosedBy, code: int) -> None:
         """A connection ended with `code`, any integer that a peer or we may have given."""

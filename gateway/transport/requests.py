@@ -5,6 +5,7 @@ place for ever; between two requests of a kept-alive connection the same time is
 """
 
 from contextlib import nullcontext
+from http import HTTPStatus
 from typing import Final
 
 import trio
@@ -12,11 +13,13 @@ import trio
 from gateway.errors import HandshakeRefused
 from gateway.policy.anteroom import Guest
 from gateway.protocol.handshake import Request, RequestReader, refusal_response, request_timed_out
-from gateway.protocol.http import Headers
+from gateway.protocol.http import Headers, Refusal
 from gateway.transport.channel import Channel
 from gateway.transport.silent import SilentConnections
 
 RECEIVE_BYTES: Final = 4096
+
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 async def read_request(
@@ -54,6 +57,32 @@ async def read_request(
             raise request_timed_out(timeout_seconds) from None
         return None
     return request
+
+
+async def read_body(channel: Channel, begun: bytes, request: Request, *, timeout_seconds: float) -> bytes:
+    """The body of a request, of which `begun` has come; the caller has bounded its length.
+
+    Raises HandshakeRefused (408) for one that is not complete in time, and OSError where it ends before.
+    """
+    length = request.body_bytes
+    body = bytearray(begun[:length])
+    try:
+        with trio.fail_after(timeout_seconds):
+            # RFC 9110 section 10.1.1: who asks before it sends a body waits for this, or for an answer.
+            if len(body) < length and request.http_version != "1.0" and "100-continue" in request.tokens("expect"):
+                await channel.send_all(_CONTINUE)
+            while len(body) < length:
+                data = await channel.receive_some(min(RECEIVE_BYTES, length - len(body)))
+                if not data:
+                    raise ConnectionResetError("the body ended before it was complete")
+                body += data
+    except trio.TooSlowError:
+        raise HandshakeRefused(
+            f"the request's body was not complete within {timeout_seconds:g} seconds",
+            status=HTTPStatus.REQUEST_TIMEOUT,
+            reason=Refusal.TIMEOUT,
+        ) from None
+    return bytes(body)
 
 
 async def refuse(

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -220,11 +221,55 @@ async def test_a_new_login_lifts_the_bar_of_a_subject(kind: Barred, value: str) 
     assert barred(state, principal(issued_at=NOW + 1)) is None
 
 
+async def test_what_an_issuer_says_holds_for_its_own_subjects_by_the_name_that_it_gave_them(tmp_path: Path) -> None:
+    state = open_state(tmp_path / "state.db", now=NOW)
+    await state.bar(Bar(kind=Barred.SUBJECT, value="248", since=NOW, until=None, issuer="one"), now=NOW)
+    await state.bar(Bar(kind=Barred.LOGIN_SESSION, value="s-1", since=NOW, until=None, issuer="two"), now=NOW)
+    for _ in range(2):
+        named = principal(subject="alice@example.com", claims={"sub": "248"}, login_session=None)
+        assert barred(state, replace(named, issuer="one")) is Barred.SUBJECT
+        assert barred(state, replace(named, issuer="two")) is None
+        assert barred(state, named) is None
+        assert barred(state, principal(issuer="one", subject="248", claims={})) is Barred.SUBJECT
+        assert barred(state, principal(issuer="one")) is None
+        assert barred(state, principal(issuer="two")) is Barred.LOGIN_SESSION
+        state.close()
+        state = open_state(tmp_path / "state.db", now=NOW + 1)
+    assert not await state.lift(Barred.SUBJECT, "248")
+    assert await state.lift(Barred.SUBJECT, "248", issuer="one")
+    assert barred(state, principal(issuer="one", subject="248")) is None
+    state.close()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"), [(None, NOW, None), (NOW, None, None), (NOW, NOW + 1, NOW + 1), (NOW + 1, NOW, NOW + 1)]
+)
+def test_of_two_bars_of_one_name_the_longer_and_the_later_count(
+    one: float | None, other: float | None, both: float | None
+) -> None:
+    first = Bar(kind=Barred.SUBJECT, value="alice", since=NOW - 1, until=one)
+    second = replace(first, since=NOW, until=other)
+    assert first.joined(second) == second.joined(first) == replace(first, since=NOW, until=both)
+    assert first.joined(None) == first
+
+
+async def test_bars_of_a_file_from_before_they_had_issuers_hold(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    with sqlite3.connect(path, isolation_level=None) as old:
+        old.execute("CREATE TABLE barred (kind TEXT, value TEXT, since REAL, until REAL, PRIMARY KEY (kind, value))")
+        old.execute("INSERT INTO barred VALUES ('subject', 'alice', ?, NULL)", (NOW,))
+    old.close()
+    for _ in range(2):
+        state = open_state(path, now=NOW)
+        assert barred(state, principal()) is Barred.SUBJECT
+        state.close()
+
+
 async def test_a_bar_that_cannot_be_written_down_holds_all_the_same(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     state = open_state(path, now=NOW)
     with sqlite3.connect(path, isolation_level=None) as other:
-        other.execute("DROP TABLE barred")
+        other.execute("DROP TABLE bars")
     other.close()
     with pytest.raises(StateUnwritable):
         await state.bar(Bar(kind=Barred.SUBJECT, value="alice", since=NOW, until=None), now=NOW)

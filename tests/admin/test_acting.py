@@ -32,19 +32,21 @@ class Recorded(Operations):
         self.is_writable = True
         self._level: LogLevel = "info"
 
-    async def bar(self, kind: Barred, value: str, *, seconds: float | None) -> tuple[Bar, int, bool]:
-        self.heard.append(("bar", kind, value, seconds))
-        return Bar(kind=kind, value=value, since=1.0, until=seconds), 3, self.is_writable
+    async def bar(
+        self, kind: Barred, value: str, *, seconds: float | None, issuer: str | None = None
+    ) -> tuple[Bar, int, bool]:
+        self.heard.append(("bar", kind, value, issuer, seconds))
+        return Bar(kind=kind, value=value, since=1.0, until=seconds, issuer=issuer), 3, self.is_writable
 
-    def disconnect(self, kind: Barred, value: str) -> int:
-        self.heard.append(("disconnect", kind, value))
+    def disconnect(self, kind: Barred, value: str, *, issuer: str | None = None) -> int:
+        self.heard.append(("disconnect", kind, value, issuer))
         return 0 if value == "nobody" else 2
 
     def bars(self) -> Sequence[Bar]:
         return [Bar(kind=Barred.SUBJECT, value="mallory", since=1.0, until=None)]
 
-    async def lift(self, kind: Barred, value: str) -> bool:
-        self.heard.append(("lift", kind, value))
+    async def lift(self, kind: Barred, value: str, *, issuer: str | None = None) -> bool:
+        self.heard.append(("lift", kind, value, issuer))
         if not self.is_writable:
             raise StateUnwritable("disk full")
         return value != "nobody"
@@ -85,21 +87,36 @@ async def refused(operations: Recorded, method: str, target: str, token: str = "
 async def test_each_operation_does_what_it_says() -> None:
     operations = Recorded()
     for method, target, answer, heard in (
-        ("DELETE", "/sessions/abc", {"ended": 2}, ("disconnect", Barred.SESSION, "abc")),
-        ("POST", "/disconnect?address=10.0.0.1", {"ended": 2}, ("disconnect", Barred.ADDRESS, "10.0.0.1")),
+        ("DELETE", "/sessions/abc", {"ended": 2}, ("disconnect", Barred.SESSION, "abc", None)),
+        ("POST", "/disconnect?address=10.0.0.1", {"ended": 2}, ("disconnect", Barred.ADDRESS, "10.0.0.1", None)),
         (
             "POST",
             "/bars?subject=mallory%20%26%20co&seconds=60",
             {"by": "subject", "value": "mallory & co", "since": 1.0, "until": 60.0, "ended": 3, "kept": True},
-            ("bar", Barred.SUBJECT, "mallory & co", 60.0),
+            ("bar", Barred.SUBJECT, "mallory & co", None, 60.0),
         ),
         (
             "POST",
             "/bars?token=t-1",
             {"by": "token", "value": "t-1", "since": 1.0, "until": None, "ended": 3, "kept": True},
-            ("bar", Barred.TOKEN, "t-1", None),
+            ("bar", Barred.TOKEN, "t-1", None, None),
         ),
-        ("DELETE", "/bars?route=chat", {}, ("lift", Barred.ROUTE, "chat")),
+        (
+            "POST",
+            "/bars?login_session=s-1&issuer=https%3A%2F%2Flogin.example.com",
+            {
+                "by": "login_session",
+                "value": "s-1",
+                "since": 1.0,
+                "until": None,
+                "issuer": "https://login.example.com",
+                "ended": 3,
+                "kept": True,
+            },
+            ("bar", Barred.LOGIN_SESSION, "s-1", "https://login.example.com", None),
+        ),
+        ("DELETE", "/bars?subject=al&issuer=i", {}, ("lift", Barred.SUBJECT, "al", "i")),
+        ("DELETE", "/bars?route=chat", {}, ("lift", Barred.ROUTE, "chat", None)),
     ):
         assert await ask(operations, method, target) == answer
         assert operations.heard.pop() == heard
@@ -119,6 +136,8 @@ async def test_each_operation_does_what_it_says() -> None:
         ("POST", "/bars?subject=a&route=b", 400, "exactly one of"),
         ("POST", "/bars?subject=a&seconds=0", 400, "seconds must be a number from 1"),
         ("POST", "/bars?subject=a&seconds=soon", 400, "seconds must be a number from 1"),
+        ("POST", "/bars?address=10.0.0.1&issuer=i", 400, "issuer goes with token, subject, login_session"),
+        ("POST", "/bars?subject=a&issuer=", 400, "issuer goes with"),
         ("POST", "/bars?who=a", 400, "the query may have, once each"),
         ("POST", "/disconnect?subject=a&seconds=5", 400, "the query may have, once each"),
         ("DELETE", "/sessions/nobody", 404, "no live session"),

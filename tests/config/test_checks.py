@@ -9,6 +9,11 @@ from gateway.config.checks import find_disagreements
 from gateway.config.loading import dotted
 
 BACKEND = {"endpoints": ["tcp://127.0.0.1:9000"]}
+LOGOUT = {
+    "issuers": [{"issuer": "https://login.example.com", "discovery": True}],
+    "audiences": ["chat"],
+    "algorithms": ["ES256"],
+}
 
 
 def findings_of(**changes: Any) -> list[str]:
@@ -121,7 +126,43 @@ def test_two_routes_do_not_match_the_same_requests() -> None:
 @pytest.mark.parametrize(
     ("route", "findings"),
     [
-        ({}, [": needs a backend to relay to, or files to serve"]),
+        ({}, [": needs a backend to relay to, files to serve, or logout to hear of"]),
+        ({"logout": LOGOUT, "limits": {"connections": 5}}, []),
+        ({"logout": LOGOUT, "files": "."}, [".logout: cannot stand beside files; make it a route of its own"]),
+        (
+            {"logout": LOGOUT, "backend": BACKEND, "files": "."},
+            [
+                ".files: cannot stand beside backend; make it a route of its own",
+                ".logout: cannot stand beside backend; make it a route of its own",
+            ],
+        ),
+        ({"logout": LOGOUT, "csp": "default-src 'self'"}, [".csp: is for routes with files"]),
+        (
+            {"logout": LOGOUT, "origins": ["*"], "limits": {"message_bytes": "1KiB"}},
+            [
+                ".origins: does nothing on a route with logout; take it out",
+                ".limits.message_bytes: does nothing on a route with logout; take it out",
+            ],
+        ),
+        (
+            {
+                "logout": LOGOUT,
+                "authentication": {"methods": [{"token": {"tokens": [{"subject": "a", "token": "t"}]}}]},
+            },
+            [".authentication: does nothing on a route with logout, whose tokens say whose they are; take it out"],
+        ),
+        (
+            {"logout": {**LOGOUT, "issuers": [{"issuer": "i"}, {"issuer": "i", "secrets": ["short"]}]}},
+            [
+                ".logout.issuers[0]: must have exactly one of keys, keys_url, discovery, secrets, not none",
+                ".logout.issuers[1].secrets: are for HS256, HS384 and HS512, of which algorithms has none",
+                (
+                    ".logout.issuers[1].secrets[0]: must have 32 bytes or more: shorter ones can be guessed from what "
+                    "they signed"
+                ),
+                '.logout.issuers[1].issuer: "i" stands here already; see routes[0].logout.issuers[0]',
+            ],
+        ),
         ({"files": ".", "backend": BACKEND}, [".files: cannot stand beside backend; make it a route of its own"]),
         ({"files": ".", "csp": "default-src 'self'"}, []),
         ({"backend": BACKEND, "csp": "default-src 'self'"}, [".csp: is for routes with files"]),

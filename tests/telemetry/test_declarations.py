@@ -21,6 +21,7 @@ from gateway.telemetry.metrics import (
     HandshakeOutcome,
     Histogram,
     InFlightReading,
+    LogoutOutcome,
     MemoryReading,
     Metrics,
     PauseCause,
@@ -61,6 +62,11 @@ def _pause(cause: PauseCause) -> Happening:
         paused.begin(NOW - 2)
 
     return happens
+
+
+def _hear_logouts(_: Metrics, route: RouteMetrics) -> None:
+    route.hears_logouts = True
+    route.logouts[LogoutOutcome.REPLAYED] = 7
 
 
 def _have_backends(metrics: Metrics, route: RouteMetrics) -> None:
@@ -167,6 +173,12 @@ CASES: list[tuple[str, Happening, tuple[str, ...], float]] = [
         lambda _, route: route.count_authentication("jwt", "accepted"),
         ("chat", "jwt", "accepted"),
         1,
+    ),
+    (
+        "logouts_total",
+        _hear_logouts,
+        ("chat", "replayed"),
+        7,
     ),
     ("file_responses_total", lambda _, route: route.count_file_response(304), ("chat", "3xx"), 1),
     *(
