@@ -1,4 +1,5 @@
-"""One session as its client sees it, without I/O: records in, records out, whatever connections carry them.
+"""One session as its client sees it, without I/O: long, for it is one state machine. Records in, records out, whatever
+connections carry them.
 
 Invariant: nothing is told to the gateway before it was saved. The caller takes `changes`, saves them, reports them with
 `mark_saved`, and only then does `records_to_send` send what they say was sent and acknowledge what was consumed.

@@ -1,4 +1,4 @@
-"""The record protocol `kakitome.v1`: records as bytes, and the JSON bodies of those that carry one.
+"""The record protocol `kakitome.v1`, all of it and so long: records as bytes, the JSON bodies of those with one.
 
 Invariant: a record that leaves `parse_record` or `RecordDecoder` has a known type, flags and a sequence number that
 this type allows, and a body within its bounds; JSON bodies are checked by their own `from_json`.

@@ -1,4 +1,4 @@
-"""Every metric, declared once: its name, unit, help and labels, and how it is read from the counters.
+"""Every metric, declared once (long as the list is): its name, unit, help, labels, how it is read from the counters.
 
 Invariant: `DECLARATIONS` is the only place that knows what is exported. What Prometheus scrapes and docs/metrics.md are
 both made from it, and every label value is from a closed set or from the configuration.

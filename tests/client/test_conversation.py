@@ -1,17 +1,14 @@
 """The session's core where a model does not go: a gateway that breaks the protocol, what is told when, and the end."""
 
 import json
-from collections.abc import Sequence
 
 import pytest
 
-from gateway.client.conversation import TIMES_BEHIND, Conversation
+from gateway.client.conversation import TIMES_BEHIND
 from gateway.client.events import Acknowledged, MessageRejected, Opened
-from gateway.client.faults import ConnectionClosed, Fate, Lost, Rejected, SessionEnded
-from gateway.client.receipts import Receipt
+from gateway.client.faults import Fate, Lost, Rejected
 from gateway.client.store import Changes, StoredSession
 from gateway.errors import MessageTooBig
-from gateway.protocol.inbox import Inbox
 from gateway.protocol.outbox import OutgoingMessage
 from gateway.protocol.records import (
     FRAGMENT_BYTES,
@@ -24,56 +21,18 @@ from gateway.protocol.records import (
     encode_record,
     parse_record,
 )
+from tests.client.conversations import (
+    close_record,
+    conversation,
+    data,
+    opened,
+    save,
+    sent,
+    seq_of,
+    take,
+    types_sent,
+)
 from tests.client.gateway_model import ModelStore
-
-
-def conversation(*, receipts: Sequence[Rung] = (), stored: StoredSession | None = None) -> Conversation:
-    return Conversation(stored, receipts=receipts, window_messages=1024, window_bytes=1 << 20)
-
-
-def save(conversation: Conversation) -> None:
-    conversation.mark_saved(conversation.changes())
-
-
-def opened(
-    conversation: Conversation, position: int = 0, *, token: str = "token", resumed: bool = False, **body: object
-) -> Conversation:
-    """The conversation, open on a new connection."""
-    conversation.attach()
-    conversation.records_to_send(1 << 20)
-    answer = {"session": token, "resumed": resumed, "settles_at": "consumed", **body}
-    conversation.receive([(RecordType.OPENED, 0, position, json.dumps(answer).encode())])
-    save(conversation)
-    return conversation
-
-
-def sent(conversation: Conversation, *texts: str) -> list[Receipt]:
-    """The receipts of messages that have left."""
-    receipts = [conversation.send(text=True, payload=text.encode()) for text in texts]
-    save(conversation)
-    conversation.records_to_send(1 << 20)
-    return receipts
-
-
-def types_sent(conversation: Conversation) -> list[int]:
-    save(conversation)
-    return [parse_record(record)[0] for record in conversation.records_to_send(1 << 20)]
-
-
-def upstream(
-    settled: int, *, unknown: list[int] | None = None, never_forwarded: list[int] | None = None
-) -> dict[str, object]:
-    """A loss report that says so of our messages."""
-    up = {"settled": settled, "unknown": unknown, "never_forwarded": never_forwarded}
-    return {"upstream": up, "downstream": {"settled": 0}}
-
-
-def seq_of(record: bytes) -> int:
-    return parse_record(record)[2]
-
-
-def close_record(code: int, **body: object) -> Record:
-    return RecordType.CLOSE, 0, 0, json.dumps({"code": code, "reason": "because", **body}).encode()
 
 
 @pytest.mark.parametrize(
@@ -305,84 +264,6 @@ def test_a_reason_is_made_well_formed_and_cut_between_characters(reason: str, to
     assert len(RejectBody.from_json(reject[3]).reason.encode()) <= 1024
 
 
-# --- a session that is lost -----------------------------------------------------------------------------------------
-
-
-def lost(session: Conversation, *, code: int = 1012, report: object = None) -> Conversation:
-    """The session after a CLOSE that says so, and before the next connection."""
-    session.receive([close_record(code, report=report)])
-    assert session.end is None
-    assert session.is_lost
-    assert session.is_over
-    assert session.goodbye == (code, "because")
-    session.interrupt()
-    return session
-
-
-@pytest.mark.parametrize("code", [1011, 1012, 1013, 1014])
-def test_a_session_that_is_lost_comes_back_with_its_token_and_may_go_on(code: int) -> None:
-    session = opened(conversation())
-    receipts = sent(session, "a", "b", "c")
-    lost(session, code=code, report=upstream(1, unknown=[2, 3]))
-    assert [receipt.is_settled for receipt in receipts] == [True, False, False]
-    assert receipts[1].failure is None
-    session.attach()
-    assert not session.is_over
-    [record] = session.records_to_send(1 << 20)
-    assert OpenFromClient.from_json(parse_record(record)[3]).session == "token"
-    opened(session, 2, resumed=True)
-    assert not session.is_lost
-    assert [seq_of(record) for record in session.records_to_send(1 << 20)] == [3]
-    assert [receipt.has_ended for receipt in receipts] == [True, True, False]
-
-
-@pytest.mark.parametrize("told_again", [True, False])
-def test_a_lost_session_begins_anew_and_its_report_tells_what_goes_along(told_again: bool) -> None:
-    session = opened(conversation())
-    receipts = sent(session, "settled", "unknown", "never forwarded")
-    report = upstream(1, unknown=[2, 2], never_forwarded=[3, 3])
-    session.cause = ConnectionClosed(1012, "because")
-    lost(session, report=report)
-    opened(session, token="t2", report=report if told_again else None)
-    assert receipts[0].is_settled
-    assert isinstance(receipts[1].failure, Lost)
-    assert receipts[1].failure.fate is Fate.UNKNOWN
-    assert isinstance(receipts[1].failure.__cause__, ConnectionClosed)
-    assert isinstance(receipts[1].failure.again().__cause__, ConnectionClosed)
-    assert [seq_of(record) for record in session.records_to_send(1 << 20)] == [1]
-    assert (receipts[2].has_ended, receipts[2].seq) == (False, 1)
-
-
-def test_a_lost_session_that_is_given_up_has_the_report_of_its_close() -> None:
-    session = opened(conversation())
-    receipts = sent(session, "unknown", "never forwarded")
-    lost(session, report=upstream(0, unknown=[1, 1], never_forwarded=[2, 2]))
-    session.abandon(1006, "")
-    assert [type(receipt.failure) for receipt in receipts] == [Lost, Lost]
-    assert [receipt.failure.fate for receipt in receipts if isinstance(receipt.failure, Lost)] == [
-        Fate.UNKNOWN,
-        Fate.NEVER_FORWARDED,
-    ]
-
-
-def test_a_loss_in_answer_to_our_own_end_is_the_end() -> None:
-    session = opened(conversation())
-    session.close(1000, "")
-    types_sent(session)
-    session.receive([close_record(1012)])
-    assert session.end is not None
-    assert not session.is_lost
-
-
-def test_what_a_gateways_close_loses_has_it_as_its_cause() -> None:
-    session = opened(conversation())
-    [receipt] = sent(session, "a")
-    session.receive([close_record(4000)])
-    assert isinstance(receipt.failure, Lost)
-    assert isinstance(receipt.failure.__cause__, SessionEnded)
-    assert receipt.failure.__cause__.code == 4000
-
-
 # --- messages that turn out to be too big ---------------------------------------------------------------------------
 
 
@@ -500,17 +381,6 @@ def test_what_an_earlier_process_left_may_have_been_sent() -> None:
     assert receipt.failure.fate is Fate.UNKNOWN
 
 
-def data(seq: int, payload: bytes = b"x") -> Record:
-    return RecordType.DATA, 0, seq, payload
-
-
-def take(session: Conversation) -> tuple[Inbox, int]:
-    """(inbox, number) of the next message."""
-    taken = session.take_message(1 << 20)
-    assert taken is not None
-    return taken[0], taken[1].seq
-
-
 def test_a_new_session_is_acknowledged_from_its_first_message() -> None:
     session = opened(conversation())
     session.receive([data(1), data(2), data(3)])
@@ -553,81 +423,3 @@ def test_a_reject_that_no_connection_carried_is_told_by_open() -> None:
     assert json.loads(parse_record(record)[3])["rejected"] == [[2, 2, 4009, "no"]]
     session.receive([(RecordType.OPENED, 0, 0, b'{"session":"token","resumed":true,"settles_at":"consumed"}')])
     assert types_sent(session) == [RecordType.REJECT]
-
-
-# --- a REJECT that was lost together with its ACK -----------------------------------------------------------------
-
-
-async def outcome(receipt: Receipt) -> Rung | Rejected | Lost:
-    try:
-        return await receipt.settled()
-    except (Rejected, Lost) as failure:
-        return failure
-
-
-async def test_opened_tells_what_was_rejected_before() -> None:
-    one = opened(conversation())
-    receipts = sent(one, "taken", "refused", "taken", "under way")
-    one.interrupt()
-    one.take_events()
-    opened(one, 3, resumed=True, rejected=[[2, 2, 4022, "no such room"]])
-    assert await outcome(receipts[0]) is Rung.CONSUMED
-    refused = await outcome(receipts[1])
-    assert isinstance(refused, Rejected)
-    assert (refused.seq, refused.code, refused.reject_reason) == (2, 4022, "no such room")
-    assert await outcome(receipts[2]) is Rung.CONSUMED
-    assert [receipt.seq for receipt in one.receipts] == [4]
-    events = one.take_events()
-    assert MessageRejected(seq=2, code=4022, reason="no such room") in events
-    assert Acknowledged(first=1, last=3, count=2, rung=Rung.CONSUMED, settled=True) in events
-
-
-async def test_a_loss_report_tells_what_was_rejected_before() -> None:
-    report = {
-        "upstream": {"settled": 2, "rejected": [[1, 1, 4000, "no"]], "unknown": [3, 3]},
-        "downstream": {"settled": 0},
-    }
-    for hear in (
-        lambda one: opened(one, token="new", report=report),
-        lambda one: one.receive([close_record(1000, report=report)]),
-    ):
-        one = opened(conversation())
-        receipts = sent(one, "refused", "taken", "unknown")
-        if hear(one) is None or not one.is_open:
-            one.interrupt()
-        outcomes = [await outcome(receipt) for receipt in receipts]
-        assert isinstance(outcomes[0], Rejected)
-        assert outcomes[1] is Rung.CONSUMED
-        assert isinstance(outcomes[2], Lost)
-
-
-@pytest.mark.parametrize("restarted", [False, True])
-def test_open_tells_what_was_rejected_before(restarted: bool) -> None:
-    store = ModelStore()
-    one = opened(conversation())
-    store.save(Changes(token="token"))
-    one.receive([(RecordType.DATA, 0, seq, b"x") for seq in (1, 2)])
-    one.reject(one.inbox, 1, 4022, "no")
-    one.inbox.consume(2)
-    changes = one.changes()
-    store.save(changes)
-    one.mark_saved(changes)
-    assert [parse_record(record)[0] for record in one.records_to_send(1 << 20)] == [RecordType.REJECT, RecordType.ACK]
-    one.interrupt()  # and both were lost
-    if restarted:
-        one = conversation(stored=store.load())
-    one.attach()
-    [record] = one.records_to_send(1 << 20)
-    _, _, position, body = parse_record(record)
-    assert (position, OpenFromClient.from_json(body).rejected) == (2, ((1, 1, 4022, "no"),))
-
-
-def test_a_new_session_knows_nothing_of_what_was_rejected_in_the_old_one() -> None:
-    one = opened(conversation())
-    one.receive([(RecordType.DATA, 0, 1, b"x")])
-    one.reject(one.inbox, 1, 4022, "no")
-    save(one)
-    opened(one, token="new")
-    one.attach()
-    [record] = one.records_to_send(1 << 20)
-    assert OpenFromClient.from_json(parse_record(record)[3]).rejected == ()
