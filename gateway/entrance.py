@@ -286,10 +286,12 @@ class Entrance:
                 return await serve_file(
                     service.folder, request, established.channel, on_response=count, headers=established.headers
                 )
-        await self._open(established, request, leftover, service, view, guest)
+        session = await self._open(established, request, leftover, service, view, guest)
         metrics.handshakes[HandshakeOutcome.UPGRADED] += 1
         took = trio.current_time() - attempt.began
         metrics.handshake_seconds.observe(took)
+        if session is not None and metrics.handshake_seconds.exemplars is not None:
+            metrics.handshake_seconds.name(took, session, self._host.pump.clock())
         log.debug("upgraded", route=metrics.name, address=view.address, milliseconds=round(1000 * took, 1))
         return False
 
@@ -326,8 +328,11 @@ class Entrance:
         service: RouteService,
         view: ClientView,
         guest: Guest | None,
-    ) -> None:
-        """Checks, admits, dials, upgrades, and hands over to the pump. Raises HandshakeRefused, BackendUnreachable."""
+    ) -> str | None:
+        """Checks, admits, dials, upgrades, and hands over to the pump; the session's id, None if that came to none.
+
+        Raises HandshakeRefused, BackendUnreachable.
+        """
         with readable(request):
             explain(request, service.origins, scheme=view.scheme, host=view.host)
             upgrade = check_upgrade(request)
@@ -384,7 +389,7 @@ class Entrance:
             ticket=ticket,
             handshake_seconds=self._host.config.timeouts.handshake,
         )
-        await receive(arrival, self._host)
+        return await receive(arrival, self._host)
 
     async def _refuse(self, accepted: Accepted, refusal: HandshakeRefused, attempt: "_Attempt") -> None:
         metrics = attempt.metrics

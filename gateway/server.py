@@ -447,4 +447,9 @@ async def _watch(
 
 def _detail(config: Config) -> Detail:
     told = config.metrics
-    return Detail(per_endpoint=told.per_endpoint, few_buckets=told.buckets == "few", idle_routes=told.idle_routes)
+    return Detail(
+        per_endpoint=told.per_endpoint,
+        few_buckets=told.buckets == "few",
+        idle_routes=told.idle_routes,
+        exemplars=told.exemplars,
+    )

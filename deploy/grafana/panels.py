@@ -3,6 +3,7 @@
 Invariant: every panel has a description, and every query the dashboard's data source.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -25,6 +26,10 @@ class Threshold:
 
     value: float
     colour: str
+
+
+_WITH_EXEMPLARS: Final = re.compile(r"kakitome_(delivery|handshake)_seconds_bucket")
+"""The histograms by route, whose exemplars name sessions (docs/metrics.md)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,7 +329,9 @@ def _link(title: str, uid: str) -> Json:
 
 
 def _target(query: Query, number: int) -> Json:
+    named = {"exemplar": True} if _WITH_EXEMPLARS.search(query.expr) else {}
     return {
+        **named,
         "refId": chr(ord("A") + number),
         "datasource": _DATASOURCE,
         "editorMode": "code",

@@ -404,6 +404,9 @@ class MetricsDetail(Section):
     idle_routes: bool = True
     """Routes that nobody has asked for since the start, too. `false`: a route appears with its first request, whose
     counts `rate()` then does not see."""
+    exemplars: bool = False
+    """In OpenMetrics each bucket of the histograms by route names the session of one of its observations, so that one
+    gets from a slow bucket to the log. Prometheus keeps them if it runs with `--enable-feature=exemplar-storage`."""
 
 
 RESTART_KEYS: Final = ("listeners", "admin", "log.format", "state")

@@ -39,6 +39,7 @@ class Lane:
         "_held_charge",
         "_ledger_charge",
         "_paused_for",
+        "_session",
         "_tab",
         "bytes",
         "dropped_messages",
@@ -56,13 +57,19 @@ class Lane:
     )
 
     def __init__(
-        self, metrics: DirectionMetrics, ledger: Ledger | None, tab: Tab, retained: Retained | None = None
+        self,
+        metrics: DirectionMetrics,
+        ledger: Ledger | None,
+        tab: Tab,
+        retained: Retained | None = None,
+        session: str = "",
     ) -> None:
         """What is held is charged to `tab`, the session's. `ledger` None: delivery is not tracked.
 
-        `retained`: for a next hop that can be made anew.
+        `retained`: for a next hop that can be made anew. `session`: its id, which exemplars name.
         """
         self._tab = tab
+        self._session = session
         self._held_charge = Charge(tab)
         self._ledger_charge = Charge(tab)
         self.metrics = metrics
@@ -333,6 +340,9 @@ class Lane:
             histogram.observe(now - run.accepted_at, run.count)
             count += run.count
         self.metrics.settled[rung] += count
+        if histogram.exemplars is not None:
+            for run in settled:
+                histogram.name(now - run.accepted_at, self._session, now)
         if self._ledger_charge.size:
             self.reckon()
         if self.retained is not None:

@@ -79,8 +79,8 @@ def assemble(
     session.relay = Relay(
         pump=keeper.pump,
         settings=service.settings,
-        up=Lane(metrics.upstream, up_ledger if track else None, session.tab, up_retained if track else None),
-        down=Lane(metrics.downstream, down_ledger if track else None, session.tab, down_retained),
+        up=Lane(metrics.upstream, up_ledger if track else None, session.tab, up_retained if track else None, identity),
+        down=Lane(metrics.downstream, down_ledger if track else None, session.tab, down_retained, identity),
         tab=session.tab,
         host=session,
     )

@@ -48,20 +48,20 @@ TRY_AGAIN_LATER: Final = 1013
 log = structlog.get_logger("reception")
 
 
-async def receive(arrival: Arrival, keeper: SessionKeeper) -> None:
-    """Makes the request a session's connection. Takes the ticket over, also when it fails.
+async def receive(arrival: Arrival, keeper: SessionKeeper) -> str | None:
+    """Makes the request a session's connection; the session's id, None for a client that was turned away.
 
-    Raises BackendUnreachable and BackendRefused while the client can still be answered over HTTP, and OSError.
+    Takes the ticket over, also when it fails. Raises BackendUnreachable and BackendRefused while the client can still
+    be answered over HTTP, and OSError.
     """
     with ExitStack() as undo:
         undo.callback(arrival.ticket.release)
         if arrival.speaks_records:
-            await _receive_records(arrival, keeper, undo)
-        else:
-            await _receive_plain(arrival, keeper, undo)
+            return await _receive_records(arrival, keeper, undo)
+        return await _receive_plain(arrival, keeper, undo)
 
 
-async def _receive_plain(arrival: Arrival, keeper: SessionKeeper, undo: ExitStack) -> None:
+async def _receive_plain(arrival: Arrival, keeper: SessionKeeper, undo: ExitStack) -> str | None:
     """A plain client: the backend is dialled before the 101, so that it being away is an HTTP answer."""
     identity = new_session_id()
     arrival = await _directed(arrival)
@@ -71,7 +71,7 @@ async def _receive_plain(arrival: Arrival, keeper: SessionKeeper, undo: ExitStac
     ws = await upgrade(arrival, subprotocol)
     if (refusal := _barred(arrival, keeper, identity)) is not None:
         await _turn_away(arrival, ws, refusal)
-        return
+        return None
     undo.pop_all()
     session = assemble(arrival, keeper, backend, identity=identity, token=None, subprotocol=subprotocol)
     relay = session.relay
@@ -79,46 +79,47 @@ async def _receive_plain(arrival: Arrival, keeper: SessionKeeper, undo: ExitStac
     client.on_closed = arrival.ticket.release
     session.admit(session.permission, relay.opened_at)
     relay.start(client, backend_side(arrival, session, backend, start=0), early=arrival.leftover, now=relay.opened_at)
+    return identity
 
 
-async def _receive_records(arrival: Arrival, keeper: SessionKeeper, undo: ExitStack) -> None:
+async def _receive_records(arrival: Arrival, keeper: SessionKeeper, undo: ExitStack) -> str | None:
     """A records client: upgraded first, because only its OPEN says which session it wants."""
     channel = arrival.established.channel
     ws = await upgrade(arrival, SUBPROTOCOL)
     greeting = await read_open(channel, ws, arrival.leftover, timeout_seconds=arrival.handshake_seconds)
     if greeting is None:
-        return
+        return None
     try:
         arrival = await _directed(await _identify(arrival, greeting))
         _check_asked_for(arrival, keeper, greeting)
     except HandshakeRefused as refusal:
         await _turn_away(arrival, ws, refusal)
-        return
+        return None
     try:
         found = await _find(arrival, keeper, greeting)
     except BackendRefused as refusal:
         code = refusal.code if is_legal_close_code(refusal.code) else BackendFault.close_code
         await close_politely(channel, ws, code, refusal.close_reason)
-        return
+        return None
     except Overloaded as fault:
         arrival.service.metrics.count_refusal(ServiceRefusal.OVERLOAD)
         await close_politely(channel, ws, fault.close_code, fault.close_reason)
-        return
+        return None
     except GatewayExhausted as error:
         log.warning("gateway_exhausted", route=arrival.service.config.name, problem=str(error))
         arrival.service.metrics.count_refusal(ServiceRefusal.EXHAUSTED)
         await close_politely(channel, ws, TRY_AGAIN_LATER, "this gateway can take no more connections; try again later")
-        return
+        return None
     except BackendUnreachable as error:
         log.warning("backend_unreachable", route=arrival.service.config.name, problem=str(error))
         await close_politely(channel, ws, BackendFault.close_code, "the service behind this gateway cannot be reached")
-        return
+        return None
     session, outcome, report = found
     if (barred := _barred(arrival, keeper, session.id)) is not None:
         if outcome is not ResumeOutcome.RESUMED:
             session.revoke(UNAUTHORIZED, str(barred), keeper.pump.clock())
         await _turn_away(arrival, ws, barred)
-        return
+        return None
     undo.pop_all()
     session.attach(
         channel,
@@ -129,6 +130,7 @@ async def _receive_records(arrival: Arrival, keeper: SessionKeeper, undo: ExitSt
         ticket=arrival.ticket,
         permission=arrival.permission,
     )
+    return session.id
 
 
 async def _turn_away(arrival: Arrival, ws: WebSocketConnection, refusal: HandshakeRefused) -> None:

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.exposition import choose_encoder
 
 from gateway.telemetry.declarations import DECLARATIONS, PREFIX, Declaration, Reading
-from gateway.telemetry.metrics import Histogram, Metrics
+from gateway.telemetry.metrics import Exemplar, Histogram, Metrics
 
 _SLICE_READINGS: Final = 50
 """Readings written between two checkpoints: at most 1,000 lines, some 3 ms, as each may be a histogram."""
@@ -56,7 +56,11 @@ class Exporter:
             parts.append(_head(declaration, is_openmetrics=is_openmetrics).encode())
             for start in range(0, len(readings), _SLICE_READINGS):
                 some = readings[start : start + _SLICE_READINGS]
-                parts.append("".join(lines(declaration, some, few_buckets=self._metrics.detail.few_buckets)).encode())
+                few = self._metrics.detail.few_buckets
+                written = lines(
+                    declaration, some, few_buckets=few, epoch=self._metrics.epoch if is_openmetrics else None
+                )
+                parts.append("".join(written).encode())
                 await trio.lowlevel.checkpoint()
         if is_openmetrics:
             parts.append(_END_OF_OPENMETRICS)
@@ -74,8 +78,13 @@ def _head(declaration: Declaration, *, is_openmetrics: bool) -> str:
     return f"# HELP {family} {declaration.help}\n# TYPE {family} {declaration.kind}\n{unit}"
 
 
-def lines(declaration: Declaration, readings: Sequence[Reading], *, few_buckets: bool = False) -> Iterator[str]:
-    """A line for each series of these readings; `few_buckets`: of a histogram by route only those of `FEW_BOUNDS`."""
+def lines(
+    declaration: Declaration, readings: Sequence[Reading], *, few_buckets: bool = False, epoch: float | None = None
+) -> Iterator[str]:
+    """A line for each series of these readings; `few_buckets`: of a histogram by route only those of `FEW_BOUNDS`.
+
+    `epoch`, that of the metrics: exemplars that were kept are told too, which only OpenMetrics can.
+    """
     few_buckets = few_buckets and "route" in declaration.labels
     name = PREFIX + declaration.name
     for values, value in readings:
@@ -83,19 +92,30 @@ def lines(declaration: Declaration, readings: Sequence[Reading], *, few_buckets:
             [f'{label}="{_escape(text)}"' for label, text in zip(declaration.labels, values, strict=True)]
         )
         if isinstance(value, Histogram):
-            yield from _histogram_lines(name, labels, value, few_buckets=few_buckets)
+            yield from _histogram_lines(name, labels, value, few_buckets=few_buckets, epoch=epoch)
         else:
             yield f"{name}{{{labels}}} {value}\n" if labels else f"{name} {value}\n"
 
 
-def _histogram_lines(name: str, labels: str, histogram: Histogram, *, few_buckets: bool) -> Iterator[str]:
+def _histogram_lines(
+    name: str, labels: str, histogram: Histogram, *, few_buckets: bool, epoch: float | None
+) -> Iterator[str]:
     before = f'{name}_bucket{{{labels}{"," if labels else ""}le="'
     suffix = f"{{{labels}}}" if labels else ""
     count = 0
-    for bound, count in zip((*histogram.bounds, "+Inf"), accumulate(histogram.counts), strict=True):
+    named = None if epoch is None else histogram.exemplars
+    told: Exemplar | None = None
+    for index, (bound, count) in enumerate(zip((*histogram.bounds, "+Inf"), accumulate(histogram.counts), strict=True)):
+        if named is not None:
+            told = named[index] or told  # of buckets that are told as one, the slowest
         if not few_buckets or bound in FEW_BOUNDS:
-            yield f'{before}{bound}"}} {count}\n'
+            yield f'{before}{bound}"}} {count}{"" if told is None or epoch is None else _exemplar(told, epoch)}\n'
+            told = None
     yield f"{name}_count{suffix} {count}\n{name}_sum{suffix} {histogram.total}\n"
+
+
+def _exemplar(exemplar: Exemplar, epoch: float) -> str:
+    return f' # {{session="{exemplar.session}"}} {exemplar.value} {exemplar.at + epoch:.3f}'
 
 
 def _escape(text: str) -> str:

@@ -220,10 +220,25 @@ def close_code_label(code: int) -> str:
     return "other"
 
 
+EXEMPLAR_SECONDS: Final = 1.0
+"""How long an exemplar stays at the least: more often than that nobody scrapes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One observation by name: whose it was."""
+
+    value: float
+    session: str
+    """Its session's id, as in the log and in the admin API."""
+    at: float
+    """When, on the clock of `Metrics`."""
+
+
 class Histogram:
     """Counts observations by size: `counts[i]` of those up to `bounds[i]`, the last of those beyond all bounds."""
 
-    __slots__ = ("_above", "_counts", "_index", "_newest", "_upto", "bounds", "total")
+    __slots__ = ("_above", "_counts", "_index", "_newest", "_upto", "bounds", "exemplars", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         # Most values fall where the one before fell: `_newest` counts those above _above and up to _upto, which are
@@ -236,6 +251,8 @@ class Histogram:
         self._index = 0
         self._counts = [0] * (len(bounds) + 1)
         self.bounds: Final = tuple(bounds)
+        self.exemplars: list[Exemplar | None] | None = None
+        """A late one of each of `counts`, as far as one was named; None: none is kept, and none is to be named."""
 
     @property
     def counts(self) -> Sequence[int]:
@@ -255,6 +272,23 @@ class Histogram:
             self._turn_to(value)
         self._newest += count
         self.total += value * count
+
+    def keep_exemplars(self, keep: bool) -> None:
+        """From now on there are `exemplars`, or none."""
+        if not keep:
+            self.exemplars = None
+        elif self.exemplars is None:
+            self.exemplars = [None] * (len(self.bounds) + 1)
+
+    def name(self, value: float, session: str, now: float) -> None:
+        """Says whose an observed `value` was; to be called only where there are `exemplars`."""
+        exemplars, index = self.exemplars, 0
+        assert exemplars is not None
+        while index < len(self.bounds) and value > self.bounds[index]:
+            index += 1
+        before = exemplars[index]
+        if before is None or now - before.at >= EXEMPLAR_SECONDS:
+            exemplars[index] = Exemplar(value, session, now)
 
     def _turn_to(self, value: float) -> None:
         """From now on `_newest` counts where `value` falls."""
@@ -361,6 +395,11 @@ class RouteMetrics:
     """By status class, of `STATUS_CLASSES`; filled by `count_file_response`."""
 
     @property
+    def histograms(self) -> tuple[Histogram, ...]:
+        """All of them."""
+        return (*self.upstream.delivery, *self.downstream.delivery, self.handshake_seconds)
+
+    @property
     def is_used(self) -> bool:
         """Somebody has asked for it since the process began."""
         heard = self.handshakes.values(), self.refusals, self.file_responses, self.logouts.values()
@@ -451,15 +490,24 @@ def _no_certificates() -> Iterable[CertificateReading]:
 class Detail:
     """How much of it is exported; what is counted stays the same."""
 
-    __slots__ = ("few_buckets", "idle_routes", "per_endpoint")
+    __slots__ = ("exemplars", "few_buckets", "idle_routes", "per_endpoint")
 
-    def __init__(self, *, per_endpoint: bool = True, few_buckets: bool = False, idle_routes: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        per_endpoint: bool = True,
+        few_buckets: bool = False,
+        idle_routes: bool = True,
+        exemplars: bool = False,
+    ) -> None:
         self.per_endpoint: Final = per_endpoint
         """Else a route's endpoints are told as one."""
         self.few_buckets: Final = few_buckets
         """Of histograms by route."""
         self.idle_routes: Final = idle_routes
         """Else routes that nobody has asked for since the process began are left out."""
+        self.exemplars: Final = exemplars
+        """Of histograms by route; kept from then on that they are wanted."""
 
 
 class Metrics:
@@ -471,6 +519,8 @@ class Metrics:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock: Final = clock
+        self.epoch: Final = time.time() - clock()
+        """What makes the clock's seconds those since 1970, once and for all: a moment is told alike at each scrape."""
         self.event_loop_lag_seconds: Final = Histogram(EVENT_LOOP_LAG_BOUNDS)
         self.config_reloads: Final = dict.fromkeys(ReloadOutcome, 0)
         self.config_last_reload_successful = True
@@ -484,8 +534,20 @@ class Metrics:
         self.certificates: Callable[[], Iterable[CertificateReading]] = _no_certificates
         self.memory: Callable[[], MemoryReading] = MemoryReading
         self.tasks: Callable[[], int] = int
-        self.detail = Detail()
+        self._detail = Detail()
         self._routes: Final[dict[str, RouteMetrics]] = {}
+
+    @property
+    def detail(self) -> Detail:
+        """How much of it is exported."""
+        return self._detail
+
+    @detail.setter
+    def detail(self, detail: Detail) -> None:
+        self._detail = detail
+        for route in self._routes.values():
+            for histogram in route.histograms:
+                histogram.keep_exemplars(detail.exemplars)
 
     @property
     def routes(self) -> tuple[RouteMetrics, ...]:
@@ -502,4 +564,6 @@ class Metrics:
         found = self._routes.get(name)
         if found is None:
             found = self._routes[name] = RouteMetrics(name)
+            for histogram in found.histograms:
+                histogram.keep_exemplars(self._detail.exemplars)
         return found

@@ -76,6 +76,15 @@ few`, and `idle_routes: false`, which leaves out routes that nobody has asked fo
 A route costs {one} series with one endpoint and {endpoint} for each further one; {brief} with both options, whatever
 endpoints it has. Reasons of refusals, close codes and methods of authentication that have occurred are added one by
 one, from closed sets. Whoever needs less drops it when scraping (`metric_relabel_configs`).
+
+## Exemplars, off by default
+
+With `metrics: {{exemplars: true}}` each bucket of `kakitome_delivery_seconds` and `kakitome_handshake_seconds` names
+one of its observations, at most a second older than its newest: `# {{session="..."}}`, its value and when. The session
+is that of the log's `session_began` and `session_ended`, and of `/sessions/ID` of the admin API, so that a slow bucket
+leads to whose messages were slow. Only OpenMetrics has them, which Prometheus asks for by itself; it keeps them if it
+runs with `--enable-feature=exemplar-storage`, and Grafana draws them as dots on the panels of both histograms. They
+make no series, but a longer scrape, and who reads the metrics reads ids of sessions: they are off unless asked for.
 """
 
 _SIZES: Final = ((1, 1), (20, 3), (200, 3))

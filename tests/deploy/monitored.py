@@ -165,6 +165,7 @@ def _config(ports: Mapping[str, int], certificates: Certificates) -> dict[str, A
             ),
         ],
         "timeouts": {"drain": "1s"},
+        "metrics": {"exemplars": True},
     }
 
 
@@ -212,6 +213,7 @@ def _start_prometheus(stack: ExitStack, folder: Path, gateway: GatewayProcess) -
     port = free_port()
     argv = [need("prometheus", "apt-get install prometheus"), f"--config.file={config_file}"]
     argv += [f"--storage.tsdb.path={folder / 'series'}", f"--web.listen-address=127.0.0.1:{port}"]
+    argv += ["--enable-feature=exemplar-storage"]
     stack.enter_context(ServiceProcess(argv, started="Server is ready to receive web requests"))
     return Prometheus(port=port)
 

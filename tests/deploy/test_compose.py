@@ -175,6 +175,11 @@ def test_prometheus_scrapes_the_gateways_admin_listener_under_the_name_that_the_
     assert shared == {"monitoring"}
 
 
+def test_exemplars_are_told_and_kept() -> None:
+    assert gateway_config().metrics.exemplars
+    assert "--enable-feature=exemplar-storage" in services()["prometheus"]["command"]
+
+
 def test_grafana_is_given_the_data_source_that_the_dashboards_ask_for() -> None:
     (source,) = read(COMPOSE / "grafana/datasources/kakitome.yaml")["datasources"]
     assert (source["url"], source["isDefault"]) == ("http://prometheus:9090", True)

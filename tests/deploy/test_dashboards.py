@@ -111,6 +111,19 @@ def test_thresholds_ascend(path: Path) -> None:
         assert values == sorted(set(values))
 
 
+def test_exemplars_are_asked_for_where_there_are_any_and_nowhere_else() -> None:
+    asked: dict[bool, set[str]] = {True: set(), False: set()}
+    for path in FILES:
+        for panel in panels(path):
+            for target in panel.get("targets", ()):
+                found = re.findall(r"kakitome_\w+_bucket", target["expr"])
+                asked[target.get("exemplar", False)].update(found)
+    assert asked == {
+        True: {"kakitome_delivery_seconds_bucket", "kakitome_handshake_seconds_bucket"},
+        False: {"kakitome_event_loop_lag_seconds_bucket"},
+    }
+
+
 def test_dashboards_link_to_each_other() -> None:
     for path in FILES:
         linked = {link["url"].removeprefix("/d/") for link in load(path)["links"]}

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -256,6 +257,30 @@ def test_a_fault_is_an_alert_of_its_own_release_only(under_load: Monitored) -> N
     recorded = under_load.prometheus.wait_for_data('{__name__=~".+:kakitome_.+"}')
     identities = [tuple(sorted(sample["metric"].items())) for sample in recorded]
     assert len(identities) == len(set(identities))
+
+
+@pytest.mark.parametrize("metric", ["kakitome_delivery_seconds_bucket", "kakitome_handshake_seconds_bucket"])
+def test_prometheus_keeps_exemplars_that_name_sessions_of_the_gateway(under_load: Monitored, metric: str) -> None:
+    """Asked as Grafana asks: with the panel's whole query."""
+    query = f'histogram_quantile(0.99, sum by (le) (rate({metric}{{route="records"}}[1m])))'
+
+    def kept() -> list[dict[str, Any]]:
+        now = time.time()
+        parameters = {"query": query, "start": str(now - 60), "end": str(now)}
+        series = under_load.prometheus.ask("query_exemplars", **parameters)
+        return [
+            {**exemplar, "le": one["seriesLabels"]["le"], "job": one["seriesLabels"]["job"]}
+            for one in series
+            for exemplar in one["exemplars"]
+        ]
+
+    exemplars = under_load.prometheus.wait_for(kept, f"exemplars of {metric}")
+    began = {event["session"] for event in under_load.gateway.events if event["event"] == "session_began"}
+    for exemplar in exemplars:
+        assert exemplar["labels"].keys() == {"session"}
+        assert exemplar["labels"]["session"] in began
+        assert 0 <= float(exemplar["value"]) <= float(exemplar["le"].replace("+Inf", "inf"))
+        assert exemplar["job"] == "kakitome"
 
 
 def test_the_operators_labels_do_not_hide_the_backends_endpoint(under_load: Monitored) -> None:

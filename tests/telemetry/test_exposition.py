@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from gateway.telemetry.declarations import DECLARATIONS, PREFIX
 from gateway.telemetry.exposition import Exporter
-from gateway.telemetry.metrics import REFUSAL_REASONS, ClosedBy, Metrics
+from gateway.telemetry.metrics import REFUSAL_REASONS, ClosedBy, Detail, Metrics
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 FORMATS = pytest.mark.parametrize(("accept", "parse"), [("", parse_text), (OPENMETRICS, parse_openmetrics)])
@@ -144,3 +144,40 @@ async def test_counters_that_appear_during_a_scrape_do_not_break_it() -> None:
         nursery.start_soon(have_things_happen_for_the_first_time)
         await Exporter(metrics).expose()
     assert len(route.refusals) == len(REFUSAL_REASONS)
+
+
+@pytest.mark.parametrize("few_buckets", [False, True])
+async def test_an_exemplar_stands_at_the_bucket_that_its_value_falls_in(few_buckets: bool) -> None:
+    metrics = Metrics()
+    metrics.detail = Detail(exemplars=True, few_buckets=few_buckets)
+    delivery = metrics.route("chat").upstream.delivery[3]
+    for value, session in ((0.0004, "quick"), (0.02, "slow"), (1000.0, "slowest")):
+        delivery.observe(value)
+        delivery.name(value, session, metrics.clock())
+    families = await _families(metrics, OPENMETRICS, parse_openmetrics)
+    found = {
+        sample.labels["le"]: (sample.exemplar.labels, sample.exemplar.value)
+        for family in families.values()
+        for sample in family.samples
+        if sample.exemplar is not None and sample.exemplar.timestamp is not None
+    }
+    assert found == {
+        "0.01" if few_buckets else "0.0005": ({"session": "quick"}, 0.0004),
+        "0.1" if few_buckets else "0.025": ({"session": "slow"}, 0.02),
+        "+Inf": ({"session": "slowest"}, 1000.0),
+    }
+
+
+async def test_plain_text_has_no_exemplars_and_one_is_told_alike_at_each_scrape() -> None:
+    metrics = Metrics()
+    metrics.detail = Detail(exemplars=True)
+    handshakes = metrics.route("chat").handshake_seconds
+    handshakes.observe(0.2)
+    handshakes.name(0.2, "hana-7", metrics.clock())
+    assert b"hana-7" not in (await Exporter(metrics).expose("")).body
+    first, second = [
+        [line for line in (await Exporter(metrics).expose(OPENMETRICS)).body.splitlines() if b"hana-7" in line]
+        for _ in range(2)
+    ]
+    assert len(first) == 1
+    assert first == second

@@ -10,6 +10,8 @@ from gateway.telemetry.metrics import (
     CLOSE_CODE_LABELS,
     REFUSAL_REASONS,
     ClosedBy,
+    Detail,
+    Exemplar,
     Histogram,
     Metrics,
     PausedTime,
@@ -104,3 +106,32 @@ def test_an_undeclared_refusal_reason_is_counted_as_other() -> None:
     route.count_refusal("another")
     assert route.refusals == {"no_route": 1, "other": 2}
     assert route.refusals.keys() <= REFUSAL_REASONS
+
+
+def test_an_exemplar_stays_a_second_in_its_bucket() -> None:
+    histogram = Histogram((1.0, 2.0))
+    histogram.keep_exemplars(True)
+    for value, session, now in (
+        (1.0, "a", 10.0),
+        (0.5, "b", 10.9),
+        (2.5, "c", 11.0),
+        (0.7, "d", 11.0),
+        (1.5, "e", 12.0),
+    ):
+        histogram.name(value, session, now)
+    assert histogram.exemplars == [Exemplar(0.7, "d", 11.0), Exemplar(1.5, "e", 12.0), Exemplar(2.5, "c", 11.0)]
+    histogram.keep_exemplars(True)
+    assert histogram.exemplars[0] is not None
+    histogram.keep_exemplars(False)
+    assert histogram.exemplars is None
+
+
+def test_exemplars_are_kept_on_every_route_from_when_they_are_wanted() -> None:
+    metrics = Metrics()
+    before = metrics.route("before")
+    assert all(histogram.exemplars is None for histogram in before.histograms)
+    metrics.detail = Detail(exemplars=True)
+    after = metrics.route("after")
+    assert all(histogram.exemplars is not None for histogram in (*before.histograms, *after.histograms))
+    metrics.detail = Detail()
+    assert all(histogram.exemplars is None for histogram in (*before.histograms, *after.histograms))

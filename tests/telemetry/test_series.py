@@ -99,8 +99,9 @@ def test_a_gateway_takes_them_from_its_configuration_and_at_a_reload() -> None:
 
 def test_the_defaults_of_the_configuration_are_those_of_the_exporter() -> None:
     told, detail = MetricsDetail(), Detail()
-    assert (told.per_endpoint, told.buckets == "few", told.idle_routes) == (
+    assert (told.per_endpoint, told.buckets == "few", told.idle_routes, told.exemplars) == (
         detail.per_endpoint,
         detail.few_buckets,
         detail.idle_routes,
+        detail.exemplars,
     )
