@@ -7,6 +7,9 @@ The first cause wins and is kept as `ending`. From then on each side goes its ow
 once everything that was meant for it is out. What the client is owed before its Close makes the states. The page
 docs/ending.md draws them, made from `TRANSITIONS` by `python -m gateway.relay.reference`.
 
+A client that can come back may be away when its backend ends, or go before it has all of that: it is AWAITED, and what
+it has not consumed is flushed anew on its next connection.
+
 A state lasts as long as it has to, but not for ever: `due` says that its time is over, or that nothing has moved for
 too long. Then the step OVERDUE goes on without what it waited for.
 """
@@ -49,6 +52,7 @@ class State(Enum):
     FINISHING_MESSAGE = "we restart: the rest of the backend's message that has begun is awaited"
     FENCING = "we restart: the answer to the fence behind the last message is awaited"
     FLUSHING = "what is held for the client goes out, our Close behind it"
+    AWAITED = "the backend has ended, and a client that can come back for the rest is away: it has `grace` to do so"
     CLOSING = "our Close is sent, or nobody is there to take one: the ends of both sides are awaited"
     ENDED = "both sides are gone"
 
@@ -58,6 +62,8 @@ class Step(Enum):
 
     CLIENT_CLOSED = "client's Close"
     CLIENT_LOST = "client gone"
+    CLIENT_AWAY = "client away"
+    CLIENT_BACK = "client back"
     BACKEND_ENDED = "backend gone"
     CLOSE_DECIDED = "fault, idle"
     DRAINED_IN_MESSAGE = "restart amid a message"
@@ -93,6 +99,10 @@ TRANSITIONS: Final[dict[tuple[State, Step], State]] = {
     (State.ECHOING, Step.OVERDUE): State.CLOSING,
     (State.FLUSHING, Step.OVERDUE): State.CLOSING,
     (State.FLUSHING, Step.FLUSHED): State.CLOSING,
+    (State.FLUSHING, Step.CLIENT_AWAY): State.AWAITED,
+    # It may not have got all of what our Close stands behind.
+    (State.CLOSING, Step.CLIENT_AWAY): State.AWAITED,
+    (State.AWAITED, Step.CLIENT_BACK): State.FLUSHING,
     **{(state, Step.CLIENT_LOST): State.CLOSING for state in State if state is not State.ENDED},
     (State.CLOSING, Step.CLIENT_CLOSED): State.CLOSING,
     (State.CLOSING, Step.BACKEND_ENDED): State.CLOSING,
@@ -115,6 +125,7 @@ class Closing:
         "_progress",
         "_total_seconds",
         "_watches",
+        "client_closed",
         "deadline",
         "ending",
         "for_backend",
@@ -136,6 +147,8 @@ class Closing:
         """In FINISHING_MESSAGE or FENCING: no message of the backend's is begun any more."""
         self.ending: Ending | None = None
         """The first cause."""
+        self.client_closed = False
+        """It has said itself that the session is over."""
         self.for_backend: tuple[int, str] | None = None
         """How upstream ends once what is held is out; then nothing more is taken from the client."""
         self.for_client: tuple[int, str] | None = None
@@ -160,6 +173,11 @@ class Closing:
         """We restart, and wait for so long for the end of a message that has begun, and for the fence behind it."""
         self.begin(Step.DRAINED_IN_MESSAGE if amid_message else Step.DRAINED, ending, now)
         self.deadline = now + patience_seconds
+
+    def await_client(self, now: float, *, until: float) -> None:
+        """The client is away: it may come back for the rest until then."""
+        self.move(Step.CLIENT_AWAY, now)
+        self.deadline = until
 
     def move(self, step: Step, now: float) -> bool:
         """Goes on; whether the state is another one. Raises RuntimeError for a step that is impossible here."""
@@ -192,17 +210,25 @@ class Closing:
         return rest
 
     def due(
-        self, now: float, looks: Sequence[Vitals], *, settled: tuple[int, ...], is_held: bool, is_full: bool = False
+        self,
+        now: float,
+        looks: Sequence[Vitals],
+        *,
+        settled: tuple[int, ...],
+        is_held: bool,
+        is_full: bool = False,
+        is_consuming: bool = False,
     ) -> bool:
         """Whether the state has lasted too long.
 
         `looks` are of the sides whose ends are awaited, always in the same order, `settled` is how much is settled each
         way, and in ECHOING how much the backend has said and the client has taken. `is_held` says that something has
-        not even been written, `is_full` that the client does not take what the backend says as fast as it comes.
+        not even been written, `is_full` that the client does not take what the backend says as fast as it comes,
+        `is_consuming` that its application may take its time with what its host has.
         """
         if now < self.deadline:
             return False
-        if self.is_draining or now >= self._cap:
+        if self.is_draining or self.state is State.AWAITED or now >= self._cap:
             return True
         self.tail = self._tail(looks, is_held, now)
         progress = (*settled, *[vitals.acknowledged for vitals in looks])
@@ -215,6 +241,8 @@ class Closing:
             patience = self._close_seconds * STEPS_OF_A_WINDOW
         elif self.state is State.ECHOING and self.tail is Tail.NONE:
             patience = self.last_words_seconds
+        elif is_consuming and self.tail is Tail.NONE:
+            patience = self._total_seconds
         over_at = self._moved_at + patience
         if now >= over_at:
             return True

@@ -18,6 +18,9 @@ from gateway.telemetry.metrics import ClosedBy, UnknownReason
 ABNORMAL: Final = 1006
 """What stands for a peer that went without a word; never sent in a Close frame (RFC 6455 section 7.4.1)."""
 
+BEGUN_ANEW: Final = frozenset({1011, 1012, 1013, 1014})
+"""Codes upon which a client that can come back begins a new session by itself."""
+
 _UNKNOWN: Final[Mapping[type[ConnectionFault], UnknownReason]] = {
     BackendReset: UnknownReason.RESET,
     BackendVanished: UnknownReason.VANISHED,

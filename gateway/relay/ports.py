@@ -287,6 +287,11 @@ class Junction(ABC):
     def is_open(self) -> bool:
         """The session's end has not begun."""
 
+    @property
+    @abstractmethod
+    def may_be_taken_up(self) -> bool:
+        """A client that speaks records may leave without having ended it, and come back."""
+
     # --- the client's side tells ----------------------------------------------------------------------------------
 
     @abstractmethod

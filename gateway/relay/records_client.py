@@ -316,7 +316,7 @@ class RecordsClient(WebSocketSide):
             raise ProtocolViolation(f"{RecordType(record_type).name} in an open session")
 
     def _closed(self, code: int, reason: str, now: float) -> None:
-        if self.close_sent or not self._junction.is_open:
+        if self.close_sent or not self._junction.may_be_taken_up:
             self._junction.client_closed(code, reason, now)
         else:
             # Without CLOSE it may come back: only the connection ends.

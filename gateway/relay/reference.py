@@ -44,7 +44,14 @@ on while nobody reads.
   nothing at all for `timeouts.close`, or acknowledges nothing more for {steps} times that: a host whose receive window
   is closed opens it only when its application has read a good part of the buffer (6 to 12 s were measured of one that
   reads 11.5 kB/s).
-- Each state lasts for `timeouts.close_total` at the most, however steadily the rest is taken.
+- A client that speaks records, whose host has everything, has `timeouts.close_total` for what its application does
+  with the messages. One that does not take them in that time, or whose host answers nothing, loses its connection, and
+  what it has not consumed waits for it (AWAITED). That is so where the backend meant the end: where the session is lost
+  (1011 to 1014) it is told so after the times above, and what was dropped for it.
+- AWAITED lasts as long as `delivery.grace`, or until the client has said that it knows of the end. Where the backend
+  speaks records and still has the session, a client that comes back is given the rest by it: it may have been told more
+  by another gateway.
+- Each other state lasts for `timeouts.close_total` at the most, however steadily the rest is taken.
 
 A state whose time is over is left by *overdue*, without what it waited for. In CLOSING that means that both sides are
 cut, and what is unsettled then is reported as unknown. A backend that has not everything sees a reset, so that it

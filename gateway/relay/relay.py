@@ -7,13 +7,15 @@ pieces into bytes. The relay lies between the two and decides: may these pieces 
 `traffic`), who is away, is it over. It does no I/O and reads no clock.
 
 *Absence.* A records client may go and come back, a records backend may break and be dialled again. Meanwhile a side of
-`away` stands in its place; the other side notices nothing but that it may have to wait.
+`away` stands in its place; the other side notices nothing but that it may have to wait. A client may also be away when
+its backend ends: what it has not consumed waits for it.
 
 *Ending.* `closing` says what is waited for; entering a state of it does what that state is for. Sides whose hosts
 acknowledge nothing any more are cut. docs/life-of-a-connection.md has the table of causes; each has a method here.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -25,7 +27,7 @@ from gateway.protocol.records import OpenedByGateway, Rung
 from gateway.protocol.rejections import RejectedRange, tells_of
 from gateway.relay.away import AbsentBackend, ParkedClient
 from gateway.relay.closing import State, Step, Tail
-from gateway.relay.ending import ABNORMAL, CAME_TOO_EARLY, TAKEN_OVER, Ending, ending_by_fault
+from gateway.relay.ending import ABNORMAL, BEGUN_ANEW, CAME_TOO_EARLY, TAKEN_OVER, Ending, ending_by_fault
 from gateway.relay.lane import Lane
 from gateway.relay.ports import BackendSide, ClientSide
 from gateway.relay.pump import Pump
@@ -45,7 +47,7 @@ class RelayHost(Protocol):
     def relay_detached(self, relay: "Relay", now: float) -> None:
         """The client is away and may come back: a parked one stands in its place."""
 
-    def relay_lost_backend(self, relay: "Relay", lost: RecordsBackend, now: float) -> None:
+    def relay_lost_backend(self, relay: "Relay", lost: RecordsBackend, fault: BackendFault, now: float) -> None:
         """The backend's connection broke, and an absent one stands in its place: it is to be dialled again."""
 
     def relay_ended(self, relay: "Relay", ending: Ending) -> None:
@@ -102,12 +104,37 @@ class Relay(Traffic):
 
     # --- absence --------------------------------------------------------------------------------------------------
 
+    @property
+    def may_be_taken_up(self) -> bool:
+        return self.is_resumable and self.settings.grace_seconds is not None and (self.is_open or self._owes_client)
+
+    @property
+    def _owes_client(self) -> bool:
+        """The backend has ended the session, and the client has not got all of that, as far as is known."""
+        closing, down = self.closing, self.down
+        ending = closing.ending
+        assert ending is not None, "it is ending"
+        if ending.by is not ClosedBy.BACKEND or closing.client_closed or not self.backend.is_gone:
+            return False
+        if closing.state not in (State.FLUSHING, State.CLOSING, State.AWAITED):
+            return False
+        if down.retained is not None and down.retained.is_cut:
+            return False  # only the backend could send it again
+        if down.is_unsettled or down.holds_back:
+            return True
+        if ending.code in BEGUN_ANEW:
+            return False
+        return closing.state is not State.CLOSING or self.client.vitals().outstanding > 0
+
     def client_detached(self, now: float, *, code: int = ABNORMAL, reason: str = "") -> None:
-        if not self.is_open or self.settings.grace_seconds is None:
+        if not self.may_be_taken_up:
             self._lose_client(Ending(by=ClosedBy.CLIENT, code=code, reason=reason, unknown=UnknownReason.VANISHED), now)
             return
+        assert self.settings.grace_seconds is not None
         self._grace_deadline = now + self.settings.grace_seconds
         self._park(Ending(by=ClosedBy.CLIENT, code=code, reason=reason, unknown=UnknownReason.GRACE_EXPIRED), now)
+        if not self.is_open:
+            self.closing.await_client(now, until=self._grace_deadline)
         self._steer(now)
         self._arm(now)
 
@@ -139,6 +166,10 @@ class Relay(Traffic):
             before.leave(4001, "another connection took over", now)
         self._absence = None
         self._grace_deadline = NEVER
+        if not self.is_open:
+            if self.closing.state is not State.AWAITED:
+                self._move(Step.CLIENT_AWAY, now)  # and nobody had noticed
+            self._move(Step.CLIENT_BACK, now)
         client.open(body, now)
         self.flush_downstream(now)
         if retained.is_cut:
@@ -146,11 +177,20 @@ class Relay(Traffic):
             self.backend_lost(BackendFault("a message larger than the window must be sent again"), now)
         self._arm(now)
 
+    def hand_over(self, now: float) -> None:
+        """The backend has ended it and is asked for the rest of it anew: here it is over, and nothing of it is lost."""
+        closing = self.closing
+        assert closing.ending is not None
+        closing.ending = replace(closing.ending, taken_over=True)
+        self.cut(now)
+
     def ask_backend(self) -> None:
         """Has the backend say whether the session is still ours, for a client that may have been elsewhere meanwhile.
 
         What it says in answer to a PING it says behind the CLOSE that tells of another gateway.
         """
+        if self.backend.is_gone:
+            return  # it has ended the session
         self._is_unsure = True
         if isinstance(self.backend, RecordsBackend):
             self.backend.ask()
@@ -190,7 +230,7 @@ class Relay(Traffic):
         self._close_backend(now)
         self.up.drop_replay()
         self.backend = AbsentBackend()
-        self._host.relay_lost_backend(self, before, now)
+        self._host.relay_lost_backend(self, before, fault, now)
         self._steer(now)
 
     def backend_restored(
@@ -232,6 +272,7 @@ class Relay(Traffic):
         return self.closing.state
 
     def client_closed(self, code: int, reason: str, now: float) -> None:
+        self.closing.client_closed = True
         state = self._move(Step.CLIENT_CLOSED, now, Ending(by=ClosedBy.CLIENT, code=code, reason=reason))
         self._finish_backend(code, reason, now)
         if self.down.held:
@@ -271,6 +312,8 @@ class Relay(Traffic):
         if state is State.FLUSHING:
             assert closing.ending is not None
             closing.for_client = (closing.ending.code, "") if was_echoing else (ending.code, ending.reason)
+            if self.is_parked and self.may_be_taken_up:
+                closing.await_client(now, until=self._grace_deadline)
             self.flush_downstream(now)
         self._end_if_gone(now)
 
@@ -342,6 +385,8 @@ class Relay(Traffic):
         The backend's message that has begun goes on to its end and no new one is begun; the client's go on until its
         Close is here. So none is cut off, unless its sender does not send the rest of it in time.
         """
+        if self.closing.state is State.AWAITED:
+            self._expire(UnknownReason.DRAIN, now)  # nobody is here to be sent away
         if not self.is_open:
             return
         ending = Ending(by=ClosedBy.GATEWAY, code=1012, reason="restarting", unknown=UnknownReason.DRAIN)
@@ -518,9 +563,25 @@ class Relay(Traffic):
             looks.append(self.client.vitals())
         awaits_backend = not (self.backend.is_gone or isinstance(self.backend, AbsentBackend))
         is_held = self.up.holds_back and awaits_backend
-        if not closing.due(now, looks, settled=tuple(settled), is_held=is_held, is_full=self.client.is_full):
+        assert closing.ending is not None
+        # One that is to begin anew is told so in time, and of what is dropped for it.
+        is_owed = self.may_be_taken_up and closing.ending.code not in BEGUN_ANEW
+        if not closing.due(
+            now,
+            looks,
+            settled=tuple(settled),
+            is_held=is_held,
+            is_full=self.client.is_full,
+            is_consuming=is_owed and self.down.is_unsettled,
+        ):
             return
-        if closing.state is State.CLOSING:
+        if closing.state is State.AWAITED:
+            self._expire(UnknownReason.GRACE_EXPIRED, now)
+        elif is_owed:
+            before = self.client
+            self.client_detached(now, reason="nothing was acknowledged in time")
+            before.close()  # it may have gone without a word; if it is there it comes back
+        elif closing.state is State.CLOSING:
             self.cut(now)
         elif closing.is_draining:
             self._move(Step.OVERDUE, now)

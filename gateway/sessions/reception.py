@@ -5,7 +5,7 @@ given back; from the moment a session is built to the moment its relay runs noth
 """
 
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Final
 
@@ -211,12 +211,24 @@ async def _look_up(
     if live is not None:
         if live.binding != binding:
             return ResumeOutcome.REFUSED, None, None
-        if live.relay.is_open:
-            if not live.may_be_resumed(keeper.pump.clock()):
+        now = keeper.pump.clock()
+        relay = live.relay
+        if relay.may_be_taken_up or relay.is_open:
+            if not live.may_be_resumed(now):
                 raise Overloaded("this session is resumed too often; try again later")
-            return ResumeOutcome.RESUMED, live, None
+            if relay.is_open or arrival.service.backend.framing != "records":
+                return ResumeOutcome.RESUMED, live, None
+            # Its backend has ended it. Another gateway may have told the client more of that: the backend knows.
+            adopted = None
+            with suppress(BackendUnreachable):  # then what is kept here is all there is
+                adopted = await _begin(arrival, keeper, token, binding, resumes=greeting)
+            if adopted is not None:
+                return ResumeOutcome.ADOPTED, adopted, None
+            sent = relay.down.ledger
+            if relay.may_be_taken_up and sent is not None and greeting.consumed <= sent.last_sent:
+                return ResumeOutcome.RESUMED, live, None
         # It is ending: over for its client, and not yet among the ended ones.
-        live.relay.take_stock(keeper.pump.clock())
+        relay.take_stock(now)
         return ResumeOutcome.EXPIRED, None, live.as_ended()
     ended = keeper.registry.ended_by_token(token, binding)
     if ended is not None:
@@ -245,6 +257,9 @@ async def _begin(
         if must_exist and refusal.code not in PASSING_REFUSALS | {SUPERSEDED}:
             return None  # it is lost or has ended; if it is the client that is not wanted, a fresh one is refused too
         raise
+    before = keeper.registry.by_token(token)
+    if before is not None:
+        before.relay.hand_over(keeper.pump.clock())
     session = assemble(
         arrival,
         keeper,

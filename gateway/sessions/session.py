@@ -323,7 +323,9 @@ class Session:
         retained = relay.up.retained
         if retained is None or retained.is_cut or self.service.settings.grace_seconds is None:
             return False
-        if not isinstance(relay.backend, RecordsBackend) or now - self._asked_at < ASK_AGAIN_SECONDS:
+        if not isinstance(relay.backend, RecordsBackend) or relay.backend.is_gone:
+            return False
+        if now - self._asked_at < ASK_AGAIN_SECONDS:
             return False
         self._asked_at = now
         relay.backend_lost(BackendFault("the session may be at another gateway"), now)
@@ -343,9 +345,15 @@ class Session:
         log.debug("session_parked", session=self.id, route=self.participants.route, in_flight=in_flight)
         self._host.session_parked(self.id, now)
 
-    def relay_lost_backend(self, relay: Relay, lost: RecordsBackend, now: float) -> None:
+    def relay_lost_backend(self, relay: Relay, lost: RecordsBackend, fault: BackendFault, now: float) -> None:
         lost.receiver.interrupt()
-        log.info("backend_lost", session=self.id, route=self.participants.route, endpoint=self._dialed.state.name)
+        log.info(
+            "backend_lost",
+            session=self.id,
+            route=self.participants.route,
+            endpoint=self._dialed.state.name,
+            problem=str(fault),
+        )
         self._host.start_soon(partial(self._redial, lost.receiver))
 
     def relay_ended(self, relay: Relay, ending: Ending) -> None:

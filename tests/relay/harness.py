@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gateway.errors import BackendFault
 from gateway.memory.account import Account, Tab
 from gateway.protocol.frames import FIRST, LAST, Opcode, Piece
 from gateway.protocol.framings import Framing, StreamFraming
@@ -174,7 +175,7 @@ class Scene:
     def relay_detached(self, relay: Relay, now: float) -> None:
         raise AssertionError("a plain client cannot be away")
 
-    def relay_lost_backend(self, relay: Relay, lost: RecordsBackend, now: float) -> None:
+    def relay_lost_backend(self, relay: Relay, lost: RecordsBackend, fault: BackendFault, now: float) -> None:
         raise AssertionError("a backend without records cannot be dialled again")
 
     def relay_ended(self, relay: Relay, ending: Ending) -> None:

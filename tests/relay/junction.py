@@ -38,6 +38,10 @@ class Recorder(Junction):
     def is_open(self) -> bool:
         return self.open
 
+    @property
+    def may_be_taken_up(self) -> bool:
+        return self.open
+
     def from_client(self, pieces: list[Piece], now: float) -> None:
         self.told += [("data", *piece) for piece in pieces]
 

@@ -35,6 +35,9 @@ def in_state(state: State, now: float = 0.0) -> Closing:
     if state is State.ENDED:
         closing.begin(Step.CLIENT_LOST, ending(), now)
         closing.move(Step.ALL_GONE, now)
+    elif state is State.AWAITED:
+        closing.begin(Step.BACKEND_ENDED, ending(), now)
+        closing.await_client(now, until=now + PATIENCE)
     elif state is not State.OPEN:
         closing.begin(CAUSE[state], ending(), now)
     assert closing.state is state
@@ -67,7 +70,9 @@ def test_every_state_leads_to_the_end_by_time_and_the_loss_of_both_sides() -> No
         closing = in_state(state)
         while closing.state not in (State.OPEN, State.CLOSING, State.ENDED):
             assert closing.deadline < NEVER
-            closing.move(Step.OVERDUE, closing.deadline)
+            # Who is waited for in vain is gone.
+            over = Step.CLIENT_LOST if closing.state is State.AWAITED else Step.OVERDUE
+            closing.move(over, closing.deadline)
         assert (closing.state, Step.CLIENT_LOST) in TRANSITIONS or closing.state is State.ENDED
 
 
@@ -78,12 +83,32 @@ def test_nothing_leads_back() -> None:
         State.FENCING,
         State.ECHOING,
         State.FLUSHING,
+        State.AWAITED,
         State.CLOSING,
         State.ENDED,
     ]
     back = {(before, after) for (before, _), after in TRANSITIONS.items() if order.index(after) < order.index(before)}
-    # A Close of the client's may come while ours is still behind what is held for it.
-    assert back == {(State.FLUSHING, State.ECHOING)}
+    assert back == {
+        # A Close of the client's may come while ours is still behind what is held for it.
+        (State.FLUSHING, State.ECHOING),
+        # It may go before it has all of that, and come back for the rest.
+        (State.CLOSING, State.AWAITED),
+        (State.AWAITED, State.FLUSHING),
+    }
+
+
+def test_an_application_has_its_time_with_what_its_host_has_and_one_that_is_away_its_own() -> None:
+    closing = in_state(State.FLUSHING, 100.0)
+    looks = [Vitals(acknowledged=1000)]
+
+    def is_over(now: float) -> bool:
+        return closing.due(now, looks, settled=(0, 0), is_held=False, is_consuming=True)
+
+    assert not any(is_over(100.0 + seconds) for seconds in range(int(TOTAL)))
+    assert is_over(100.0 + TOTAL)
+    closing.await_client(200.0, until=900.0)
+    assert not is_over(899.0)
+    assert is_over(900.0)
 
 
 class Peer:

@@ -63,6 +63,14 @@ async def test_what_was_in_flight_is_sent_again_from_where_the_backend_is() -> N
             assert (await link.next(RecordType.DATA))[2:] == (seq, f"message {seq}".encode())
 
 
+async def test_the_log_says_what_was_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    async with opened() as (_, link, service, __):
+        await link.stream.send_eof()
+        await (await service.accept()).opened(resumed=True)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "backend_lost" in line]
+    assert "the backend ended its connection without CLOSE" in line
+
+
 async def test_what_the_client_sends_meanwhile_waits() -> None:
     async with opened() as (client, link, service, server):
         await link.cut()

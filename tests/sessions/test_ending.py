@@ -114,11 +114,14 @@ async def test_a_parked_client_learns_of_the_backends_close_when_it_asks_for_its
         token = (await client.open())["session"]
         await client.data(1, "go")
         await client.cut()
-        await until(lambda: not len(server.registry))
+        (session,) = server.registry
+        await until(lambda: session.relay.backend.is_gone)
         client = await Client.connect(server)
         opened = await client.open(token)
-        assert opened["resumed"] is False
-        assert opened["report"] is not None
+        assert (opened["resumed"], opened["settled"]) == (True, 1)
+        close = json.loads((await client.next(RecordType.CLOSE))[3])
+        assert (close["code"], close["reason"]) == (4000, "goodbye")
+        assert close["report"]["upstream"] == {"settled": 1, "unknown": None, "never_forwarded": None}
 
 
 def backend_that_says_goodbye() -> Any:
@@ -244,6 +247,7 @@ async def test_the_admin_api_shows_a_session_while_it_lives_and_how_it_ended() -
             await client.send(RecordType.OPEN, body=b"{}")
             link = await service.accept()
             name = (await link.opened())["session"]
+            token = json.loads((await client.next(RecordType.OPENED))[3])["session"]
             await client.data(1, "settled")
             await link.next(RecordType.DATA)
             await link.ack(1)
@@ -271,6 +275,11 @@ async def test_the_admin_api_shows_a_session_while_it_lives_and_how_it_ended() -
             assert (await ask(admin, "/sessions?state=attached"))["sessions"] == []
             assert len((await ask(admin, "/sessions?state=parked"))["sessions"]) == 1
             await link.send(RecordType.CLOSE, body=b'{"code": 4000, "reason": "enough"}')
+            await service.stop()
+            client = await Client.connect(server, origin="https://app.example")
+            await client.open(token)
+            assert await client.closed() == 4000
+            await client.stream.send_all(client.ws.close(4000))
             await until(lambda: not len(server.registry))
             (ended,) = (await ask(admin, "/sessions/ended"))["sessions"]
             assert (ended["session"], ended["by"], ended["code"], ended["reason"]) == (
