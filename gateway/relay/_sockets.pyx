@@ -39,9 +39,9 @@ cdef class ReadBuffer:
         self._buffer = bytearray(size)
         self.view = memoryview(self._buffer)
 
-    def receive(self, int fd):
+    def receive(self, int fd, Py_ssize_t most=1 << 30):
         cdef char *start = PyByteArray_AS_STRING(self._buffer)
-        cdef Py_ssize_t count = c_recv(fd, start, PyByteArray_GET_SIZE(self._buffer), MSG_DONTWAIT)
+        cdef Py_ssize_t count = c_recv(fd, start, min(most, PyByteArray_GET_SIZE(self._buffer)), MSG_DONTWAIT)
         if count < 0:
             PyErr_SetFromErrno(OSError)
         if count <= SMALL_BYTES:

@@ -21,12 +21,12 @@ class ReadBuffer:
         self.view = memoryview(bytearray(size))
         """All of it."""
 
-    def receive(self, fd: int) -> Buffer:
-        """Bytes read from a non-blocking socket, empty at the end of input; a view holds until the next read.
+    def receive(self, fd: int, most: int = 1 << 30) -> Buffer:
+        """So many bytes of a non-blocking socket at most, none at the end of input; a view holds until the next read.
 
         Raises BlockingIOError when there is nothing, OSError when the connection is broken.
         """
-        count = os.readv(fd, [self.view])
+        count = os.readv(fd, [self.view if most >= len(self.view) else self.view[:most]])
         return bytes(self.view[:count]) if count <= SMALL_BYTES else self.view[:count]
 
 

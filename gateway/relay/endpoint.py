@@ -46,11 +46,18 @@ TRICKLE_BYTES: Final = 4096
 TRICKLE_SECONDS: Final = 1.0
 """What is read of a peer whose holder has no room, and how often."""
 
-TURN_PIECES: Final = 2048
-"""What one read should bring at most: of a peer that sends smaller ones less is read at once, so that its turn is no
-longer than that of others. A read of messages of 64 bytes is less."""
+FIRST_READ_BYTES: Final = 16 * 1024
+"""What is read at once of a peer that has sent little so far; twice as much after each read that was full. A buffer of
+empty messages from each of some newcomers would be a turn of a quarter of a second."""
 
 LEAST_READ_BYTES: Final = 4096
+
+TURN_PIECES: Final = 512
+"""What one read should bring at most: of a peer that sends small ones less is read at once, so that its turn is no
+longer than that of others."""
+
+FEW_PIECES: Final = 64
+"""A read that brings no more is as usual; what brings more is weighed."""
 
 REPLIES_WITHHELD: Final = 64
 """So many replies may be owed to a peer whose buffer is full before it is not read any more. Not the first one: who
@@ -117,7 +124,7 @@ class Endpoint(Source, Waiter):
         self._high_mark = high_mark_bytes
         self._pending: deque[bytes | memoryview] | None = None
         self._mask = 0
-        self.most_bytes: i64 = READ_BYTES
+        self.most_bytes: i64 = FIRST_READ_BYTES
         """What is read at once at the most."""
         self._broken = False
         self._tab = tab
@@ -191,24 +198,15 @@ class Endpoint(Source, Waiter):
             self._nudged = True
             self.pump.again(self._fd, self)
 
-    def weigh(self, pieces: i64) -> None:
-        """The last read brought so many pieces: the next ones are to bring a turn's worth.
-
-        To be called for more than TURN_PIECES, and while `most_bytes` is less than READ_BYTES; else it has no say.
-        """
-        if pieces > TURN_PIECES:
-            self.most_bytes = max(self.most_bytes * TURN_PIECES // pieces, LEAST_READ_BYTES)
-        elif self.most_bytes < READ_BYTES and pieces < TURN_PIECES // 4:
-            self.most_bytes = min(self.most_bytes * 2, READ_BYTES)
+    def weigh(self, size: i64, pieces: i64) -> None:
+        """A read of `size` bytes brought so many pieces, more than FEW_PIECES: the next is to bring a turn's worth."""
+        self.pump.is_late = True  # who knows how long they took
+        if pieces * 2 > TURN_PIECES and size > 0:
+            self.most_bytes = max(min(self.most_bytes, size * TURN_PIECES // pieces), LEAST_READ_BYTES)
 
     def _receive(self) -> Buffer:
         """Bytes read, none at the end of input; BlockingIOError when there is nothing."""
-        buffer = self.pump.buffer
-        if self.most_bytes == READ_BYTES:
-            return buffer.receive(self._fd)
-        view = buffer.view[: self.most_bytes]
-        count = os.readv(self._fd, [view])  # not within the brackets: mypyc evaluates what stands there twice
-        return view[:count]
+        return self.pump.buffer.receive(self._fd, self.most_bytes)
 
     def on_events(self, mask: int, now: float) -> None:
         if mask & WRITABLE:
@@ -240,7 +238,10 @@ class Endpoint(Source, Waiter):
             self._break(error, now)
             return
         if data:
-            self.bytes_read += len(data)
+            size: i64 = len(data)
+            self.bytes_read += size
+            if size >= self.most_bytes and self.most_bytes < READ_BYTES:
+                self.most_bytes *= 2
             owner.on_data(data, now)
             if self._failure is not None and self._reading:
                 self.pump.again(self._fd, self)

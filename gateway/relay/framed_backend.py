@@ -11,12 +11,11 @@ from gateway.memory.account import Charge
 from gateway.protocol.framings import Framing, MessageNotCarried, StreamFraming
 from gateway.protocol.pieces import Buffer, Piece
 from gateway.protocol.records import RejectBody, Rung, SessionReport
-from gateway.relay.endpoint import TURN_PIECES, Output
+from gateway.relay.endpoint import FEW_PIECES, Output
 from gateway.relay.evidence import Evidence
 from gateway.relay.lane import first_messages
 from gateway.relay.place import Place
 from gateway.relay.ports import UNKNOWN, Sample
-from gateway.relay.pump import BUFFER_BYTES as READ_BYTES
 from gateway.relay.socket_side import SocketSide
 
 
@@ -85,8 +84,8 @@ class FramedBackend(SocketSide):
         if self._gathers:
             self._gathered.set_to(self.framing.held_bytes)
         endpoint = self.endpoint
-        if len(pieces) > TURN_PIECES or endpoint.most_bytes < READ_BYTES:
-            endpoint.weigh(len(pieces))
+        if len(pieces) > FEW_PIECES:
+            endpoint.weigh(len(data), len(pieces))
         if pieces:
             self._junction.from_backend(pieces, now)
         if self.framing.error is not None and not self.is_gone:

@@ -141,11 +141,23 @@ class Lane:
 
         A message that has begun goes on to its end whatever its size, since its first byte is already out.
         """
-        pieces = self.held
-        count = self._admitted(pieces)
-        self._empty()
-        self.hold(pieces[count:])
-        return pieces[:count]
+        held = self.held
+        count = self._admitted(held)
+        if count == len(held):
+            self._empty()
+            return held
+        if not count:
+            return []
+        admitted = held[:count]
+        del held[:count]  # what is left is not looked at: there may be thousands, and room for one after the other
+        size = 0
+        for _, payload, flags in admitted:
+            size += len(payload)
+            self.held_messages -= flags >> 1 & 1
+        self.held_bytes -= size
+        self.held_bytes_before_newest = max(self.held_bytes_before_newest - size, 0)
+        self._held_charge.set_to(self._held_charge.size - size - PIECE_BYTES * count)
+        return admitted
 
     def _admitted(self, pieces: list[Piece]) -> int:
         ledger = self.ledger

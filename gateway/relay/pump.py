@@ -41,7 +41,12 @@ TURN_EVENTS: Final = 256
 
 TURN_SECONDS: Final = 0.005
 TURN_CHECK_EVENTS: Final = 16
-"""A turn that has lasted so long, asked after so many events, ends; who was not served comes first in the next one."""
+"""A turn that has lasted so long, asked after so many events or one that may have been long (`is_late`), ends; who was
+not served comes first in the next one. The same for deadlines that have come together."""
+
+RING_SLEEPERS: Final = 128
+RING_CHECK_SLEEPERS: Final = 4
+"""Sleepers called in a row at most, and after how many the clock is asked: what is ready has its turn between them."""
 
 TURNS_A_WAKE: Final = 4
 """Turns in a row before trio gets its say: a trio loop costs about as much as serving one connection."""
@@ -83,6 +88,8 @@ class Pump:
         self.now = 0.0
         self.turns = 0
         self._in_turn = False
+        self.is_late = False
+        """A source says that this turn may have lasted too long: the clock is asked."""
         self._left: list[tuple[int, int]] = []
         """Events that a turn which ended early did not get to: the next one's, which asks epoll for no others."""
         self.buffer = ReadBuffer(BUFFER_BYTES)
@@ -156,10 +163,13 @@ class Pump:
             self._left = []
         else:
             events = self._epoll.poll(0, TURN_EVENTS)
+        self.is_late = False
         for index, (fd, mask) in enumerate(events):
-            if index % TURN_CHECK_EVENTS == TURN_CHECK_EVENTS - 1 and self._clock() - now > TURN_SECONDS:
-                self._left = events[index:]
-                break
+            if self.is_late or index % TURN_CHECK_EVENTS == TURN_CHECK_EVENTS - 1:
+                self.is_late = False
+                if self._clock() - now > TURN_SECONDS:
+                    self._left = events[index:]
+                    break
             source = sources.get(fd)
             if source is None:
                 continue  # unregistered by a source that came before it in this turn
@@ -167,7 +177,10 @@ class Pump:
                 source.on_events(mask, now)
             except Exception as error:  # noqa: BLE001 -- the one boundary a connection
                 self._fault(source, error)
-        for fd, source in again:
+        for index, (fd, source) in enumerate(again):
+            if index and self._clock() - now > TURN_SECONDS:  # one of them has its turn in any case
+                self._again = {**dict(again[index:]), **self._again}
+                break
             if sources.get(fd) is source and fd not in self._again:
                 try:
                     source.on_events(READABLE, now)
@@ -189,10 +202,15 @@ class Pump:
         self._in_turn = False
 
     def ring(self) -> None:
-        """Calls the sleepers whose deadline has come."""
+        """Calls the sleepers whose deadline has come, as many as a turn has time for; the others wait for the next."""
         self.now = now = self._clock()
         self._in_turn = True
-        for sleeper in self._timers.due(now):
+        due = self._timers.due(now, RING_SLEEPERS)
+        for index, sleeper in enumerate(due):
+            if index % RING_CHECK_SLEEPERS == RING_CHECK_SLEEPERS - 1 and self._clock() - now > TURN_SECONDS:
+                for late in due[index:]:
+                    self._timers.wake_at(late, now)
+                break
             try:
                 sleeper.on_timer(now)
             except Exception as error:  # noqa: BLE001
@@ -215,12 +233,12 @@ class Pump:
             task_status.started()
             epoll = self._epoll
             while True:
-                if self._again or self._left:
+                if self._again or self._left or self._timers.next_deadline <= self.now:
                     await trio.lowlevel.checkpoint()
                 else:
                     await trio.lowlevel.wait_readable(epoll.fileno())
                 for _ in range(TURNS_A_WAKE):
-                    if not self.turn():
+                    if not self.turn() or self._left:  # nothing to do, or no time: trio waits no longer for its say
                         break
                 if self._timers.next_deadline <= self.now:
                     self.ring()

@@ -28,11 +28,10 @@ from gateway.protocol.records import (
 )
 from gateway.protocol.rejections import RejectedRange, tells_of
 from gateway.protocol.sequencing import DataReceiver, DataSender
-from gateway.relay.endpoint import REPLIES_WITHHELD, TURN_PIECES, Output
+from gateway.relay.endpoint import FEW_PIECES, REPLIES_WITHHELD, Output
 from gateway.relay.evidence import Evidence
 from gateway.relay.place import Place
 from gateway.relay.ports import Sample
-from gateway.relay.pump import BUFFER_BYTES as READ_BYTES
 from gateway.relay.socket_side import SocketSide
 
 BAD_GATEWAY = 1014
@@ -282,8 +281,8 @@ class RecordsBackend(SocketSide):
         records = self._decoder.feed(data)
         self._assembled.set_to(self._decoder.held_bytes)
         endpoint = self.endpoint
-        if len(records) > TURN_PIECES or endpoint.most_bytes < READ_BYTES:
-            endpoint.weigh(len(records))
+        if len(records) > FEW_PIECES:
+            endpoint.weigh(len(data), len(records))
         self._take(records, now)
 
     def _take(self, records: Sequence[Record], now: float) -> None:

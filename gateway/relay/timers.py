@@ -61,11 +61,11 @@ class Timers(Generic[T]):
         heapq.heappush(self._heap, item.timer)
         return deadline < earliest
 
-    def due(self, now: float) -> list[T]:
-        """The items whose time has come, earliest first, each with its timer cleared."""
+    def due(self, now: float, most: float = math.inf) -> list[T]:
+        """The items whose time has come, so many at most, earliest first, each with its timer cleared."""
         heap = self._heap
         items: list[T] = []
-        while heap and heap[0].deadline <= now:
+        while heap and heap[0].deadline <= now and len(items) < most:
             item: T | None = heapq.heappop(heap).item
             if item is not None:
                 item.timer = None

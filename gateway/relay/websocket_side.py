@@ -18,12 +18,11 @@ from gateway.protocol.fence import Fence
 from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Buffer, Opcode, Piece
 from gateway.protocol.records import SessionReport
-from gateway.relay.endpoint import REPLIES_WITHHELD, TURN_PIECES, Output
+from gateway.relay.endpoint import FEW_PIECES, REPLIES_WITHHELD, Output
 from gateway.relay.keepalive import Keepalive, LastWords
 from gateway.relay.lane import messages_ending
 from gateway.relay.place import Place
 from gateway.relay.ports import ClientSide, EndpointOwner
-from gateway.relay.pump import BUFFER_BYTES as READ_BYTES
 from gateway.relay.throttle import Throttle, is_limited
 from gateway.relay.timers import Entry
 from gateway.relay.tls_endpoint import endpoint_for
@@ -320,8 +319,8 @@ class WebSocketSide(ClientSide, EndpointOwner):
         ws = self.ws
         pieces = ws.receive_data(data)
         endpoint = self.endpoint
-        if len(pieces) > TURN_PIECES or endpoint.most_bytes < READ_BYTES:
-            endpoint.weigh(len(pieces))
+        if len(pieces) > FEW_PIECES:
+            endpoint.weigh(len(data), len(pieces))
         if ws.has_pending or self._pending.size:
             self._pending.set_to(cost_of(ws.pending))
         if self._left:

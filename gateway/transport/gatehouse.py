@@ -17,7 +17,7 @@ from gateway.policy.ration import Ration
 LOOP_SHARE: Final = 0.4
 """Of the time that goes by, what handshakes may take; a reconnect of thousands is through in seconds all the same."""
 
-BURST_SECONDS: Final = 0.1
+BURST_SECONDS: Final = 0.02
 
 REQUEST_SECONDS: Final = 0.0005
 """What reading and answering a request costs, as measured for a refusal."""

@@ -12,9 +12,18 @@ import pytest
 
 from gateway.memory.account import Account
 from gateway.protocol.pieces import Buffer
-from gateway.relay.endpoint import HIGH_MARK_BYTES, TRICKLE_BYTES, TRICKLE_SECONDS, Endpoint, Output
+from gateway.relay.endpoint import (
+    FIRST_READ_BYTES,
+    HIGH_MARK_BYTES,
+    LEAST_READ_BYTES,
+    TRICKLE_BYTES,
+    TRICKLE_SECONDS,
+    TURN_PIECES,
+    Endpoint,
+    Output,
+)
 from gateway.relay.ports import LoneOwner
-from gateway.relay.pump import Pump
+from gateway.relay.pump import BUFFER_BYTES, Pump
 from gateway.relay.tls_endpoint import endpoint_for
 from tests.relay.harness import open_tab
 from tests.relay.sockets import tcp_pair, tls_pair, unix_pair
@@ -367,3 +376,48 @@ def test_a_little_is_read_even_so_of_who_may_make_room(pair: Pair) -> None:
     endpoint.close()
     assert account.waiting == 0
     theirs.close()
+
+
+class Weighing(Owner):
+    """Its messages have so many bytes; what each read brought is kept."""
+
+    endpoint: Endpoint
+    message_bytes = 1 << 20
+    reads: list[int]
+
+    def on_data(self, data: Buffer, now: float) -> None:
+        self.reads.append(len(data))
+        self.endpoint.weigh(len(data), len(data) // self.message_bytes)
+
+
+def test_a_read_is_small_at_first_grows_while_it_is_full_and_is_a_turns_worth() -> None:
+    pump, owner = Pump(clock=lambda: 0.0), Weighing()
+    owner.reads = []
+    ours, theirs = tcp_pair()
+    owner.endpoint = endpoint = endpoint_for(ours, pump, owner, open_tab())
+    sender = threading.Thread(target=theirs.sendall, args=(bytes(8 * 2**20),))
+    sender.start()
+
+    def read(total: int) -> list[int]:
+        """What is read from now on, until it is so much."""
+        first = len(owner.reads)
+        while sum(owner.reads[first:]) < total:
+            pump.turn()
+        return owner.reads[first:]
+
+    endpoint.resume()
+    large = read(4 * 2**20)
+    assert large[0] <= FIRST_READ_BYTES
+    assert all(size <= 2 * max(*large[:index], FIRST_READ_BYTES) for index, size in enumerate(large) if index > 1)
+    assert endpoint.most_bytes == BUFFER_BYTES
+    owner.message_bytes = 16
+    read(BUFFER_BYTES)
+    small = read(2**20)
+    assert max(small) <= 2 * 16 * TURN_PIECES
+    owner.message_bytes = 1
+    read(BUFFER_BYTES)
+    assert max(read(2**20)) <= 2 * LEAST_READ_BYTES
+    endpoint.close()
+    theirs.close()
+    sender.join()
+    pump.close()

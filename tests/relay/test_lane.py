@@ -118,6 +118,59 @@ def test_empty_messages_are_charged_and_bounded_by_their_number() -> None:
     assert tab.used == before
 
 
+class Looked(bytes):
+    """A payload that counts how often anybody asks for its length."""
+
+    asked = 0
+
+    def __len__(self) -> int:
+        Looked.asked += 1
+        return super().__len__()
+
+
+def test_what_is_let_go_on_costs_no_look_at_what_stays() -> None:
+    ledger = Ledger(Rung.REACHED, window_messages=10, window_bytes=1 << 20, overhead_bytes=0)
+    tab = open_tab()
+    before = tab.used
+    lane = Lane(RouteMetrics("test").upstream, ledger, tab)
+    lane.hold([(BINARY, Looked(b"x"), WHOLE)] * 1000)
+    for number in range(1, 91):
+        Looked.asked = 0
+        admitted = lane.admit_held()
+        assert len(admitted) == 10
+        assert Looked.asked <= 4 * len(admitted)
+        assert (lane.held_messages, lane.held_bytes) == (1000 - 10 * number,) * 2
+        lane.enter(admitted, 10, 0.0)
+        Looked.asked = 0
+        assert lane.admit_held() == []
+        assert Looked.asked == 0
+        lane.settle(Rung.REACHED, 10 * number, 0.0)
+    rest = open_tab()
+    nothing = rest.used
+    held_by(rest, lane.held)
+    assert tab.used - before == rest.used - nothing
+    assert joined(lane.held) == [(BINARY, b"x", WHOLE)] * 100
+
+
+@pytest.mark.parametrize("room", [1, 2, 3])
+def test_what_stays_is_what_it_would_be_had_it_come_alone(room: int) -> None:
+    flags = [FIRST, LAST, WHOLE, FIRST, 0, LAST, FIRST]
+    ledger = Ledger(Rung.REACHED, window_messages=room, window_bytes=1 << 20, overhead_bytes=0)
+    tab = open_tab()
+    before = tab.used
+    lane = Lane(RouteMetrics("test").upstream, ledger, tab)
+    lane.hold(pieces(*flags))
+    admitted = lane.admit_held()
+    lone = open_tab()
+    nothing = lone.used
+    alone = held_by(lone, lane.held)
+    assert joined([*admitted, *lane.held]) == joined(pieces(*flags))
+    assert sum(piece[2] >> 1 & 1 for piece in admitted) == room
+    for name in ("held_messages", "held_bytes", "held_bytes_before_newest"):
+        assert getattr(lane, name) == getattr(alone, name), name
+    assert tab.used - before == lone.used - nothing
+
+
 def test_the_runs_of_a_ledger_that_nobody_settles_are_charged() -> None:
     tab = open_tab()
     ledger = Ledger(Rung.REACHED, window_messages=10_000, window_bytes=1 << 20, overhead_bytes=0)

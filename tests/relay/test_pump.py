@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from gateway.relay.ports import Source
-from gateway.relay.pump import READABLE, TIMER_SLACK_SECONDS, TURN_CHECK_EVENTS, TURN_SECONDS, Pump
+from gateway.relay.pump import READABLE, RING_SLEEPERS, TIMER_SLACK_SECONDS, TURN_CHECK_EVENTS, TURN_SECONDS, Pump
 from gateway.relay.timers import Entry
 
 
@@ -309,6 +309,113 @@ def test_a_turn_that_lasts_too_long_ends_and_the_next_one_begins_where_it_ended(
     counts = Counter(served)
     assert len(counts) == len(pairs)
     assert max(counts.values()) - min(counts.values()) <= 1
+    for ours, theirs in pairs:
+        pump.unregister(ours.fileno())
+        ours.close()
+        theirs.close()
+    pump.close()
+
+
+class Worker(Source):
+    """Each call takes some of the time that `clock` tells; `is_heavy`: it says so."""
+
+    def __init__(self, pump: Pump, clock: list[float], seconds: float, served: list["Worker"]) -> None:
+        self.pump, self.clock, self.seconds, self.served = pump, clock, seconds, served
+        self.timer: Entry | None = None
+        self.is_heavy = False
+
+    def on_events(self, mask: int, now: float) -> None:
+        self.clock[0] += self.seconds
+        self.served.append(self)
+        self.pump.is_late |= self.is_heavy
+
+    def on_timer(self, now: float) -> None:
+        self.clock[0] += self.seconds
+        self.served.append(self)
+
+    def on_fault(self, error: Exception) -> None:
+        raise error
+
+
+def test_deadlines_that_fall_together_do_not_keep_everybody_waiting() -> None:
+    clock, served = [0.0], list[Worker]()
+    pump = Pump(clock=lambda: clock[0])
+    sleepers = [Worker(pump, clock, TURN_SECONDS / 4, served) for _ in range(40)]
+    for sleeper in sleepers:
+        pump.wake_at(sleeper, 1.0)
+    clock[0] = 1.0
+    longest = 0.0
+    while len(served) < len(sleepers):
+        began = clock[0]
+        pump.ring()
+        longest = max(longest, clock[0] - began)
+    assert longest <= 2 * TURN_SECONDS
+    assert set(served) == set(sleepers)
+    assert len(served) == len(sleepers)
+    pump.ring()
+    assert len(served) == len(sleepers)
+    pump.close()
+
+
+def test_deadlines_that_cost_nothing_are_bounded_by_their_number() -> None:
+    clock, served = [0.0], list[Worker]()
+    pump = Pump(clock=lambda: clock[0])
+    for _ in range(RING_SLEEPERS + 1):
+        pump.wake_at(Worker(pump, clock, 0.0, served), 1.0)
+    clock[0] = 1.0
+    pump.ring()
+    assert len(served) == RING_SLEEPERS
+    pump.ring()
+    assert len(served) == RING_SLEEPERS + 1
+    pump.close()
+
+
+async def test_sleepers_that_were_left_over_are_called_though_nothing_comes(nursery: trio.Nursery) -> None:
+    clock, served = [0.0], list[Worker]()
+    pump = Pump(clock=lambda: clock[0])
+    for _ in range(40):
+        pump.wake_at(Worker(pump, clock, TURN_SECONDS, served), 0.0)
+    await nursery.start(pump.run)
+    while len(served) < 40:
+        await trio.lowlevel.checkpoint()
+    nursery.cancel_scope.cancel()
+
+
+def test_sources_asked_for_again_share_a_turn_and_each_has_its_own() -> None:
+    clock, served = [0.0], list[Worker]()
+    pump = Pump(clock=lambda: clock[0])
+    pairs = [pair() for _ in range(12)]
+    workers = []
+    for ours, _ in pairs:
+        worker = Worker(pump, clock, TURN_SECONDS / 2, served)
+        workers.append(worker)
+        pump.register(ours.fileno(), worker, READABLE)
+        pump.again(ours.fileno(), worker)
+    while len(served) < len(workers):
+        began = clock[0]
+        pump.turn()
+        assert clock[0] - began <= 2 * TURN_SECONDS
+    assert served == workers
+    for ours, theirs in pairs:
+        pump.unregister(ours.fileno())
+        ours.close()
+        theirs.close()
+    assert pump.turn() == 0
+    pump.close()
+
+
+def test_who_says_that_it_took_long_has_the_clock_asked() -> None:
+    clock, served = [0.0], list[Worker]()
+    pump = Pump(clock=lambda: clock[0])
+    pairs = [pair() for _ in range(4)]
+    for ours, theirs in pairs:
+        worker = Worker(pump, clock, 2 * TURN_SECONDS, served)
+        worker.is_heavy = True
+        pump.register(ours.fileno(), worker, READABLE)
+        theirs.send(b"x")
+    for turn in range(1, 5):
+        pump.turn()
+        assert len(served) == turn
     for ours, theirs in pairs:
         pump.unregister(ours.fileno())
         ours.close()
