@@ -66,6 +66,7 @@ PARTICULARS: Final[Mapping[str, Schema]] = {
     "image.digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
     "image.pullPolicy": _either("Always", "IfNotPresent", "Never"),
     "routes": {"type": "object", "additionalProperties": {"type": ["object", "null"]}},
+    "secrets": {"type": "array", "items": NAME, "uniqueItems": True},
     "existingConfigMap": {"type": "string"},
     "global.imagePullSecrets": {"type": "array", "items": {"type": ["string", "object"]}},
     "imagePullSecrets": _listed("name", name=NAME),

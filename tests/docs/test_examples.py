@@ -50,6 +50,9 @@ RUN_BY: Final = {
     ("docs/trial.md", "kakitome trial"): "tests/trial/test_command.py",
     # An engine: tests/containers/run, `make containers`.
     ("docs/deployment-compose.md", "compose up"): "tests/containers/composition.py",
+    ("docs/deployment-compose.md", "openssl rand"): (
+        "tests/deploy/test_compose_secrets.py::test_the_gateway_takes_them_as_the_page_makes_them"
+    ),
     ("docs/deployment-compose.md", "ca.crt"): "tests/containers/composition.py",
     ("docs/deployment-compose.md", "docker run"): "tests/containers/image.py",
     ("docs/deployment-compose.md", "{{.Size}}"): "tests/containers/image.py",

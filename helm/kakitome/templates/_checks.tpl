@@ -1,3 +1,35 @@
+{{/*
+Ends the rendering for a secret that is written out: it would stand in the ConfigMap, and in the release that Helm keeps.
+Walks through `value`, whose place is `path`; claims are not secrets, whatever their names.
+*/}}
+{{- define "kakitome.openSecrets" -}}
+{{- $path := .path -}}
+{{- if kindIs "map" .value -}}
+  {{- range $key, $value := .value -}}
+    {{- $where := ternary $key (printf "%s.%s" $path $key) (empty $path) -}}
+    {{- if and (kindIs "string" $value) (has $key (list "token" "client_secret")) -}}
+      {{- include "kakitome.openSecret" (dict "value" $value "path" $where) -}}
+    {{- else if and (kindIs "slice" $value) (eq $key "secrets") -}}
+      {{- range $index, $secret := $value -}}
+        {{- include "kakitome.openSecret" (dict "value" $secret "path" (printf "%s[%d]" $where $index)) -}}
+      {{- end -}}
+    {{- else if ne $key "claims" -}}
+      {{- include "kakitome.openSecrets" (dict "value" $value "path" $where) -}}
+    {{- end -}}
+  {{- end -}}
+{{- else if kindIs "slice" .value -}}
+  {{- range $index, $value := .value -}}
+    {{- include "kakitome.openSecrets" (dict "value" $value "path" (printf "%s[%d]" $path $index)) -}}
+  {{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "kakitome.openSecret" -}}
+{{- if not (or (hasPrefix "file:" .value) (contains "${" .value)) -}}
+  {{- fail (printf "%s would stand in a ConfigMap for all to read. Put it into a Secret, name that in secrets, and write file:/run/secrets/kakitome/named/SECRET/KEY here." .path) -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Values that contradict each other, which no schema can see. Each fault ends the rendering and says what to change. */}}
 {{- define "kakitome.checks" -}}
 {{- $config := .Values.config -}}
@@ -22,6 +54,15 @@
 {{- with $config.admin.token -}}
   {{- if not (or (hasPrefix "file:" .) (contains "${" .)) -}}
     {{- fail "config.admin.token would stand in a ConfigMap for all to read. Put it into a Secret and name that in admin.existingSecret." -}}
+  {{- end -}}
+{{- end -}}
+
+{{- include "kakitome.openSecrets" (dict "value" (dict "config" $config "routes" .Values.routes) "path" "") -}}
+{{- $mounted := .Values.secrets -}}
+{{- range regexFindAll "/run/secrets/kakitome/named/[^/\"]*" (toJson (dict "config" $config "routes" .Values.routes)) -1 -}}
+  {{- $name := base . -}}
+  {{- if not (has $name $mounted) -}}
+    {{- fail (printf "config names a file of the Secret %s, which is not mounted. Add it to secrets." $name) -}}
   {{- end -}}
 {{- end -}}
 

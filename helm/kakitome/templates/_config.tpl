@@ -10,6 +10,9 @@
     "minimum_version" .Values.tls.minimumVersion -}}
   {{- if .Values.tls.clientCa.existingSecret -}}
     {{- $_ := set $tls "client_ca" (printf "/run/secrets/kakitome/client-ca/%s" .Values.tls.clientCa.key) -}}
+    {{- with .Values.tls.clientCa.revocationKey -}}
+      {{- $_ := set $tls "client_crl" (printf "/run/secrets/kakitome/client-ca/%s" .) -}}
+    {{- end -}}
   {{- end -}}
   {{- $listeners = append $listeners (dict "bind" .Values.tls.bind "tls" $tls) -}}
 {{- end -}}
