@@ -13,7 +13,7 @@ from deploy import architecture
 from gateway.config import load_with_files
 from gateway.config.model import Config, Route
 from tests.docs.pages import DOCS, DOCUMENTS, PAGES, Block, anchors, blocks, links
-from tests.support.tools import REPOSITORY
+from tests.support.tools import REPOSITORY, tracked_files
 
 YAML_BLOCKS: Final = [block for page in DOCUMENTS for block in blocks(page, "yaml")]
 
@@ -100,11 +100,8 @@ def test_its_commands_are_shell(block: Block) -> None:
 
 
 def test_no_file_cites_a_page_that_is_not_here() -> None:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=REPOSITORY
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if name.endswith((".lock", ".svg")) or not (REPOSITORY / name).is_file():
+    for name in tracked_files():
+        if name.endswith((".lock", ".svg")):
             continue
         text = (REPOSITORY / name).read_text(errors="ignore")
         if name.startswith("tests/docs/"):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -41,3 +42,12 @@ def need_path(path: str, install: str) -> Path:
     if not Path(path).exists():
         pytest.skip(f"{path} does not exist: {install}")
     return Path(path)
+
+
+def tracked_files() -> list[str]:
+    """The repository's files as git knows them, by their paths in it; skips the test where there is no git to ask."""
+    git = need("git", "apt-get install git")
+    if not (REPOSITORY / ".git").exists():
+        pytest.skip("this is no checkout, so nobody knows which files belong to the repository: git clone it")
+    listed = subprocess.run([git, "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=REPOSITORY).stdout
+    return [name for name in listed.split("\0") if name and (REPOSITORY / name).is_file()]

@@ -76,7 +76,9 @@ async def test_a_kill_ends_what_it_has_forked_too() -> None:
     async with running(python(FORKS, ready="up")) as process:
         assert len(members(process)) == 2
         await process.kill()
-        assert members(process) == []
+        with trio.fail_after(10):  # whom it has forked is not waited for: the kernel ends it at its own time
+            while members(process):  # noqa: ASYNC110 -- there is nothing to wait on
+                await trio.sleep(0.01)
 
 
 async def test_nothing_is_left_when_the_trial_ends_however_it_ends() -> None:
