@@ -238,7 +238,7 @@ class Pump:
                 else:
                     await trio.lowlevel.wait_readable(epoll.fileno())
                 for _ in range(TURNS_A_WAKE):
-                    if not self.turn() or self._left:  # nothing to do, or no time: trio waits no longer for its say
+                    if not self.turn():
                         break
                 if self._timers.next_deadline <= self.now:
                     self.ring()

@@ -55,7 +55,7 @@ class Threat:
     reads: bool = True
     receive_buffer: int = 0
     drip_seconds: float = 0.0
-    """One byte of `again` at this interval."""
+    """`again` at this interval, which is a byte, or what is `numbered`."""
     hangs_up: bool = False
     """As soon as all is sent once (or at the answer), and begins anew."""
     per_second: float = 0.0
@@ -123,9 +123,11 @@ THREATS: Final[Mapping[str, Callable[[], Threat]]] = {
     ),
     "unread_receipts": lambda: Threat(
         connections=8,
-        first=upgrade("/echo", subprotocol=RECORDS) + record(1, 0, 0, b'{"receipts": [1, 2]}'),
+        first=upgrade("/echo", subprotocol=RECORDS) + record(1, 0, 0, b'{"receipts": ["written", "reached"]}'),
         waits_for=OPENED,
-        numbered=lambda turn: _data(1 + turn * 500, 500, b"x"),
+        # So slowly that its window has room, for it does not read what would tell it: who overruns it is ended.
+        numbered=lambda turn: _data(1 + turn * 200, 200, b"x"),
+        drip_seconds=0.2,
         reads=False,
         receive_buffer=4096,
     ),
@@ -228,7 +230,7 @@ class Connection:
                 return
         if threat.hangs_up:
             self.is_done = True
-        elif threat.numbered is not None:
+        elif threat.numbered is not None and not threat.drip_seconds:
             self.rest = memoryview(threat.numbered(self.turn))
             self.turn += 1
         elif threat.again and not threat.drip_seconds:
@@ -242,8 +244,13 @@ class Connection:
         return sent
 
     def drip(self, now: float) -> None:
-        if self.answered and now - self.dripped_at >= self.threat.drip_seconds:
-            self.dripped_at = now
+        if not self.answered or self.rest or now - self.dripped_at < self.threat.drip_seconds:
+            return
+        self.dripped_at = now
+        if self.threat.numbered is not None:
+            self.rest = memoryview(self.threat.numbered(self.turn))
+            self.turn += 1
+        else:
             self.sock.send(self.threat.again)
 
 
@@ -321,6 +328,11 @@ def attack(name: str, port: int, seconds: float, addresses: int, connections: in
                 except OSError:
                     counts["ended"] += 1
                     close(connection)
+                    continue
+                fd = connection.sock.fileno()
+                if masks[fd] != connection.mask:
+                    masks[fd] = connection.mask
+                    epoll.modify(fd, masks[fd])
     counts["left"] = len(alive)
     os.write(1, (json.dumps(counts) + "\n").encode())
     for connection in list(alive.values()):

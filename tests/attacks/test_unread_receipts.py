@@ -5,4 +5,6 @@ from tests.attacks.scene import Scene
 
 def test_unread_receipts() -> None:
     with Scene() as scene:
-        scene.run("unread_receipts").check()
+        outcome = scene.run("unread_receipts")
+        outcome.check()
+        assert outcome.attack.get("ended", 0) == 0, f"it was ended for something else: {outcome.attack}"
