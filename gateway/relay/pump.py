@@ -44,8 +44,8 @@ TURN_CHECK_EVENTS: Final = 16
 """A turn that has lasted so long, asked after so many events or one that may have been long (`is_late`), ends; who was
 not served comes first in the next one. The same for deadlines that have come together."""
 
-RING_SLEEPERS: Final = 128
-RING_CHECK_SLEEPERS: Final = 4
+RING_SLEEPERS: Final = 1024
+RING_CHECK_SLEEPERS: Final = 16
 """Sleepers called in a row at most, and after how many the clock is asked: what is ready has its turn between them."""
 
 TURNS_A_WAKE: Final = 4

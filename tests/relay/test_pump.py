@@ -340,7 +340,7 @@ class Worker(Source):
 def test_deadlines_that_fall_together_do_not_keep_everybody_waiting() -> None:
     clock, served = [0.0], list[Worker]()
     pump = Pump(clock=lambda: clock[0])
-    sleepers = [Worker(pump, clock, TURN_SECONDS / 4, served) for _ in range(40)]
+    sleepers = [Worker(pump, clock, TURN_SECONDS / 16, served) for _ in range(200)]
     for sleeper in sleepers:
         pump.wake_at(sleeper, 1.0)
     clock[0] = 1.0
