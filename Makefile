@@ -88,7 +88,7 @@ web: ## Join the modules of gateway/web/src into the kakitome.js that is served
 demo: $(VENV)/.installed ## Install into .venv and run the demonstration on http://127.0.0.1:8080
 	$(BIN)/kakitome demo
 
-screenshots: $(VENV)/.dev ## Photograph the demonstration's page into reports/screenshots (needs chromium and chromium-driver)
+screenshots: $(VENV)/.dev $(VENV)/.codec ## Photograph the demonstration's page into reports/screenshots (needs chromium and chromium-driver)
 	$(BIN)/python -m tests.browser.screenshots
 
 # --- what contributors and CI run ----------------------------------------------------------------------------------

@@ -1,9 +1,12 @@
 """`python -m tests.browser.screenshots`: the demonstration's page as people meet it, as PNG in reports/screenshots.
 
-In Chromium: on a desk and on a phone, light and dark, in English and in Japanese; empty, in use, with 200 messages,
-with the connection cut, and with the gateway stopped. To be looked at: no test can say whether a page is pleasant.
+In Chromium: on a desk and on a phone, light and dark, in English, in Japanese, and without any font that has Japanese;
+empty, in use, with 200 messages, with the connection cut, and with the gateway stopped. To be looked at: no test can
+say whether a page is pleasant.
 """
 
+import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,15 +19,28 @@ import click
 from tests.browser import bidi
 from tests.browser.bidi import Tab
 from tests.support.process import ServiceProcess
-from tests.support.tools import REPOSITORY
+from tests.support.tools import REPOSITORY, need
 
 FOLDER: Final = REPOSITORY / "reports" / "screenshots"
 SIZES: Final = {"desk": (1280, 900), "phone": (390, 844)}
 LOOKS: Final = {
     "light": (),
     "dark": ("--blink-settings=preferredColorScheme=0",),
+    "no-cjk-font": (),
     "japanese": ("--accept-lang=ja",),
 }
+WITHOUT_CJK: Final = """<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig>
+  <include ignore_missing="yes">/etc/fonts/fonts.conf</include>
+  <selectfont><rejectfont>
+    <pattern><patelt name="lang"><string>ja</string></patelt></pattern>
+    <pattern><patelt name="lang"><string>zh-cn</string></patelt></pattern>
+    <pattern><patelt name="lang"><string>ko</string></patelt></pattern>
+  </rejectfont></selectfont>
+</fontconfig>
+"""
+"""For fontconfig: this machine's fonts but those."""
 MESSAGES: Final = 200
 
 OPEN_STATES: Final = "[...document.querySelectorAll('[data-state=open]')]"
@@ -116,11 +132,40 @@ def tell_the_story(tab: Tab, look: str) -> None:
         photograph(tab, f"{look}-4-stopped")
 
 
+def japanese_fonts() -> list[str]:
+    """Those that fontconfig finds."""
+    listing = [need("fc-list", "apt-get install fontconfig"), ":lang=ja", "family"]
+    return subprocess.run(listing, capture_output=True, text=True, check=True).stdout.split("\n")[:-1]
+
+
+@contextmanager
+def fonts_for(look: str) -> Iterator[None]:
+    """Browsers that begin within have this machine's fonts, or those without Japanese."""
+    if look != "no-cjk-font":
+        if look == "japanese" and not japanese_fonts():
+            click.echo("japanese: no font here has it, boxes are seen in its place: apt-get install fonts-vlgothic")
+        yield
+        return
+    before = os.environ.get("FONTCONFIG_FILE")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "fonts.conf"
+        file.write_text(WITHOUT_CJK)
+        os.environ["FONTCONFIG_FILE"] = str(file)
+        try:
+            assert not japanese_fonts()
+            yield
+        finally:
+            del os.environ["FONTCONFIG_FILE"]
+            if before is not None:
+                os.environ["FONTCONFIG_FILE"] = before
+
+
 def main() -> None:
     """Takes all of them anew."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     for look in sys.argv[1:] or LOOKS:
         with (
+            fonts_for(look),
             tempfile.TemporaryDirectory() as folder,
             bidi.chromium(Path(folder), *LOOKS[look]) as session,
             session.open_tab() as tab,
