@@ -1,4 +1,4 @@
-"""Joins a client's side and a backend's side for the life of a session, bridges their absences, ends both well.
+"""Joins a client's side and a backend's side, bridges their absences, ends both well: long, as all ends meet here.
 
 General theory of operation
 ---------------------------

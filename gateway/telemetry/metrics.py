@@ -1,4 +1,4 @@
-"""The counters that the data path increments: plain integers on slotted objects, read only when scraped.
+"""The counters that the data path increments, all of them and so long: plain integers on slotted objects.
 
 Invariant: counting takes no lock, no label lookup and no allocation. An object is fetched once (per route, per
 direction) and its attributes are incremented; whatever they are exported as is declared in
