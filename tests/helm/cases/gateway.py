@@ -198,15 +198,24 @@ CASES: Final[Mapping[str, Case]] = {
             "tls": {
                 "enabled": True,
                 "existingSecret": "web-tls",
-                "clientCa": {"existingSecret": "clients", "key": "clients.pem"},
+                "clientCa": {"existingSecret": "clients", "key": "clients.pem", "revocationKey": "clients.crl"},
             }
         },
         expected={
             "config: listeners[0].tls.client_ca": "/run/secrets/kakitome/client-ca/clients.pem",
+            "config: listeners[0].tls.client_crl": "/run/secrets/kakitome/client-ca/clients.crl",
             POD + "volumes[name=client-ca].secret.secretName": "clients",
             CONTAINER + "volumeMounts[name=client-ca].mountPath": "/run/secrets/kakitome/client-ca",
             # It has no certificate to show, so it asks for the readiness only.
             "Pod/-test: spec.containers[0].args[3]": "--timeout=30",
+        },
+    ),
+    "secrets that the configuration refers to": Case(
+        values={"secrets": ["kakitome-auth", "machines"]},
+        expected={
+            POD + "volumes[name=secret-1].secret.secretName": "machines",
+            CONTAINER + "volumeMounts[name=secret-0].mountPath": "/run/secrets/kakitome/named/kakitome-auth",
+            CONTAINER + "volumeMounts[name=secret-1].mountPath": "/run/secrets/kakitome/named/machines",
         },
     ),
 }
