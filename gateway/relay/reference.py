@@ -50,7 +50,8 @@ on while nobody reads.
   (1011 to 1014) it is told so after the times above, and what was dropped for it.
 - AWAITED lasts as long as `delivery.grace`, or until the client has said that it knows of the end. Where the backend
   speaks records and still has the session, a client that comes back is given the rest by it: it may have been told more
-  by another gateway.
+  by another gateway. A gateway that restarts, or whose route is drained, awaits nobody: who is slow is told of the end
+  after the times above, and of what was dropped for it.
 - Each other state lasts for `timeouts.close_total` at the most, however steadily the rest is taken.
 
 A state whose time is over is left by *overdue*, without what it waited for. In CLOSING that means that both sides are

@@ -57,7 +57,7 @@ class RelayHost(Protocol):
 class Relay(Traffic):
     """One session's data path. Made by the session, driven by its two sides' sockets and the pump's timers."""
 
-    __slots__ = ("_absence", "_grace_deadline", "_host", "_is_unsure")
+    __slots__ = ("_absence", "_grace_deadline", "_host", "_is_drained", "_is_unsure")
 
     def __init__(self, *, pump: Pump, settings: RelaySettings, up: Lane, down: Lane, tab: Tab, host: RelayHost) -> None:
         """Its sides are made at its places and given to `start`. A lane that retains is for a side that may be away."""
@@ -66,6 +66,8 @@ class Relay(Traffic):
         self._absence: Ending | None = None
         """While the client is away: how the session ends if it stays away."""
         self._grace_deadline = NEVER
+        self._is_drained = False
+        """We restart: a client that goes now is not let in again."""
         self._is_unsure = False
         """The client is back, and the backend has not said since that the session is still ours."""
 
@@ -127,7 +129,7 @@ class Relay(Traffic):
         return closing.state is not State.CLOSING or self.client.vitals().outstanding > 0
 
     def client_detached(self, now: float, *, code: int = ABNORMAL, reason: str = "") -> None:
-        if not self.may_be_taken_up:
+        if not self.may_be_taken_up or (self._is_drained and not self.is_open):
             self._lose_client(Ending(by=ClosedBy.CLIENT, code=code, reason=reason, unknown=UnknownReason.VANISHED), now)
             return
         assert self.settings.grace_seconds is not None
@@ -383,8 +385,10 @@ class Relay(Traffic):
         """We restart: what is under way is finished, then the client is told to come back (Close 1012), before `until`.
 
         The backend's message that has begun goes on to its end and no new one is begun; the client's go on until its
-        Close is here. So none is cut off, unless its sender does not send the rest of it in time.
+        Close is here. So none is cut off, unless its sender does not send the rest of it in time. A session that is
+        ending already goes on to its end, but for a client that is away.
         """
+        self._is_drained = True
         if self.closing.state is State.AWAITED:
             self._expire(UnknownReason.DRAIN, now)  # nobody is here to be sent away
         if not self.is_open:
@@ -577,7 +581,7 @@ class Relay(Traffic):
             return
         if closing.state is State.AWAITED:
             self._expire(UnknownReason.GRACE_EXPIRED, now)
-        elif is_owed:
+        elif is_owed and not self._is_drained:
             before = self.client
             self.client_detached(now, reason="nothing was acknowledged in time")
             before.close()  # it may have gone without a word; if it is there it comes back

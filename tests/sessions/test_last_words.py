@@ -222,6 +222,38 @@ async def test_a_drain_does_not_wait_for_it() -> None:
         assert not len(server.registry)
 
 
+async def test_a_drain_does_not_wait_for_one_that_goes_after_it_has_begun() -> None:
+    async with scripted() as service, running(config_of(records_route(service.port))) as server:
+        async with opened(server, service) as (client, link, _):
+            await link.data(1, "one")
+            await link.send(RecordType.CLOSE, body=GOODBYE)
+            await client.next(RecordType.CLOSE)
+        (session,) = server.registry
+        session.relay.drain(trio.current_time(), until=trio.current_time() + 60)
+        assert len(server.registry), "it is still here"
+        await client.cut()
+        await until(lambda: not len(server.registry))
+
+
+async def test_one_that_is_too_slow_for_a_drain_is_told_of_the_end_as_it_cannot_come_back() -> None:
+    route = records_route(0, timeouts={"close": "100ms", "close_total": "200ms"})
+    async with scripted() as service:
+        route["backend"]["endpoints"] = [f"tcp://127.0.0.1:{service.port}"]
+        async with (
+            running(config_of(route)) as server,
+            opened(server, service, window_messages=1) as (client, link, _),
+        ):
+            (session,) = server.registry
+            for seq, word in enumerate(WORDS, 1):
+                await link.data(seq, word)
+            await link.send(RecordType.CLOSE, body=GOODBYE)
+            await until(lambda: session.relay.backend.is_gone)
+            session.relay.drain(trio.current_time(), until=trio.current_time() + 60)
+            assert await client.closed() == 4000
+            assert json.loads((await client.next(RecordType.CLOSE))[3])["code"] == 4000
+            await until(lambda: not len(server.registry))
+
+
 async def test_a_client_that_knows_of_the_end_is_not_waited_for() -> None:
     async with (
         scripted() as service,
