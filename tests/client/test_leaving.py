@@ -99,18 +99,19 @@ async def test_what_is_not_settled_in_time_is_lost_when_the_session_is_left(auto
     assert any(isinstance(event, MessagesLost) for event in events)
 
 
+async def hear_the_end(double: GatewayDouble, closes: list[object]) -> None:
+    """Opens a session and appends how it ends: the code of the CLOSE record, then the Close frame."""
+    peer = await double.accept()
+    await peer.open()
+    closes.append(CloseBody.from_json((await peer.receive())[3]).code)
+    closes.append(await peer.receive_end())
+
+
 @on_both_runtimes
 async def test_what_the_block_raises_comes_out_as_it_is_and_ends_the_session_with_1011() -> None:
     async with listening() as double, anyio.create_task_group() as tasks:
         closes: list[object] = []
-
-        async def answer() -> None:
-            peer = await double.accept()
-            await peer.open()
-            closes.append(CloseBody.from_json((await peer.receive())[3]).code)
-            closes.append(await peer.receive_end())
-
-        tasks.start_soon(answer)
+        tasks.start_soon(hear_the_end, double, closes)
         with pytest.raises(ZeroDivisionError):
             async with open_session(double.url):
                 _ = 1 / 0
@@ -121,14 +122,7 @@ async def test_what_the_block_raises_comes_out_as_it_is_and_ends_the_session_wit
 async def test_a_cancelled_block_still_ends_the_session() -> None:
     async with listening() as double, anyio.create_task_group() as tasks:
         closes: list[object] = []
-
-        async def answer() -> None:
-            peer = await double.accept()
-            await peer.open()
-            closes.append(CloseBody.from_json((await peer.receive())[3]).code)
-            closes.append(await peer.receive_end())
-
-        tasks.start_soon(answer)
+        tasks.start_soon(hear_the_end, double, closes)
         with anyio.CancelScope() as scope:
             async with open_session(double.url) as session:
                 scope.cancel()
@@ -168,14 +162,7 @@ async def test_an_exit_or_an_interrupt_comes_out_as_it_is_and_ends_the_session_w
 ) -> None:
     async with listening() as double, anyio.create_task_group() as tasks:
         closes: list[object] = []
-
-        async def answer() -> None:
-            peer = await double.accept()
-            await peer.open()
-            closes.append(CloseBody.from_json((await peer.receive())[3]).code)
-            closes.append(await peer.receive_end())
-
-        tasks.start_soon(answer)
+        tasks.start_soon(hear_the_end, double, closes)
         with pytest.raises(kind) as caught:
             async with open_session(double.url):
                 raise kind(3)

@@ -3,11 +3,9 @@
 import base64
 import json
 import socket
-import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import trustme
 from gateway.access.tickets import make_ticket
 from gateway.protocol.records import RecordType, encode_record, parse_record
 from tests.access.doubles import EC, key_set, signed
-from tests.support.backends import serve, tcp_echo
+from tests.support.backends import serve, serving, tcp_echo
 from tests.support.certificates import Certificates
 from tests.support.gateway import GatewayProcess, route
 from tests.support.raw_client import RawClient
@@ -72,16 +70,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-@contextmanager
-def authority() -> Iterator[Authority]:
-    with Authority() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+def authority() -> AbstractContextManager[Authority]:
+    return serving(Authority())
 
 
 def jwt_for(issuer: str, **changes: object) -> str:

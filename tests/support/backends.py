@@ -5,6 +5,9 @@ import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TypeVar
+
+_Server = TypeVar("_Server", bound=socketserver.BaseServer)
 
 Conversation = Callable[[socket.socket], None]
 """What a backend does with one connection, which is closed when it returns."""
@@ -23,6 +26,19 @@ class Backend(socketserver.ThreadingTCPServer):
 
 
 @contextmanager
+def serving(server: _Server) -> Iterator[_Server]:
+    """Runs a server of the standard library's in a thread, and closes it at the end."""
+    with server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@contextmanager
 def serve(converse: Conversation) -> Iterator[int]:
     """Runs `converse` for each connection, each in a thread; gives the port."""
 
@@ -30,14 +46,8 @@ def serve(converse: Conversation) -> Iterator[int]:
         def handle(self) -> None:
             converse(self.request)
 
-    with Backend(("127.0.0.1", 0), Handler) as backend:
-        thread = threading.Thread(target=backend.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield backend.server_address[1]
-        finally:
-            backend.shutdown()
-            thread.join()
+    with serving(Backend(("127.0.0.1", 0), Handler)) as backend:
+        yield backend.server_address[1]
 
 
 def tcp_echo() -> AbstractContextManager[int]:

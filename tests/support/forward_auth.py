@@ -2,12 +2,12 @@
 and who may go where by the URI that is asked for. It knows nothing of Kakitome.
 """
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
+
+from tests.support.backends import serving
 
 SESSIONS: Final = {"s-alice": "alice", "s-ops": "ops", "s-mallory": "mallory"}
 BANNED: Final = frozenset({"mallory"})
@@ -60,14 +60,6 @@ class _Handler(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-@contextmanager
-def forward_auth() -> Iterator[ForwardAuth]:
+def forward_auth() -> AbstractContextManager[ForwardAuth]:
     """A service of its own."""
-    with ForwardAuth() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    return serving(ForwardAuth())

@@ -9,12 +9,10 @@ import base64
 import hashlib
 import json
 import secrets
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import HTTPMessage
@@ -24,6 +22,8 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from joserfc import jwt
 from joserfc.jwk import ECKey
+
+from tests.support.backends import serving
 
 CLIENT_ID: Final = "chat-client"
 AUDIENCE: Final = "kakitome"
@@ -251,14 +251,6 @@ def log_in(issuer: str, user: str) -> Login:
     return Login(access_token=tokens["access_token"], id_token=tokens["id_token"], session=claims["sid"])
 
 
-@contextmanager
-def provider() -> Iterator[Provider]:
+def provider() -> AbstractContextManager[Provider]:
     """A provider of its own."""
-    with Provider() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    return serving(Provider())
