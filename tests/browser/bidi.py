@@ -57,7 +57,7 @@ class Session:
         self._last_id += 1
         self._connection.send(json.dumps({"id": self._last_id, "method": method, "params": parameters}))
         while True:
-            message = json.loads(self._connection.recv(timeout=PATIENCE_SECONDS + 10))
+            message = json.loads(self._connection.recv(timeout=PATIENCE_SECONDS * 2))
             if message.get("method") == "log.entryAdded":
                 self.console.append(f"{message['params']['level']}: {message['params']['text']}")
             if message.get("id") != self._last_id:

@@ -268,7 +268,7 @@ function startChat(card) {
     join.querySelector("input").focus();
   });
   cutter(cut, cord, (isCut) => note(isCut ? "isCut" : "isMended"));
-  // Else the others would see us until the grace is over.
+  // Else the others would see us until the grace is over. Firefox may cut this short as the tab is closed.
   addEventListener("pagehide", () => say.hidden || line.end("away"));
   stall.addEventListener("click", () => line.send(`/stall ${STALL_SECONDS}`));
 }
