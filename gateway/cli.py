@@ -1,4 +1,4 @@
-"""The `kakitome` command: what each subcommand does for the terminal; the work is done elsewhere.
+"""The `kakitome` command, all of it and so long: what each subcommand does for the terminal, work done elsewhere.
 
 Invariant: what the operator can mend ends in one line on standard error that says how, never in a traceback. What a
 subcommand needs is imported when it runs, so that `--help` answers at once.

@@ -1,4 +1,4 @@
-"""One connection's way, from the accepted socket to a session, or to an answer that says why not.
+"""One connection's way from the socket to a session, or an answer why not: long, to be read from top to bottom.
 
 It reads from top to bottom: `serve`, `_answer`, `_open`; TLS, request, route, origin, admission, dial, upgrade; from
 there on the pump has it. docs/life-of-a-connection.md walks the same way with each stage's deadline, limit and metric.

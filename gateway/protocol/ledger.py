@@ -1,4 +1,4 @@
-"""The messages of one direction of one session that are under way, and how far each provably got.
+"""The messages of one direction that are under way, and how far each provably got: long, for its sums move together.
 
 Invariant: messages are numbered 1, 2, 3... as they are accepted and settle in that order; only the unsettled ones are
 held, so that a ledger with nothing under way is some 300 bytes.

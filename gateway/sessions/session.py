@@ -1,4 +1,4 @@
-"""One conversation between a client and a backend: who takes part, who comes back, and what is told when it ends.
+"""One conversation: who takes part, who comes back, what is told at its end; long, as each of these changes the others.
 
 Invariant: what a session holds beyond its sockets (its place in the limits, its endpoint's load, its entry in the
 registry) is given back exactly once; and each of its ends is told: in the log, the metrics, the registry.

@@ -1,4 +1,4 @@
-"""One session without sockets: opening, resuming, saving before telling, ending; and a peer that is cut and killed."""
+"""One session without sockets, a long story: opening, resuming, saving before telling, ending; a peer cut, killed."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Plain connections, to the `websockets` library's server and to servers that misbehave."""
+"""Plain connections, to `websockets`' server and to servers that misbehave: long, as there are many ways to."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""What keeps a session going: breaks, new sessions, delays, and the store."""
+"""What keeps a session going: breaks, new sessions, delays, the store; long, for each break comes at each moment."""
 
 import sqlite3
 from pathlib import Path

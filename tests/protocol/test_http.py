@@ -1,4 +1,4 @@
-"""Request heads: limits that hold however the head is cut, strictness, targets; and responses that cannot be split."""
+"""Request heads: limits however cut, strictness, targets, responses that cannot be split; long, as tricks are many."""
 
 from dataclasses import dataclass
 from itertools import pairwise

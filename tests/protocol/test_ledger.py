@@ -1,4 +1,4 @@
-"""The ledger against a slow model that keeps every message for ever, and its edges one by one."""
+"""The ledger against a slow model that keeps every message for ever; long, for its edges follow one by one."""
 
 import sys
 from collections.abc import Sequence

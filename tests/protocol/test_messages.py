@@ -1,4 +1,4 @@
-"""An open WebSocket connection: the closing handshake, compression within bounds, and two ends that talk."""
+"""An open WebSocket connection, long as its rules: the closing handshake, bounded compression, two ends that talk."""
 
 import random
 import zlib

@@ -1,4 +1,4 @@
-"""Connector: what a dial does when endpoints refuse, stall or lie, and what it leaves behind."""
+"""Connector: what a dial does when endpoints refuse, stall or lie, and leaves behind; long, for each kind is tried."""
 
 import errno
 import os

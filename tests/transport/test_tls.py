@@ -1,4 +1,4 @@
-"""TLS: which certificate a name is shown, who is let in, what a changed file does and what it leaves alone."""
+"""TLS, long as what may be configured: whose certificate is shown, who is let in, what a changed file does."""
 
 import ipaddress
 import os
