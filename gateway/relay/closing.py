@@ -132,6 +132,7 @@ class Closing:
         "for_client",
         "is_draining",
         "is_open",
+        "silent",
         "state",
         "tail",
     )
@@ -161,6 +162,8 @@ class Closing:
         self._watches: list[Watch] = []
         self.tail = Tail.NONE
         """As of the last look."""
+        self.silent: list[bool] = []
+        """Of those looked at, in their order: whether its host has answered nothing for as long as a state lasts."""
 
     def begin(self, step: Step, ending: Ending, now: float) -> None:
         """A cause, and the first of them is the `ending`."""
@@ -257,8 +260,8 @@ class Closing:
     def _tail(self, looks: Sequence[Vitals], is_held: bool, now: float) -> Tail:
         if len(self._watches) < len(looks):
             self._watches += [Watch(self._close_seconds, now=now) for _ in looks[len(self._watches) :]]
-        gone = [watch.is_gone(vitals, 0, now) for watch, vitals in zip(self._watches, looks, strict=False)]
-        if any(gone):
+        self.silent = [watch.is_gone(vitals, 0, now) for watch, vitals in zip(self._watches, looks, strict=False)]
+        if any(self.silent):
             return Tail.UNANSWERED
         return Tail.UNDER_WAY if is_held or any(vitals.outstanding for vitals in looks) else Tail.NONE
 

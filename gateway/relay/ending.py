@@ -38,7 +38,11 @@ class Ending:
     code: int
     reason: str = ""
     unknown: UnknownReason = UnknownReason.CLOSED
-    """The label of messages that stayed without evidence."""
+    """What it makes of messages that stayed without evidence."""
+    unknown_upstream: UnknownReason | None = None
+    """The same of those to the backend, where what became of that one says more."""
+    unknown_downstream: UnknownReason | None = None
+    """The same of those to the client."""
     taken_over: bool = False
     """Another gateway has the session: it is over here only, and nothing of it is lost."""
 
@@ -52,6 +56,19 @@ CAME_TOO_EARLY: Final = Ending(
 )
 """The same, where the client itself may have been at the other one and come back before we heard of that: it is to come
 again, and is taken to the backend anew."""
+
+_NOT_AWAITED: Final = frozenset({UnknownReason.GRACE_EXPIRED, UnknownReason.EVICTED, UnknownReason.DRAIN})
+"""Nobody waits any more for a client that could have come back for what it is owed."""
+
+
+def reason_for_unknown(first: Ending, side: ClosedBy, then: UnknownReason) -> UnknownReason:
+    """Why messages to `side` are without evidence: what befell it after the first cause, where that was not its doing.
+
+    A fault stays the reason for both: it is what cut them off.
+    """
+    if first.by is side or (first.unknown is UnknownReason.FAULT and then not in _NOT_AWAITED):
+        return first.unknown
+    return first.unknown if first.unknown in _NOT_AWAITED else then
 
 
 def ending_by_fault(fault: ConnectionFault) -> Ending:

@@ -48,7 +48,8 @@ on while nobody reads.
   with the messages. One that does not take them in that time, or whose host answers nothing, loses its connection, and
   what it has not consumed waits for it (AWAITED). That is so where the backend meant the end: where the session is lost
   (1011 to 1014) it is told so after the times above, and what was dropped for it.
-- AWAITED lasts as long as `delivery.grace`, or until the client has said that it knows of the end. Where the backend
+- AWAITED lasts as long as `delivery.grace`, or until the client has said that it knows of the end, by a Close of its
+  own: that its host has all of it proves nothing, a reset may have taken it from there. Where the backend
   speaks records and still has the session, a client that comes back is given the rest by it: it may have been told more
   by another gateway. A gateway that restarts, or whose route is drained, awaits nobody: who is slow is told of the end
   after the times above, and of what was dropped for it.
@@ -57,6 +58,18 @@ on while nobody reads.
 A state whose time is over is left by *overdue*, without what it waited for. In CLOSING that means that both sides are
 cut, and what is unsettled then is reported as unknown. A backend that has not everything sees a reset, so that it
 cannot take a cut-off stream for a complete one; one that has everything sees an ordinary end.
+
+## Why messages are unknown
+
+Who ended the session, with which code, is the first cause. Why messages stayed without evidence
+(`kakitome_unknown_messages_total{{reason}}`, `unknown_reason` in `session_ended` and `/sessions/ended`) is told for
+each direction by what became of the side that should have given it:
+
+- Messages to the backend of a session that its client has ended: `closed` if the backend ended in good order, `reset`
+  if its connection broke, `vanished` if its host answered nothing, `fault` if it did not take them in time.
+- Messages to the client of a session that its backend has ended: the same, and where the client was awaited
+  `grace_expired`, `evicted` or `drain`, by what ended the wait.
+- What ends both sides at once (a fault, a drain, a parked session that is given up) is the reason for both.
 
 This page is made by `python -m gateway.relay.reference` from the table by which sessions are ended
 (`gateway/relay/closing.py`).

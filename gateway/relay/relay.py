@@ -27,7 +27,15 @@ from gateway.protocol.records import OpenedByGateway, Rung
 from gateway.protocol.rejections import RejectedRange, tells_of
 from gateway.relay.away import AbsentBackend, ParkedClient
 from gateway.relay.closing import State, Step, Tail
-from gateway.relay.ending import ABNORMAL, BEGUN_ANEW, CAME_TOO_EARLY, TAKEN_OVER, Ending, ending_by_fault
+from gateway.relay.ending import (
+    ABNORMAL,
+    BEGUN_ANEW,
+    CAME_TOO_EARLY,
+    TAKEN_OVER,
+    Ending,
+    ending_by_fault,
+    reason_for_unknown,
+)
 from gateway.relay.lane import Lane
 from gateway.relay.ports import BackendSide, ClientSide
 from gateway.relay.pump import Pump
@@ -112,7 +120,10 @@ class Relay(Traffic):
 
     @property
     def _owes_client(self) -> bool:
-        """The backend has ended the session, and the client has not got all of that, as far as is known."""
+        """The backend has ended the session, and the client has not said that it knows.
+
+        That its host has the CLOSE proves nothing: a reset may have taken it from there.
+        """
         closing, down = self.closing, self.down
         ending = closing.ending
         assert ending is not None, "it is ending"
@@ -122,15 +133,14 @@ class Relay(Traffic):
             return False
         if down.retained is not None and down.retained.is_cut:
             return False  # only the backend could send it again
-        if down.is_unsettled or down.holds_back:
-            return True
-        if ending.code in BEGUN_ANEW:
-            return False
-        return closing.state is not State.CLOSING or self.client.vitals().outstanding > 0
+        # One that is to begin anew does so when it is not resumed, too.
+        return down.is_unsettled or down.holds_back or ending.code not in BEGUN_ANEW
 
     def client_detached(self, now: float, *, code: int = ABNORMAL, reason: str = "") -> None:
-        if not self.may_be_taken_up or (self._is_drained and not self.is_open):
-            self._lose_client(Ending(by=ClosedBy.CLIENT, code=code, reason=reason, unknown=UnknownReason.VANISHED), now)
+        is_awaited = self.may_be_taken_up
+        if not is_awaited or (self._is_drained and not self.is_open):
+            unknown = UnknownReason.DRAIN if is_awaited else UnknownReason.VANISHED
+            self._lose_client(Ending(by=ClosedBy.CLIENT, code=code, reason=reason, unknown=unknown), now)
             return
         assert self.settings.grace_seconds is not None
         self._grace_deadline = now + self.settings.grace_seconds
@@ -273,8 +283,21 @@ class Relay(Traffic):
         self._arm(now)
         return self.closing.state
 
+    def _tell_apart(self, side: ClosedBy, then: UnknownReason) -> None:
+        """What is without evidence towards a side is told by what befell that one, not by what ended the other."""
+        first = self.closing.ending
+        if first is None or self.has_ended:
+            return
+        reason = reason_for_unknown(first, side, then)
+        if side is ClosedBy.CLIENT:
+            first = replace(first, unknown_downstream=reason)
+        else:
+            first = replace(first, unknown_upstream=reason)
+        self.closing.ending = first
+
     def client_closed(self, code: int, reason: str, now: float) -> None:
         self.closing.client_closed = True
+        self._tell_apart(ClosedBy.CLIENT, UnknownReason.CLOSED)
         state = self._move(Step.CLIENT_CLOSED, now, Ending(by=ClosedBy.CLIENT, code=code, reason=reason))
         self._finish_backend(code, reason, now)
         if self.down.held:
@@ -294,6 +317,8 @@ class Relay(Traffic):
         self._lose_client(Ending(by=ClosedBy.CLIENT, code=ABNORMAL, reason=reason, unknown=unknown), now)
 
     def _lose_client(self, ending: Ending, now: float) -> None:
+        if not self.closing.client_closed:
+            self._tell_apart(ClosedBy.CLIENT, ending.unknown)
         self._close_client_socket(now)
         self._move(Step.CLIENT_LOST, now, ending)
         self._finish_backend(ending.code, ending.reason, now)
@@ -308,6 +333,7 @@ class Relay(Traffic):
             self._close_backend(now)
         ending = Ending(by=ClosedBy.BACKEND, code=code, reason=reason) if fault is None else ending_by_fault(fault)
         closing = self.closing
+        self._tell_apart(ClosedBy.BACKEND, ending.unknown)
         was_echoing = closing.state is State.ECHOING
         state = self._move(Step.BACKEND_ENDED, now, ending)
         closing.for_backend = closing.for_backend or (code, reason)
@@ -586,6 +612,7 @@ class Relay(Traffic):
             self.client_detached(now, reason="nothing was acknowledged in time")
             before.close()  # it may have gone without a word; if it is there it comes back
         elif closing.state is State.CLOSING:
+            self._tell_too_slow()
             self.cut(now)
         elif closing.is_draining:
             self._move(Step.OVERDUE, now)
@@ -596,6 +623,14 @@ class Relay(Traffic):
         else:
             self._echo(now)
 
+    def _tell_too_slow(self) -> None:
+        """Who has not ended is cut off now: whose host answers nothing is gone, another one took too long."""
+        closing = self.closing
+        waited_for = ((ClosedBy.BACKEND, self.backend.is_gone), (ClosedBy.CLIENT, closing.client_closed))
+        for (side, has_ended), is_silent in zip(waited_for, closing.silent, strict=False):
+            if not has_ended:
+                self._tell_apart(side, UnknownReason.VANISHED if is_silent else UnknownReason.FAULT)
+
     def _echo(self, now: float) -> None:
         """Answers the client's Close: as it was meant, if the backend's host has everything that came before it."""
         assert self.closing.ending is not None
@@ -605,6 +640,7 @@ class Relay(Traffic):
         self.closing.for_client = (self.closing.ending.code, "" if self.backend.is_gone else silence)
         if self.closing.tail is not Tail.NONE and not self.backend.is_gone:
             self.closing.for_client = (BackendFault.close_code, "the service did not take everything that was sent")
+            self._tell_too_slow()
             self._take_stock_of_backend(now)
             self.backend.reset()
         self._close_client(Step.OVERDUE, now)

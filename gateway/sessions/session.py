@@ -377,8 +377,8 @@ class Session:
             "reason": ending.reason,
             "seconds": round(now - relay.opened_at, 3),
             "resumes": self.resumes,
-            "upstream": settle_accounts(relay.up, ending),
-            "downstream": settle_accounts(relay.down, ending),
+            "upstream": settle_accounts(relay.up, ending, ending.unknown_upstream),
+            "downstream": settle_accounts(relay.down, ending, ending.unknown_downstream),
         }
         log.info("session_ended", **summary)
         self._host.session_ended(self.id, self.as_ended(summary), is_elsewhere=self._goes_on_elsewhere)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from gateway.protocol.records import Rung
 from gateway.relay.ending import Ending
 from gateway.relay.lane import Lane
+from gateway.telemetry.metrics import UnknownReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +51,22 @@ def ladder(lane: Lane, now: float) -> dict[str, object]:
     return told
 
 
-def settle_accounts(lane: Lane, ending: Ending) -> dict[str, object]:
-    """One direction's totals for the log, its unsettled messages counted into the metrics on the way."""
+def settle_accounts(lane: Lane, ending: Ending, unknown: UnknownReason | None = None) -> dict[str, object]:
+    """One direction's totals for the log, its unsettled messages counted into the metrics on the way.
+
+    `unknown` is why those without evidence are so, where the ending says less.
+    """
     account: dict[str, object] = {"messages": lane.messages, "bytes": lane.bytes}
     if lane.ledger is not None:
         report = lane.report()
         account["settled"] = report.settled
         if not ending.taken_over:  # what is unsettled is the other gateway's to tell of
-            lane.metrics.unknown[ending.unknown] += _width(report.unknown)
+            reason = unknown or ending.unknown
+            lane.metrics.unknown[reason] += _width(report.unknown)
             lane.metrics.never_forwarded += _width(report.never_forwarded)
             account |= {"unknown": report.unknown, "never_forwarded": report.never_forwarded}
+            if report.unknown is not None:
+                account["unknown_reason"] = reason.value
     return account
 
 

@@ -317,7 +317,7 @@ DECLARATIONS: Final = (
         kind=Kind.COUNTER,
         unit="messages",
         labels=(*_DIRECTION, "reason"),
-        help="Messages sent whose session ended without evidence that they arrived, by how it ended.",
+        help="Messages sent whose session ended without evidence that they arrived, by what befell their receiver.",
         read=_unknown,
     ),
     Declaration(

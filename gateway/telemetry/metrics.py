@@ -57,7 +57,7 @@ class UnknownReason(StrEnum):
     DRAIN = "drain"
     """The gateway shut down."""
     FAULT = "fault"
-    """The session ended by a fault: of a peer that broke the protocol or a limit, or of ours."""
+    """The session ended by a fault: of a peer that broke the protocol or a limit, be it that of time, or of ours."""
 
 
 class PauseCause(StrEnum):

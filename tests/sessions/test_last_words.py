@@ -265,3 +265,86 @@ async def test_a_client_that_knows_of_the_end_is_not_waited_for() -> None:
         assert await client.closed() == 4000
         await client.stream.send_all(client.ws.close(4000))
         await until(lambda: not len(server.registry))
+
+
+async def test_one_that_has_acknowledged_everything_and_not_read_the_close_is_told_of_the_end_again() -> None:
+    """A fresh session in its place would tell it that nothing has ended."""
+    async with scripted() as service, running(config_of(records_route(service.port))) as server:
+        async with opened(server, service) as (client, link, token):
+            await link.data(1, "one")
+            await client.next(RecordType.DATA)
+            await client.send(RecordType.ACK, 4, 1)
+            (session,) = server.registry
+            await until(lambda: not session.relay.down.is_unsettled)
+            await link.send(RecordType.CLOSE, body=GOODBYE)
+            await service.stop()
+            await client.next(RecordType.CLOSE)  # its host has it, and a reset takes it away unread
+        await client.cut()
+        await until(lambda: parked(server))
+        client = await Client.connect(server)
+        answer = await client.open(token, consumed=1)
+        assert (answer["resumed"], answer["settled"]) == (True, 0)
+        close = json.loads((await client.next(RecordType.CLOSE))[3])
+        assert (close["code"], close["reason"]) == (4000, "goodbye")
+        assert await client.closed() == 4000
+        await client.stream.send_all(client.ws.close(4000))
+        await until(lambda: not len(server.registry))
+
+
+def unknown_of(server: Server, direction: str) -> dict[str, int]:
+    """How many messages of the route were counted, by reason."""
+    (service,) = server.table.services
+    metrics = service.metrics
+    counted = metrics.upstream if direction == "upstream" else metrics.downstream
+    return {reason.value: count for reason, count in counted.unknown.items() if count}
+
+
+@pytest.mark.parametrize("cause", ["grace_expired", "evicted", "drain"])
+async def test_what_one_that_did_not_come_back_has_not_got_is_told_by_that(cause: str) -> None:
+    route = records_route(0, grace="200ms" if cause == "grace_expired" else "1m")
+    async with scripted() as service:
+        route["backend"]["endpoints"] = [f"tcp://127.0.0.1:{service.port}"]
+        async with running(config_of(route)) as server:
+            async with opened(server, service) as (client, link, _):
+                await client.data(1, "never acknowledged")
+                await link.next(RecordType.DATA)
+                await link.data(1, "one")
+                await link.send(RecordType.CLOSE, body=GOODBYE)
+                await service.stop()
+                await client.next(RecordType.CLOSE)
+            await client.cut()
+            await until(lambda: parked(server) or not len(server.registry))
+            for session in server.registry:
+                now = trio.current_time()
+                if cause == "evicted":
+                    session.relay.evict(now)
+                elif cause == "drain":
+                    session.relay.drain(now, until=now + 60)
+            await until(lambda: not len(server.registry))
+            (told,) = server.registry.ended(limit=10)
+            assert (told["by"], told["code"]) == ("backend", 4000)
+            assert told["downstream"]["unknown_reason"] == cause  # type: ignore[index]
+            assert unknown_of(server, "downstream") == {cause: 1}
+            # The backend ended in good order, and had not acknowledged it.
+            assert told["upstream"]["unknown_reason"] == "closed"  # type: ignore[index]
+            assert unknown_of(server, "upstream") == {"closed": 1}
+
+
+@pytest.mark.parametrize("how", ["reset", "closed"])
+async def test_what_a_backend_has_not_acknowledged_is_told_by_how_it_went_and_not_by_who_ended(how: str) -> None:
+    async with scripted() as service, running(config_of(records_route(service.port))) as server:
+        async with opened(server, service) as (client, link, _):
+            await client.data(1, "one")
+            await client.send(RecordType.CLOSE, body=b'{"code": 1000}')
+            await link.next(RecordType.CLOSE)
+            if how == "reset":
+                await link.cut()
+            else:
+                await link.stream.aclose()
+        assert await client.closed() is not None
+        await client.stream.send_all(client.ws.close(1000))
+        await until(lambda: not len(server.registry))
+        (told,) = server.registry.ended(limit=10)
+        assert (told["by"], told["code"]) == ("client", 1000)
+        assert told["upstream"]["unknown_reason"] == how  # type: ignore[index]
+        assert unknown_of(server, "upstream") == {how: 1}

@@ -57,8 +57,16 @@ def test_what_is_unsettled_at_the_end_is_told_and_counted() -> None:
         "settled": 2,
         "unknown": (3, 3),
         "never_forwarded": (4, 5),
+        "unknown_reason": "vanished",
     }
     assert (lane.metrics.unknown[UnknownReason.VANISHED], lane.metrics.never_forwarded) == (1, 2)
+
+
+def test_a_direction_is_told_by_what_befell_its_own_side() -> None:
+    lane = lane_with()
+    ending = Ending(by=ClosedBy.CLIENT, code=1006, unknown=UnknownReason.VANISHED)
+    assert settle_accounts(lane, ending, UnknownReason.RESET)["unknown_reason"] == "reset"
+    assert (lane.metrics.unknown[UnknownReason.VANISHED], lane.metrics.unknown[UnknownReason.RESET]) == (0, 1)
 
 
 def test_what_goes_on_at_another_gateway_is_its_to_tell() -> None:
