@@ -26,7 +26,7 @@ from gateway.client.connection import (
     INTERNAL_ERROR,
     NORMAL,
 )
-from gateway.client.credentials import Credential
+from gateway.client.credentials import Credential, check
 from gateway.client.delivered import Message, deliver
 from gateway.client.dialing import Target
 from gateway.client.events import Event, SessionState
@@ -285,10 +285,11 @@ async def open_session(
     take it there; an async function is asked for a fresh one before each connection and before the permission ends.
 
     Raises ConnectionFailed, HandshakeFailed (and HandshakeRejected, its kind for an answer that is no upgrade),
-    ConnectionClosed or SessionEnded when the session does not come about; ValueError for a URL or header that cannot
-    be; what the store raises.
+    ConnectionClosed or SessionEnded when the session does not come about; ValueError for a URL, header or token that
+    cannot be; what the store raises.
     """
     target = Target.of(url, subprotocols=(SUBPROTOCOL,), headers=headers, origin=origin, ssl_context=ssl_context)
+    check(token)
     upkeep = Upkeep(target, settings, store, on_event, token)
     session = Session(upkeep)
     failure: BaseException | None = None

@@ -20,6 +20,33 @@
 
 // Joined by join.py from the modules in src/: changes are made there.
 
+// --- text ------------------------------------------------------------------------------------------------------------
+
+/** Text as UTF-8: what leaves is well-formed, what comes must be. */
+
+const encoder = new TextEncoder();
+
+// ignoreBOM keeps a leading U+FEFF, which is part of the message.
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const lenient = new TextDecoder("utf-8", { ignoreBOM: true });
+
+/** Whether the text has UTF-8: no half of a surrogate pair is in it. */
+function isWellFormed(text) {
+  return lenient.decode(encoder.encode(text)) === text;
+}
+
+/**
+ * The text with U+FFFD for each half of a surrogate pair, as WebSocket makes it, cut to so many bytes of UTF-8, never
+ * inside a character.
+ */
+function cut(text, bytes) {
+  const encoded = encoder.encode(text);
+  if (encoded.length <= bytes) return lenient.decode(encoded);
+  let end = bytes;
+  while ((encoded[end] & 0xc0) === 0x80) end -= 1;
+  return lenient.decode(encoded.subarray(0, end));
+}
+
 // --- credential ------------------------------------------------------------------------------------------------------
 
 /** The credential that goes into OPEN (docs/authentication.md): where it comes from, and when a fresh one is worth a try. */
@@ -48,6 +75,9 @@ class Credential {
 
   async #ask() {
     const token = (await this.#source({ refused: this.#isRefused })) ?? null;
+    if (typeof token === "string" && !isWellFormed(token)) {
+      throw new TypeError("option token: what the function gave has half of a surrogate pair, expected text that has UTF-8");
+    }
     if (token === null || (typeof token === "string" && token)) return token;
     throw new TypeError(`option token: the function gave ${token === "" ? "an empty text" : typeof token}, expected text`);
   }
@@ -187,28 +217,6 @@ class StoreEmptied extends StoreFailed {}
 
 /** Another tab uses this store; one store serves one conversation. */
 class StoreInUse extends StoreFailed {}
-
-// --- text ------------------------------------------------------------------------------------------------------------
-
-/** Text as UTF-8: what leaves is well-formed, what comes must be. */
-
-const encoder = new TextEncoder();
-
-// ignoreBOM keeps a leading U+FEFF, which is part of the message.
-const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-const lenient = new TextDecoder("utf-8", { ignoreBOM: true });
-
-/**
- * The text with U+FFFD for each half of a surrogate pair, as WebSocket makes it, cut to so many bytes of UTF-8, never
- * inside a character.
- */
-function cut(text, bytes) {
-  const encoded = encoder.encode(text);
-  if (encoded.length <= bytes) return lenient.decode(encoded);
-  let end = bytes;
-  while ((encoded[end] & 0xc0) === 0x80) end -= 1;
-  return lenient.decode(encoded.subarray(0, end));
-}
 
 // --- wire ------------------------------------------------------------------------------------------------------------
 
@@ -504,6 +512,9 @@ function chosen(options) {
   const { token = null } = given;
   if (token !== null && typeof token !== "function" && !(typeof token === "string" && token)) {
     throw new TypeError(`option token: ${token === "" ? "an empty text" : typeof token}, expected text or a function`);
+  }
+  if (typeof token === "string" && !isWellFormed(token)) {
+    throw new TypeError("option token: half of a surrogate pair is in it, expected text that has UTF-8");
   }
   return { ...DEFAULTS, ...given };
 }

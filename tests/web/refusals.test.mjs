@@ -169,7 +169,7 @@ test("1013, nobody knows at present, is tried again later", async () => {
 
 test("a function that fails, or gives no text, is told of and asked again", async () => {
   const world = new World();
-  const answers = [() => Promise.reject(new Error("logged out")), () => 7, () => "", () => "good"];
+  const answers = [() => Promise.reject(new Error("logged out")), () => 7, () => "", () => "\udc00", () => "good"];
   const seen = guarded(world, "good");
   const line = begin(world, { token: () => answers.shift()() });
   await world.until(() => line.state === "open");
@@ -180,12 +180,13 @@ test("a function that fails, or gives no text, is told of and asked again", asyn
       "logged out",
       "option token: the function gave number, expected text",
       "option token: the function gave an empty text, expected text",
+      "option token: what the function gave has half of a surrogate pair, expected text that has UTF-8",
     ],
   );
 });
 
 test("a credential that cannot be one is refused at once", () => {
-  for (const token of ["", 7, {}]) {
+  for (const token of ["", 7, {}, "half \ud83d"]) {
     assert.throws(() => begin(new World(), { token }), { name: "TypeError", message: /^option token: .*expected text/ });
   }
 });

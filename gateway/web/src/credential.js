@@ -1,5 +1,7 @@
 /** The credential that goes into OPEN (docs/authentication.md): where it comes from, and when a fresh one is worth a try. */
 
+import { isWellFormed } from "./text.js";
+
 /** The gateway does not know who we are: 401 behind the upgrade. */
 export const UNAUTHENTICATED = 3000;
 
@@ -24,6 +26,9 @@ export class Credential {
 
   async #ask() {
     const token = (await this.#source({ refused: this.#isRefused })) ?? null;
+    if (typeof token === "string" && !isWellFormed(token)) {
+      throw new TypeError("option token: what the function gave has half of a surrogate pair, expected text that has UTF-8");
+    }
     if (token === null || (typeof token === "string" && token)) return token;
     throw new TypeError(`option token: the function gave ${token === "" ? "an empty text" : typeof token}, expected text`);
   }

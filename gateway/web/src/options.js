@@ -1,6 +1,6 @@
 /** What an application may choose, and what the client takes from its surroundings. */
 
-import { encoder } from "./text.js";
+import { encoder, isWellFormed } from "./text.js";
 import { DEFAULT_WINDOW_BYTES, DEFAULT_WINDOW_MESSAGES, MAX_CLOSE_REASON_BYTES, RUNGS } from "./wire.js";
 
 const DEFAULTS = {
@@ -65,6 +65,9 @@ export function chosen(options) {
   const { token = null } = given;
   if (token !== null && typeof token !== "function" && !(typeof token === "string" && token)) {
     throw new TypeError(`option token: ${token === "" ? "an empty text" : typeof token}, expected text or a function`);
+  }
+  if (typeof token === "string" && !isWellFormed(token)) {
+    throw new TypeError("option token: half of a surrogate pair is in it, expected text that has UTF-8");
   }
   return { ...DEFAULTS, ...given };
 }

@@ -6,6 +6,11 @@ export const encoder = new TextEncoder();
 export const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const lenient = new TextDecoder("utf-8", { ignoreBOM: true });
 
+/** Whether the text has UTF-8: no half of a surrogate pair is in it. */
+export function isWellFormed(text) {
+  return lenient.decode(encoder.encode(text)) === text;
+}
+
 /**
  * The text with U+FFFD for each half of a surrogate pair, as WebSocket makes it, cut to so many bytes of UTF-8, never
  * inside a character.
