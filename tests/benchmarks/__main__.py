@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tests.benchmarks import against, report
+from tests.benchmarks import against, handshakes, report
 from tests.benchmarks.contenders import CONTENDERS, Contender, Running
+from tests.benchmarks.doors import house_of
 from tests.benchmarks.scenarios import (
     LOAD_CORE,
     SCENARIOS,
@@ -79,6 +80,8 @@ COLUMNS = (
     ("p50 µs", "p50_microseconds", 1),
     ("p99 µs", "p99_microseconds", 1),
     ("kB/conn", "bytes_per_connection", 1000),
+    ("µs/handshake", "handshake_microseconds", 1),
+    ("µs/end", "close_microseconds", 1),
     ("alive", "answered", 1),
 )
 
@@ -111,13 +114,14 @@ def compare(
     seconds: float,
 ) -> None:
     """Measures this tree beside a commit and prints the ratios; ends with 1 where a gateway broke."""
-    busy = [scenario for scenario in scenarios if scenario.kind == "busy"]
+    compared = [scenario for scenario in scenarios if scenario.kind != "idle"]
     try:
         commit = against.commit_named(commit)
-        found = against.measure(console, commit, busy, forms, runs=runs, seconds=seconds)
+        found = against.measure(console, commit, compared, forms, runs=runs, seconds=seconds)
     except against.BuildFailed as failure:
         raise click.ClickException(str(failure)) from None
-    against.print_ratios(console, commit, busy, found)
+    against.print_ratios(console, commit, compared, found)
+    against.print_costs(console, compared, found)
     if any(rounds.failures for rounds in found.values()):
         sys.exit(1)
 
@@ -168,11 +172,15 @@ def main(
     measurements: list[Measurement] = []
     idle = [scenario for scenario in scenarios if scenario.kind == "idle"]
     busy = [scenario for scenario in scenarios if scenario.kind == "busy"]
+    shakes = [scenario for scenario in scenarios if scenario.kind == "handshake"]
+    with_doors = [(contender, opened) for contender in chosen if (opened := house_of(contender)) is not None]
+    if shakes and (reason := handshakes.left_out()) is not None:
+        console.print(f"[yellow]{reason}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         names = {contender.name for contender in chosen}
         turns = len(chosen) + sum({report.OURS, name} <= names for name in report.NEAR)
-        bar = progress.add_task("", total=len(chosen) * len(idle) + runs * turns * len(busy))
+        bar = progress.add_task("", total=len(chosen) * len(idle) + runs * turns * len(busy) + runs * bool(shakes))
         for scenario in idle:
             for contender in chosen:
                 progress.update(bar, description=f"{scenario.title}: {contender.name}")
@@ -194,6 +202,11 @@ def main(
                         progress.update(bar, description=f"{scenario.title}: {shown}")
                         measurements += measure_in_turns(programs, pair, scenario, run=run, seconds=seconds)
                         progress.advance(bar)
+        for run in range(runs if shakes else 0):
+            progress.update(bar, description="handshakes, all in turns")
+            with handshakes.open_houses(programs, with_doors) as houses:
+                measurements += handshakes.measure_handshakes(programs, houses, shakes, run=run, seconds=seconds)
+            progress.advance(bar)
     record = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(),

@@ -4,6 +4,9 @@ Each tree is built as pip leaves it: *compiled*, and *interpreted* (`KAKITOME_CO
 rest not). Both gateways of a pair share one core and are under load in turns of a twentieth of a second, so that
 whatever else the machine does happens to both; a ratio is of the CPU time in their own turns. So the ratios hold to a
 few hundredths where the numbers themselves are off by a third, and what is printed says how far the rounds disagree.
+
+Handshakes are compared likewise, and beside each other: what it costs to ask who comes, which the other commit may not
+know how to do, is told as the difference to a handshake that nobody is asked at.
 """
 
 import os
@@ -21,6 +24,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from tests.benchmarks.contenders import Contender, serve_kakitome
+from tests.benchmarks.doors import open_kakitome
+from tests.benchmarks.handshakes import measure_handshakes, open_houses
 from tests.benchmarks.scenarios import LOAD_CORE, Scenario, build_programs, measure_in_turns, serving, warm_up
 from tests.support.tools import COMPILED_TREE, REPOSITORY
 
@@ -74,7 +79,10 @@ def _run(argv: list[str], problem: str, environment: dict[str, str] | None = Non
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rounds:
-    """What one form did in one scenario: microseconds of CPU a message, here and there, round by round."""
+    """What one form did in one scenario: microseconds of CPU a message or handshake, here and there, round by round.
+
+    `there` is empty where the other commit does not know how.
+    """
 
     here: list[float] = field(default_factory=list)
     there: list[float] = field(default_factory=list)
@@ -82,13 +90,15 @@ class Rounds:
 
     def ratios(self) -> list[float]:
         """Messages per CPU-second here as a share of those there: more than 1 is faster here."""
-        return [there / here for here, there in zip(self.here, self.there, strict=True)]
+        return [there / here for here, there in zip(self.here, self.there, strict=True)] if self.there else []
 
 
 def measure(
     console: Console, commit: str, scenarios: list[Scenario], forms: tuple[Form, ...], *, runs: int, seconds: float
 ) -> dict[tuple[Form, str], Rounds]:
     """Builds what is missing, then goes round by round through forms and scenarios."""
+    shakes = [scenario for scenario in scenarios if scenario.kind == "handshake"]
+    busy = [scenario for scenario in scenarios if scenario.kind == "busy"]
     programs = build_programs()
     pairs: dict[Form, list[Contender]] = {}
     for form in forms:
@@ -106,13 +116,18 @@ def measure(
         bar = progress.add_task("", total=runs * len(found))
         for run in range(runs):
             for form, pair in pairs.items():
+                in_order = pair if run % 2 == 0 else pair[::-1]
+                if shakes:
+                    progress.update(bar, description=f"{form}: handshakes, all in turns")
+                    _compare_handshakes(programs, in_order, shakes, found, form, run=run, seconds=seconds)
+                    progress.advance(bar, len(shakes))
                 with ExitStack() as stack:
                     up = []
-                    for contender in pair if run % 2 == 0 else pair[::-1]:
+                    for contender in in_order if busy else ():
                         running = stack.enter_context(serving(programs, contender))
                         warm_up(programs, contender, running)
                         up.append((contender, running))
-                    for scenario in scenarios:
+                    for scenario in busy:
                         progress.update(bar, description=f"{form}: {scenario.title}")
                         rounds = found[form, scenario.name]
                         made = measure_in_turns(programs, up, scenario, run=run, seconds=seconds)
@@ -125,6 +140,45 @@ def measure(
                             rounds.failures.append(made[0].error or "no message came back")
                         progress.advance(bar)
     return found
+
+
+def _compare_handshakes(
+    programs: Path,
+    pair: list[Contender],
+    scenarios: list[Scenario],
+    found: dict[tuple[Form, str], Rounds],
+    form: Form,
+    *,
+    run: int,
+    seconds: float,
+) -> None:
+    """One round of them."""
+    with open_houses(programs, [(contender, open_kakitome(tree=contender.tree)) for contender in pair]) as houses:
+        made = measure_handshakes(programs, houses, scenarios, run=run, seconds=seconds)
+    for row in made:
+        rounds = found[form, row.scenario]
+        if row.handshake_microseconds is None:
+            rounds.failures.append(f"{row.gateway}: {row.error}")
+        else:
+            (rounds.here if row.gateway == HERE else rounds.there).append(row.handshake_microseconds)
+
+
+def print_costs(console: Console, scenarios: list[Scenario], found: dict[tuple[Form, str], Rounds]) -> None:
+    """One row a form and handshake that is told from another one: how much more CPU time it takes, here."""
+    told_from = {scenario.name: scenario.beside for scenario in scenarios if scenario.beside is not None}
+    titles = {scenario.name: scenario.title for scenario in scenarios}
+    table = Table(title="What handshakes cost more, here", title_justify="left")
+    for title in ("handshake", "more than", "µs", "rounds"):
+        table.add_column(title, justify="right" if title in ("µs", "rounds") else "left", no_wrap=True)
+    for (form, name), rounds in found.items():
+        base = found.get((form, told_from.get(name) or ""))
+        if base is None or not rounds.here or len(base.here) != len(rounds.here):
+            continue
+        more = [here - plain for here, plain in zip(rounds.here, base.here, strict=True)]
+        spread = f"{min(more):.0f} to {max(more):.0f}"
+        table.add_row(f"{form}: {titles[name]}", titles[told_from[name]], f"{statistics.median(more):.0f}", spread)
+    if table.row_count:
+        console.print(table)
 
 
 def print_ratios(
@@ -141,7 +195,10 @@ def print_ratios(
             table.add_section()
             table.add_row(f"[bold]{form}", *[""] * 4)
             last_form = form
-        ratios = rounds.ratios()
+        if rounds.here and not rounds.there and not rounds.failures:  # the other commit does not know how
+            table.add_row(f"  {titles[name]}", f"{statistics.median(rounds.here):.2f}", "", "", "")
+            continue
+        ratios = [] if rounds.failures and len(rounds.here) != len(rounds.there) else rounds.ratios()
         if not ratios:
             table.add_row(f"  {titles[name]}", "", "", "[red]failed", "")
             continue

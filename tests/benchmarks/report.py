@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tests.benchmarks.scenarios import TURN_SECONDS, Measurement
+from tests.benchmarks.scenarios import TURN_HANDSHAKES, TURN_SECONDS, UNDER_WAY, Measurement
 from tests.support.tools import REPOSITORY
 
 Record = Mapping[str, Any]
@@ -15,6 +15,7 @@ DOCUMENT: Final = REPOSITORY / "docs" / "benchmarks.md"
 PLOT: Final = REPOSITORY / "docs" / "benchmarks.svg"
 OURS: Final = "kakitome"
 UNTRACKED: Final = "kakitome-untracked"
+INTERPRETED: Final = "kakitome-interpreted"
 NEAR: Final = (UNTRACKED, "picows")
 """The gateways that ours is to be told from by a tenth."""
 
@@ -50,6 +51,10 @@ turns, because what it does by its timers it would do half as often a message un
   generator and the backend, which share a core.
 - **Latency** is the time from handing a message to the kernel until its last byte is back, under that load: with
   many connections it is mostly the queue.
+- **A handshake** is everything from accepting a connection to its 101, or to the echo of its first message; a gateway's
+  CPU time from the load's start to its end, divided by their number. {under_way} are under way at a time, all gateways
+  and kinds of handshake have their turns of {turn_handshakes} within seconds, and none resumes TLS. *End* is what it
+  costs to close one, its line in the log included.
 - **Memory** is the growth of the proportional set size (PSS) of all the gateway's processes, divided by the
   connections opened; kernel socket buffers are not in it, for any gateway.
 
@@ -105,6 +110,25 @@ class Medians:
             if ratios:
                 return statistics.median(ratios)
         return None
+
+    def handshake_ratio(self, scenario: str, ours: str, theirs: str) -> float | None:
+        """Median over the rounds of how many times the CPU time of theirs a handshake of ours takes."""
+        mine, other = (self._handshakes(scenario, gateway) for gateway in (ours, theirs))
+        ratios = [mine[run] / other[run] for run in mine if run in other]
+        return statistics.median(ratios) if ratios else None
+
+    def handshake_cost(self, scenario: str, beside: str | None, gateway: str) -> float | None:
+        """Median over the rounds of how many microseconds more it takes than the scenario that it is told from."""
+        mine, other = (self._handshakes(name or "", gateway) for name in (scenario, beside))
+        more = [mine[run] - other[run] for run in mine if run in other]
+        return statistics.median(more) if more else None
+
+    def _handshakes(self, scenario: str, gateway: str) -> dict[int, float]:
+        return {
+            row.run: row.handshake_microseconds
+            for row in self._rows
+            if (row.scenario, row.gateway) == (scenario, gateway) and row.handshake_microseconds
+        }
 
     def failures(self) -> list[str]:
         """What broke, once for each gateway and scenario."""
@@ -175,6 +199,32 @@ def memory_section(medians: Medians, idle: Sequence[Mapping[str, Any]]) -> str:
     return text
 
 
+def handshake_section(medians: Medians, shakes: Sequence[Mapping[str, Any]]) -> str:
+    """Microseconds of CPU a handshake, and an end; what each costs more than the one that it is told from."""
+    gateways = [
+        gateway
+        for gateway in medians.gateways
+        if any(medians.value(scenario["name"], gateway, "handshake_microseconds") for scenario in shakes)
+    ]
+    titles = {scenario["name"]: scenario["title"] for scenario in shakes}
+    rows, more = [], []
+    for scenario in shakes:
+        name = scenario["name"]
+        cells = []
+        for gateway in gateways:
+            opening = shown(medians.value(name, gateway, "handshake_microseconds"))
+            cells.append(f"{opening} + {shown(medians.value(name, gateway, 'close_microseconds'))}" if opening else "")
+        rows.append([scenario["title"], *cells])
+        for gateway in (OURS, INTERPRETED):
+            cost = medians.handshake_cost(name, scenario["beside"], gateway)
+            if cost is not None:
+                more.append([f"{scenario['title']}, {gateway}", titles.get(scenario["beside"], ""), f"{cost:+,.0f}"])
+    text = "## Handshakes, their ends, in µs of CPU\n\n" + table(["handshake + end", *gateways], rows)
+    if more:
+        text += "\nWhat they cost more, in µs, round by round:\n\n" + table(["handshake", "than", "more"], more)
+    return text
+
+
 def targets_section(medians: Medians) -> str:
     """What the design aims at, and what this run reached."""
 
@@ -204,6 +254,13 @@ def targets_section(medians: Medians) -> str:
     processes = medians.processes("held", OURS)
     within = "" if processes == 1 else f" in {processes} processes"
     rows.append(["20,000 idle connections held", f"{held:,.0f}{within}", "yes" if held >= 20_000 else "no"])
+    shake = medians.value("handshake", OURS, "handshake_microseconds")
+    if shake is not None:
+        rows.append(["a handshake: at most 0.25 ms", f"{shake / 1000:.2f} ms", "yes" if shake <= 250 else "no"])
+    asked = medians.handshake_cost("handshake-jwt", "handshake", OURS)
+    if asked is not None:
+        text = "a handshake with a JWT, keys at hand: at most 0.15 ms more"
+        rows.append([text, f"{asked / 1000:.2f} ms", "yes" if asked <= 150 else "no"])
     return "## Aims\n\n" + table(["aim", "reached", "met"], rows)
 
 
@@ -212,13 +269,21 @@ def write_document(record: Record) -> list[Path]:
     medians = Medians(record)
     busy = [scenario for scenario in record["scenarios"] if scenario["kind"] == "busy"]
     idle = [scenario for scenario in record["scenarios"] if scenario["kind"] == "idle"]
+    shakes = [scenario for scenario in record["scenarios"] if scenario["kind"] == "handshake"]
     machine = record["machine"]
     parts = [
-        INTRODUCTION.format(runs=record["runs"], seconds=record["seconds"], turn=1000 * TURN_SECONDS),
+        INTRODUCTION.format(
+            runs=record["runs"],
+            seconds=record["seconds"],
+            turn=1000 * TURN_SECONDS,
+            under_way=UNDER_WAY,
+            turn_handshakes=TURN_HANDSHAKES,
+        ),
         targets_section(medians),
         throughput_section(medians, busy),
         field_section(medians, busy, "Messages per second", "messages_per_second"),
         field_section(medians, busy, "Latency, p50 / p99 in µs", "p50_microseconds", "p99_microseconds"),
+        *([handshake_section(medians, shakes)] if shakes else []),
         memory_section(medians, idle),
         "## The gateways and the machine\n\n"
         + "\n".join(f"- **{g['name']}** ({g['version']}): {g['note']}." for g in record["gateways"])

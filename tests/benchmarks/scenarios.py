@@ -33,15 +33,28 @@ REST_SECONDS: Final = 0.004
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """`connections` that each keep `window` messages of `size_bytes` under way; "idle" ones send one message in all."""
+    """`connections` that each keep `window` messages of `size_bytes` under way; "idle" ones send one message in all.
+
+    Of a "handshake" so many are under way at a time, at the `door` of that name, and each sends one message, or with
+    `size_bytes` 0 none.
+    """
 
     name: str
     title: str
     connections: int
     window: int = 1
     size_bytes: int = 64
-    kind: Literal["busy", "idle"] = "busy"
+    kind: Literal["busy", "idle", "handshake"] = "busy"
+    door: str = "plain"
+    beside: str | None = None
+    """The scenario that this one is told from: what it costs more than that."""
 
+
+UNDER_WAY: Final = 16
+"""Handshakes at a time: a storm, not one client after the other."""
+
+TURN_HANDSHAKES: Final = 100
+"""Of one kind at one gateway, before the next has its turn: some tens of milliseconds."""
 
 SCENARIOS: Final = (
     Scenario(name="idle", title="1,000 idle connections", connections=1000, kind="idle"),
@@ -52,6 +65,25 @@ SCENARIOS: Final = (
     Scenario(name="medium", title="20 connections, 16 KiB", connections=20, size_bytes=16 * 1024),
     Scenario(name="large", title="4 connections, 1 MiB", connections=4, size_bytes=1024 * 1024),
     Scenario(name="held", title="20,000 idle connections", connections=20_000, kind="idle"),
+    Scenario(name="handshake", title="handshake", connections=UNDER_WAY, size_bytes=0, kind="handshake"),
+    *(
+        Scenario(
+            name=f"handshake-{name}",
+            title=title,
+            connections=UNDER_WAY,
+            size_bytes=size_bytes,
+            kind="handshake",
+            door=door,
+            beside=beside,
+        )
+        for name, title, size_bytes, door, beside in (
+            ("message", "handshake and the first 64 B", 64, "plain", "handshake"),
+            ("token", "handshake with a token", 0, "token", "handshake"),
+            ("jwt", "handshake with a JWT (ES256)", 0, "jwt", "handshake"),
+            ("tls", "handshake over TLS 1.3", 0, "tls", "handshake"),
+            ("mtls", "handshake with a certificate", 0, "mtls", "handshake-tls"),
+        )
+    ),
 )
 
 
@@ -73,6 +105,10 @@ class Measurement:
     p99_microseconds: float | None = None
     bytes_per_connection: float | None = None
     answered: int | None = None
+    handshake_microseconds: float | None = None
+    """CPU time from the first handshake to the last, of one."""
+    close_microseconds: float | None = None
+    """The same of their ends."""
     error: str | None = None
 
 
@@ -84,11 +120,21 @@ def build_programs() -> Path:
     """Compiles load generator and echo backend where the sources are newer; returns their folder."""
     folder = CACHE / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("load", "echo"):
+    for name in ("load", "echo", "shake"):
         source, program = Path(__file__).with_name(f"{name}.c"), folder / name
         if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
-            subprocess.run(["gcc", "-O3", "-Wall", "-Wextra", "-o", program, source], check=True)
+            argv: list[str | Path] = ["gcc", "-O3", "-Wall", "-Wextra", "-o", program, source]
+            tls = ["-DWITH_TLS", "-lssl", "-lcrypto"] if name == "shake" and has_openssl() else []
+            subprocess.run([*argv, *tls], check=True)
     return folder
+
+
+def has_openssl() -> bool:
+    """Whether the load generator can shake hands over TLS: its library's headers are there."""
+    asked = subprocess.run(
+        ["gcc", "-E", "-x", "c", "-"], input="#include <openssl/ssl.h>\n", text=True, capture_output=True, check=False
+    )
+    return asked.returncode == 0
 
 
 def shares(scenario: Scenario, contender: Contender) -> list[int]:

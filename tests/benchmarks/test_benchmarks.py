@@ -7,12 +7,13 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
 
-from tests.benchmarks import against, report
-from tests.benchmarks.scenarios import SCENARIOS, Measurement, take_turns
+from tests.benchmarks import against, handshakes, report
+from tests.benchmarks.scenarios import SCENARIOS, TURN_HANDSHAKES, LoadFailed, Measurement, take_turns
 from tests.support.tools import REPOSITORY, need, need_path
 
 
@@ -22,11 +23,16 @@ def make_record(rates: dict[str, float]) -> dict[str, Any]:
     for gateway, rate in rates.items():
         for scenario in SCENARIOS:
             for run, factor in enumerate((1.0, 50.0, 0.5)):
-                numbers: dict[str, Any] = (
-                    {"messages_per_cpu_second": rate * factor, "messages_per_second": 1.0, "p50_microseconds": 2.0}
-                    if scenario.kind == "busy"
-                    else {"bytes_per_connection": 4000.0, "answered": scenario.connections}
-                )
+                numbers: dict[str, Any]
+                match scenario.kind:
+                    case "busy":
+                        numbers = {"messages_per_cpu_second": rate * factor, "messages_per_second": 1.0}
+                        numbers["p50_microseconds"] = 2.0
+                    case "idle":
+                        numbers = {"bytes_per_connection": 4000.0, "answered": scenario.connections}
+                    case "handshake":
+                        more = 100.0 if scenario.door == "jwt" else 0.0
+                        numbers = {"handshake_microseconds": (8e5 / rate + more) * factor, "close_microseconds": 60.0}
                 measurement = Measurement(
                     gateway=gateway, scenario=scenario.name, run=run, connections=scenario.connections, **numbers
                 )
@@ -55,6 +61,10 @@ def test_the_report_gives_medians_ratios_and_whether_the_aims_are_met(
     assert "4 times websockify | 4.00× | yes |" in text
     assert "at most 12 kB | 4.0 kB | yes |" in text
     assert "20,000 idle connections held | 20,000 | yes |" in text
+    assert "| a handshake: at most 0.25 ms | 0.20 ms | yes |" in text
+    assert "keys at hand: at most 0.15 ms more | 0.10 ms | yes |" in text
+    assert "| handshake | 200 + 60.0 | 160 + 60.0 | 800 + 60.0 | 200 + 60.0 |" in text
+    assert "| handshake with a JWT (ES256), kakitome | handshake | +100 |" in text
     assert (tmp_path / "benchmarks.svg").read_text().startswith("<?xml")
 
 
@@ -99,19 +109,67 @@ def test_load_generators_work_in_turns_and_only_their_own_turns_count() -> None:
     assert switches[2:] == [("a", True), ("a", False), ("b", True), ("b", False)] * 2
 
 
+def test_what_handshakes_cost_more_is_told_round_by_round() -> None:
+    console = Console(record=True, width=120)
+    plain, asked = (scenario for scenario in SCENARIOS if scenario.name in ("handshake", "handshake-jwt"))
+    found: dict[tuple[against.Form, str], against.Rounds] = {
+        ("compiled", plain.name): against.Rounds(here=[200.0, 400.0, 300.0], there=[400.0, 800.0, 600.0]),
+        ("compiled", asked.name): against.Rounds(here=[300.0, 520.0, 390.0]),
+    }
+    against.print_ratios(console, "0123456789abcdef", [plain, asked], found)
+    against.print_costs(console, [plain, asked], found)
+    text = console.export_text()
+    ratios, alone, more = (line for line in text.splitlines() if "handshake" in line and "│" in line)
+    assert [cell.strip() for cell in ratios.split("│")[2:-1]] == ["300.00", "600.00", "2.000", "2.00 to 2.00"]
+    assert [cell.strip() for cell in alone.split("│")[2:-1]] == ["390.00", "", "", ""]
+    assert [cell.strip() for cell in more.split("│")[2:-1]] == ["handshake", "100", "90 to 120"]
+
+
+def test_a_gateway_rests_as_soon_as_its_clock_stands_nearly_still() -> None:
+    readings = iter([1.0, 1.5, 1.9, 1.9001, 7.0])
+    assert handshakes.settled(lambda: next(readings)) == 1.9001
+
+
+def test_a_turn_counts_what_was_used_for_opening_apart_from_what_was_used_for_closing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used = iter([1.0, 1.3, 1.4, 2.0, 2.6, 2.8, 3.0])
+    monkeypatch.setattr(handshakes, "settled", lambda clock: next(used))
+    shaker = Mock(spec=handshakes.Shaker)
+    tally = handshakes.Tally()
+    tally.take_turn(shaker, lambda: 0.0, 10)
+    tally.take_turn(shaker, lambda: 0.0, 10)
+    assert tally.handshakes == 20
+    assert tally.opening == pytest.approx(0.9)
+    assert tally.closing == pytest.approx(0.3)
+    shaker.open.side_effect = LoadFailed("it was refused")
+    for _ in range(2):  # the second is none: nothing is asked of what is broken
+        tally.take_turn(shaker, lambda: 0.0, 10)
+    assert (tally.handshakes, tally.error) == (20, "it was refused")
+
+
 def test_a_quick_run_measures_the_gateway(tmp_path: Path) -> None:
     need("gcc", "apt-get install gcc libc6-dev")
     if (os.cpu_count() or 1) < 2:
         pytest.skip("two cores are needed: one for the gateway, one for the load")
     argv = [sys.executable, "-m", "tests.benchmarks", "--quick", "--gateways", "kakitome-interpreted"]
     argv += ["--only", "hundred", "--only", "idle", "--output", str(tmp_path / "record.json")]
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=REPOSITORY, timeout=120, check=False)
+    shakes = [scenario for scenario in SCENARIOS if scenario.kind == "handshake"]
+    argv += [word for scenario in shakes for word in ("--only", scenario.name)]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=REPOSITORY, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     measured = {row["scenario"]: row for row in json.loads((tmp_path / "record.json").read_text())["measurements"]}
     assert measured["hundred"]["messages_per_cpu_second"] > 1000
     assert 0 < measured["hundred"]["p50_microseconds"] <= measured["hundred"]["p99_microseconds"]
     assert measured["idle"]["answered"] == 1000
     assert measured["idle"]["bytes_per_connection"] < 20_000
+    for scenario in shakes:
+        if scenario.door in ("tls", "mtls") and handshakes.left_out() is not None:
+            continue
+        shaken = measured[scenario.name]
+        assert shaken["connections"] == 5 * TURN_HANDSHAKES
+        assert shaken["handshake_microseconds"] > 0
+        assert shaken["close_microseconds"] > 0
 
 
 def test_a_comparison_with_a_commit_gives_ratios_of_what_was_measured_in_turns() -> None:
