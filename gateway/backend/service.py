@@ -248,8 +248,11 @@ class Service:
                 connection.paused = False
         connection.input_ended.set()
         if live.conversation.state is State.ENDED_BY_PEER:
-            # Half-closed behind its CLOSE: it may still want to know what the handler consumes.
-            await anyio.sleep(self._limits.close_timeout)
+            # Half-closed behind its CLOSE: it may still want to know what the handler consumes, as long as it does.
+            before, consumed = -1, live.conversation.inbox.consumed
+            while consumed > before:
+                await anyio.sleep(self._limits.close_timeout)
+                before, consumed = consumed, live.conversation.inbox.consumed
         carrying.cancel()
 
     async def _write(self, tenancy: _Tenancy, connection: _Connection) -> None:
@@ -275,12 +278,14 @@ class Service:
         while True:
             connection.heard = False
             await anyio.sleep(self._limits.keepalive)
+            if connection.input_ended.is_set():
+                return  # it cannot answer
             if connection.heard or connection.paused:
                 continue
             tenancy.live.conversation.ping(b"kakitome")
             tenancy.live.changed.wake()
             await anyio.sleep(self._limits.keepalive)
-            if not (connection.heard or connection.paused):
+            if not (connection.heard or connection.paused or connection.input_ended.is_set()):
                 logger.info("session %s: connection dropped, it leaves PING unanswered", tenancy.live.id)
                 carrying.cancel()
 

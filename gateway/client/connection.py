@@ -59,7 +59,9 @@ class Timeouts:
     close_total: float = 60.0
     """For that in all, however it shows that it lives."""
     settle: float = 10.0
-    """For a session's last messages to be settled when it is closed."""
+    """For a session's last messages to be settled when it is closed, from the last of them on that was."""
+    settle_total: float = 60.0
+    """For that in all, however steadily they are settled."""
 
 
 DEFAULT_TIMEOUTS: Final = Timeouts()

@@ -213,18 +213,24 @@ class Session:
     # --- leaving ----------------------------------------------------------------------------------------------------
 
     async def close(self, code: int = NORMAL, reason: str = "") -> None:
-        """Ends the session for good, after its messages are settled, for which it waits `Timeouts.settle`.
+        """Ends the session for good, after its messages are settled.
 
-        What is not settled by then is lost, as the receipts say. What came and was not taken is not acknowledged.
+        It waits for each of them for `Timeouts.settle`, and for all of them for `Timeouts.settle_total`. What is not
+        settled by then is lost, as the receipts say. What came and was not taken is not acknowledged.
         Raises ValueError for a code outside 1000 to 4999, and nothing has happened then. A reason is cut to 123 bytes.
         """
         conversation, upkeep = self._conversation, self._upkeep
         check_code(code)
         self._stop_taking()
-        with anyio.move_on_after(upkeep.settings.timeouts.settle):
+        timeouts = upkeep.settings.timeouts
+        over_at = anyio.current_time() + timeouts.settle_total
+        with anyio.CancelScope(deadline=min(anyio.current_time() + timeouts.settle, over_at)) as patience:
             # Even when all is settled, an end that nobody hears leaves the backend waiting until its grace is over.
             while conversation.end is None and not (conversation.is_settled and conversation.is_open):
+                settled = conversation.outbox.settled
                 await upkeep.moved.wait()
+                if conversation.outbox.settled > settled:
+                    patience.deadline = min(anyio.current_time() + timeouts.settle, over_at)
         conversation.close(code, reason)
         await upkeep.finish()
 

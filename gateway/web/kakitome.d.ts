@@ -264,8 +264,8 @@ export class Kakitome {
 
   /**
    * Ends the session for good, once everything is settled and the handlers that had begun have ended, or when
-   * `closeTimeoutMs` has passed. Throws as WebSocket does, for codes other than 1000 and 3000 to 4999, and reasons of
-   * more than 123 bytes.
+   * `closeTimeoutMs` has passed and nothing was settled in it, or six times that. Throws as WebSocket does, for codes
+   * other than 1000 and 3000 to 4999, and reasons of more than 123 bytes.
    */
   close(code?: number, reason?: string): void;
 

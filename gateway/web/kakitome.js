@@ -2735,6 +2735,9 @@ function failure(what, cause) {
 
 /** Named timers, of which each has one time at most. */
 
+/** How often a time is put off that something goes on in, the first one counted. */
+const TIMES = 6;
+
 class Timers {
   #platform;
   #guard;
@@ -2757,6 +2760,15 @@ class Timers {
       this.#guard(action);
     };
     this.#running.set(name, this.#platform.setTimeout(fire, ms));
+  }
+
+  /** The same, put off for as long again where `progress()` has grown meanwhile. */
+  armWhile(progress, name, ms, action, times = TIMES) {
+    const before = progress();
+    this.arm(name, ms, () => {
+      if (times > 1 && progress() > before) this.armWhile(progress, name, ms, action, times - 1);
+      else action();
+    });
   }
 
   disarm(name) {
@@ -3171,7 +3183,7 @@ class Kakitome extends Emitter {
       this.#finish(code, reason, { wasClean: false });
       return;
     }
-    this.#timers.arm("close", this.#options.closeTimeoutMs, () => {
+    this.#timers.armWhile(() => session.outbox.settled, "close", this.#options.closeTimeoutMs, () => {
       if (session.hasClosed) this.#finish(code, reason, { wasClean: false });
       else {
         session.end(code, reason);

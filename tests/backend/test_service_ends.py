@@ -85,6 +85,25 @@ async def test_the_peers_close_ends_the_iteration_behind_what_came_before(caplog
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+async def test_a_handler_that_is_slow_tells_of_each_message_behind_the_peers_close(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Whoever sent them and closed is told that they arrived, though that takes longer than `close_timeout` in all."""
+
+    async def handler(session: Session) -> None:
+        async for _ in session:
+            await trio.sleep(3)
+
+    async with serving(handler, limits=Limits(close_timeout=4, keepalive=2)) as dial, await dial() as link:
+        await link.open()
+        for seq in range(1, 6):
+            await link.data(seq, "taken in turn")
+        await link.send(RecordType.CLOSE, 0, 0, b'{"code":1000,"reason":""}')
+        await link.stream.send_eof()
+        await link.receive_ack(5)
+        await link.receive_end()
+
+
 async def test_a_session_that_ended_is_not_begun_again() -> None:
     async with serving(pong) as dial:
         async with await dial() as link:

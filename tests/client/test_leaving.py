@@ -141,6 +141,25 @@ async def test_leaving_while_the_gateway_is_gone_takes_no_longer_than_settling_m
         assert trio.current_time() - begin <= 10.5
 
 
+@pytest.mark.parametrize(("total", "lost"), [(60.0, 0), (20.0, 1)])
+async def test_messages_that_are_settled_one_after_the_other_are_waited_for(
+    autojump_clock: MockClock, total: float, lost: int
+) -> None:
+    settings = Settings(timeouts=Timeouts(settle=10.0, settle_total=total))
+    async with opened(settings) as (session, peer, _), trio.open_nursery() as nursery:
+        receipts = [session.send_nowait(f"message {seq}") for seq in range(1, 5)]
+
+        @nursery.start_soon
+        async def settle_slowly() -> None:
+            for seq in range(1, 5):
+                await trio.sleep(8)
+                await peer.ack(seq)
+
+        await session.close()
+        nursery.cancel_scope.cancel()
+    assert [receipt.is_settled for receipt in receipts].count(False) == lost
+
+
 async def test_a_gateway_that_does_not_read_is_not_waited_for_long(autojump_clock: MockClock) -> None:
     async with opened(Settings(message_bytes=1 << 30), window_bytes=1 << 30) as (session, _, _):
         receipt = session.send_nowait(bytes(32 << 20))

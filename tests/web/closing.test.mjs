@@ -41,6 +41,34 @@ test("close heals a broken connection first, but not for ever", async () => {
   assert.deepEqual([code, wasClean], [1000, false]);
 });
 
+/** A gateway's backend that takes a message every 1,600 ms. */
+function slow(world) {
+  world.gateway.isStalled = true;
+  world.gateway.options.rejects = () => void (world.gateway.isStalled = true);
+  const takeOne = () => {
+    world.gateway.isStalled = false;
+    world.after(1600, takeOne);
+  };
+  world.after(1600, takeOne);
+}
+
+test("close waits for messages that are settled one after the other, longer than for one, and not for ever", async () => {
+  for (const [count, lost] of [
+    [4, 0],
+    [12, 5],
+  ]) {
+    const world = new World();
+    const line = await opened(world, { closeTimeoutMs: 2000 });
+    slow(world);
+    const sent = Array.from({ length: count }, (_, index) => line.send(`message ${index}`));
+    line.close();
+    await world.until(() => line.state === "closed");
+    const outcomes = await Promise.allSettled(sent);
+    assert.equal(outcomes.filter(({ status }) => status === "rejected").length, lost);
+    assert.equal(events(line, "close")[0].wasClean, !lost);
+  }
+});
+
 test("close ends at once where nothing is to be saved", async () => {
   const world = new World();
   world.reachable = false;

@@ -411,7 +411,7 @@ export class Kakitome extends Emitter {
       this.#finish(code, reason, { wasClean: false });
       return;
     }
-    this.#timers.arm("close", this.#options.closeTimeoutMs, () => {
+    this.#timers.armWhile(() => session.outbox.settled, "close", this.#options.closeTimeoutMs, () => {
       if (session.hasClosed) this.#finish(code, reason, { wasClean: false });
       else {
         session.end(code, reason);

@@ -1,5 +1,8 @@
 /** Named timers, of which each has one time at most. */
 
+/** How often a time is put off that something goes on in, the first one counted. */
+const TIMES = 6;
+
 export class Timers {
   #platform;
   #guard;
@@ -22,6 +25,15 @@ export class Timers {
       this.#guard(action);
     };
     this.#running.set(name, this.#platform.setTimeout(fire, ms));
+  }
+
+  /** The same, put off for as long again where `progress()` has grown meanwhile. */
+  armWhile(progress, name, ms, action, times = TIMES) {
+    const before = progress();
+    this.arm(name, ms, () => {
+      if (times > 1 && progress() > before) this.armWhile(progress, name, ms, action, times - 1);
+      else action();
+    });
   }
 
   disarm(name) {
