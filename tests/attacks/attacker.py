@@ -1,4 +1,4 @@
-"""The attackers: `python -m tests.attacks.attacker THREAT PORT SECONDS ADDRESSES [CONNECTIONS]`, bounded in all of it.
+"""The attackers: `python -m tests.attacks.attacker THREAT PORT SECONDS ADDRESSES [CONNECTIONS [HOST]]`, all bounded.
 
 One epoll loop with raw sockets and bytes that are made once: an attack must cost its sender next to nothing. What it
 did is printed as JSON at its end.
@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from tests.attacks.wire import BINARY, CONTINUATION, PING, frame, record, upgrade
+from tests.attacks.wire import BINARY, CONTINUATION, PING, frame, record, unread, upgrade
 
 CHUNK: Final = 256 * 1024
 NEW_PER_TURN: Final = 64
@@ -94,7 +94,10 @@ def _data(start: int, count: int, body: bytes) -> bytes:
 RECORDS: Final = "kakitome.v1"
 OPEN: Final = record(1, 0, 0, b"{}")
 OPENED: Final = b'"window_bytes"'
-SWITCHED: Final = b"\r\n\r\n"
+SWITCHED: Final = b"HTTP/1.1 101 "
+FOUND: Final = b"HTTP/1.1 200 "
+NOT_FOUND: Final = b"HTTP/1.1 404 "
+SERVER_HELLO: Final = b"\x16\x03\x03"
 
 THREATS: Final[Mapping[str, Callable[[], Threat]]] = {
     # Nothing but heads: 6 bytes each on the wire, and an object each in memory.
@@ -157,12 +160,12 @@ THREATS: Final[Mapping[str, Callable[[], Threat]]] = {
     "slow_downloads": lambda: Threat(
         connections=300,
         first=b"GET /files/large HTTP/1.1\r\nHost: x\r\n\r\n",
-        waits_for=SWITCHED,
+        waits_for=FOUND,
         reads=False,
         receive_buffer=4096,
     ),
-    "refused_handshakes": lambda: Threat(connections=50, first=upgrade("/nowhere"), waits_for=SWITCHED, hangs_up=True),
-    "hello_and_hang_up": lambda: Threat(connections=50, first=_hello(), hangs_up=True, waits_for=b"\x16\x03\x03"),
+    "refused_handshakes": lambda: Threat(connections=50, first=upgrade("/nowhere"), waits_for=NOT_FOUND, hangs_up=True),
+    "hello_and_hang_up": lambda: Threat(connections=50, first=_hello(), hangs_up=True, waits_for=SERVER_HELLO),
     "silent_connections": lambda: Threat(connections=4000),
     # Let in, and next to nothing said: what it costs to have very many.
     "relayed_connections": lambda: Threat(
@@ -243,19 +246,25 @@ class Connection:
             self.next()
         return sent
 
-    def drip(self, now: float) -> None:
+    def drip(self, now: float) -> int:
+        """What is due; how many bytes of it are sent already."""
         if not self.answered or self.rest or now - self.dripped_at < self.threat.drip_seconds:
-            return
+            return 0
         self.dripped_at = now
         if self.threat.numbered is not None:
             self.rest = memoryview(self.threat.numbered(self.turn))
             self.turn += 1
-        else:
-            self.sock.send(self.threat.again)
+            return 0
+        return self.sock.send(self.threat.again)
 
 
-def attack(name: str, port: int, seconds: float, addresses: int, connections: int | None = None) -> dict[str, int]:
-    """Does it for so long; how much of what. `connections`: another number of them than the threat's own."""
+def attack(
+    name: str, port: int, seconds: float, addresses: int, connections: int | None = None, host: int = 1
+) -> dict[str, int]:
+    """Does it for so long; how much of what. `connections`: another number of them than the threat's own.
+
+    `host`: which attacker it is, of several that have one address each.
+    """
     threat = THREATS[name]()
     if connections is not None:
         threat = replace(threat, connections=connections)
@@ -263,7 +272,7 @@ def attack(name: str, port: int, seconds: float, addresses: int, connections: in
     epoll = select.epoll()
     alive: dict[int, Connection] = {}
     masks: dict[int, int] = {}
-    sources = _sources(addresses)
+    sources = _sources(addresses, host)
     first = threat.first
     pioneer: Connection | None = None
     end = time.monotonic() + seconds
@@ -304,7 +313,9 @@ def attack(name: str, port: int, seconds: float, addresses: int, connections: in
             connection = alive[fd]
             try:
                 if mask & select.EPOLLIN:
+                    had_answer = connection.answered
                     counts["received"] += connection.receive()
+                    counts["answered"] += connection.answered and not had_answer
                 if mask & select.EPOLLOUT and connection.rest:
                     counts["sent"] += connection.send()
                 if mask & (select.EPOLLERR | select.EPOLLHUP):
@@ -324,7 +335,7 @@ def attack(name: str, port: int, seconds: float, addresses: int, connections: in
             drips_at = now + LOOK_SECONDS
             for connection in list(alive.values()):
                 try:
-                    connection.drip(now)
+                    counts["dripped"] += connection.drip(now)
                 except OSError:
                     counts["ended"] += 1
                     close(connection)
@@ -334,16 +345,17 @@ def attack(name: str, port: int, seconds: float, addresses: int, connections: in
                     masks[fd] = connection.mask
                     epoll.modify(fd, masks[fd])
     counts["left"] = len(alive)
+    counts["unread"] = sum(unread(connection.sock) for connection in alive.values())
     os.write(1, (json.dumps(counts) + "\n").encode())
     for connection in list(alive.values()):
         close(connection)
     return counts
 
 
-def _sources(addresses: int) -> Iterator[str]:
+def _sources(addresses: int, host: int) -> Iterator[str]:
     turn = 0
     while True:
-        yield "127.66.0.1" if addresses == 1 else f"127.66.1.{1 + turn % addresses}"
+        yield f"127.66.0.{host}" if addresses == 1 else f"127.66.1.{1 + turn % addresses}"
         turn += 1
 
 

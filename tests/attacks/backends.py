@@ -3,7 +3,8 @@
 One epoll loop. `echo` sends back what comes, `hole` takes connections and never reads, `fire` sends without end,
 `lines` is a hole for whole lines, `pinging` speaks records: it opens the session, then sends PINGs without end and does
 not read what it is answered. `decoy` stands where a gateway would, in control runs: it answers whatever an attacker
-waits for and reads nothing more. On SIGUSR1 all connections are ended, as by backends that restart.
+waits for and reads nothing more. On SIGUSR1 all connections are ended, as by backends that restart, and another line of
+JSON says of each kind what was sent to the gateway since the last, and what had come and was not read.
 """
 
 import json
@@ -13,9 +14,12 @@ import signal
 import socket
 import struct
 import sys
+from collections import Counter
 from collections.abc import Callable
 from types import FrameType
 from typing import Final
+
+from tests.attacks.wire import unread
 
 CHUNK: Final = 65536
 PINGS: Final = (struct.pack("!I", 10 + 64) + struct.pack("!BBQ", 7, 0, 0) + bytes(64)) * 500
@@ -23,7 +27,8 @@ OPENED_BODY: Final = b'{"resumed": false}'
 OPENED: Final = struct.pack("!I", 10 + len(OPENED_BODY)) + struct.pack("!BBQ", 2, 0, 0) + OPENED_BODY
 
 DECOY: Final = (
-    b'HTTP/1.1 101 Switching Protocols\r\n\r\n\x16\x03\x03"session": "0123456789abcdef0123456789abcdef" "window_bytes"'
+    b"HTTP/1.1 101 HTTP/1.1 200 HTTP/1.1 404 \r\n\r\n\x16\x03\x03"
+    b'"session": "0123456789abcdef0123456789abcdef" "window_bytes"'
 )
 """Something of everything that an attacker waits for."""
 
@@ -36,6 +41,7 @@ class Peer:
         self.kind = kind
         self.rest = memoryview(bytes(CHUNK)) if kind == "fire" else memoryview(b"")
         self.opened = False
+        self.sent = 0
 
     @property
     def mask(self) -> int:
@@ -56,7 +62,9 @@ class Peer:
             else:
                 self.rest = memoryview(data)
         if self.rest:
-            self.rest = self.rest[self.sock.send(self.rest) :]
+            sent = self.sock.send(self.rest)
+            self.sent += sent
+            self.rest = self.rest[sent:]
             if not self.rest and self.kind == "fire":
                 self.rest = memoryview(bytes(CHUNK))
             if not self.rest and self.kind == "pinging":
@@ -64,7 +72,7 @@ class Peer:
 
 
 def serve(kinds: tuple[str, ...], told: Callable[[dict[str, int]], None]) -> None:
-    """Serves until it is killed, or its parent is; `told` gets the port of each kind."""
+    """Serves until it is killed, or its parent is; `told` gets the port of each kind, then what each has done."""
     parent = os.getppid()
     epoll = select.epoll()
     listeners: dict[int, tuple[socket.socket, str]] = {}
@@ -75,6 +83,7 @@ def serve(kinds: tuple[str, ...], told: Callable[[dict[str, int]], None]) -> Non
         epoll.register(listener.fileno(), select.EPOLLIN)
     told({kind: listener.getsockname()[1] for listener, kind in listeners.values()})
     peers: dict[int, Peer] = {}
+    done: Counter[str] = Counter()
     is_asked_to_hang_up = False
 
     def ask(_number: int, _frame: FrameType | None) -> None:
@@ -86,9 +95,13 @@ def serve(kinds: tuple[str, ...], told: Callable[[dict[str, int]], None]) -> Non
         if is_asked_to_hang_up:
             is_asked_to_hang_up = False
             for fd, peer in peers.items():
+                done[f"{peer.kind}_sent"] += peer.sent
+                done[f"{peer.kind}_unread"] += unread(peer.sock)
                 epoll.unregister(fd)
                 peer.sock.close()
             peers.clear()
+            told(dict(done))
+            done.clear()
         for fd, mask in epoll.poll(0.1):
             if fd in listeners:
                 listener, kind = listeners[fd]
@@ -110,14 +123,17 @@ def serve(kinds: tuple[str, ...], told: Callable[[dict[str, int]], None]) -> Non
                 pass
             except OSError:
                 epoll.unregister(fd)
-                peers.pop(fd).sock.close()
+                del peers[fd]
+                done[f"{peer.kind}_sent"] += peer.sent
+                done[f"{peer.kind}_unread"] += unread(peer.sock)
+                peer.sock.close()
                 continue
             epoll.modify(fd, peer.mask)
 
 
-def print_line(ports: dict[str, int]) -> None:
+def print_line(numbers: dict[str, int]) -> None:
     """One line, at once."""
-    os.write(1, (json.dumps(ports) + "\n").encode())
+    os.write(1, (json.dumps(numbers) + "\n").encode())
 
 
 if __name__ == "__main__":

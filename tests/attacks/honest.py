@@ -107,6 +107,7 @@ def run(port: int, count: int, seconds: float) -> dict[str, object]:
     trips = sorted(trip for client in everybody for trip in client.trips)
     sent = sum(len(client.sent_at) for client in everybody)
     return {
+        "clients": count,
         "sent": sent,
         "lost": sent - len(trips),
         "faults": [client.fault for client in everybody if client.fault][:3],

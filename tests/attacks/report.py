@@ -41,7 +41,9 @@ the gateway's backends do for an attacker in the attack itself comes on top and 
 all round trips from a second before the attack to the last echo.
 
 `make attack` runs them all for 30 s each, `make attack ATTACK_ARGS='--only pings --seconds 5'` one of them. The same
-attacks run in the suite for three seconds each (`tests/attacks/`), where all of this is asserted but the latency.
+attacks run in the suite for three seconds each (`tests/attacks/`), where all of this is asserted but the latency. Each
+attacker has to show that it did what its name says (`tests/attacks/proof.py`): by what it saw, and by what the gateway
+and its backends counted by themselves.
 """
 
 
@@ -83,6 +85,11 @@ class Aim:
 
 
 AIMS: Final = (
+    Aim(
+        title="every attacker did what its name says, by what the gateway and the backends counted",
+        # Of a run of before this was looked at, it is not known.
+        is_met=lambda found: found["outcome"].get("unproven", ["unknown"]) == [],
+    ),
     Aim(
         title=f"the account at most its budget, {BUDGET_BYTES // MIB} MiB",
         is_met=lambda found: found["outcome"]["peak_account_bytes"] <= BUDGET_BYTES,

@@ -20,9 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
+from tests.attacks.attacker import THREATS
+from tests.attacks.proof import Seen, unproven
 from tests.support import procfs
 from tests.support.certificates import Certificates
-from tests.support.gateway import LOOPBACK_ANY_PORT, GatewayProcess, route
+from tests.support.gateway import LOOPBACK_ANY_PORT, GatewayProcess, Metrics, route
 
 MIB: Final = 1 << 20
 BUDGET_BYTES: Final = 64 * MIB
@@ -88,12 +90,20 @@ class Outcome:
     """The gateway's, from the first attacker to the last honest answer."""
     seconds: float = 0.0
     """The same in time."""
+    unproven: list[str] = field(default_factory=list)
+    """What an attacker should have done and did not, by its own counts or by those of the gateway and the backends."""
     samples: list[tuple[float, int, int]] = field(default_factory=list)
     """Seconds, RSS, account."""
 
-    def check(self, *, probe_seconds: float = PATIENT_PROBE_SECONDS) -> None:
-        """Nobody else loses anything, and memory keeps its limit. No figures of latency: the machine may be busy."""
+    def check(self, *, ends: bool | None = None, probe_seconds: float = PATIENT_PROBE_SECONDS) -> None:
+        """Nobody else loses anything, and memory keeps its limit. No figures of latency: the machine may be busy.
+
+        `ends`: whether the gateway ends some of the attackers' connections, or none; None: as may be.
+        """
         assert self.attack.get("connections", 0) > 0, "there was no attack"
+        assert self.unproven == [], f"the attack was none: {self.attack}"
+        if ends is not None:
+            assert (self.attack.get("ended", 0) > 0) is ends, self.attack
         assert self.honest["sent"] > 0
         assert self.honest["lost"] == 0, f"honest clients lost messages: {self.honest}"
         assert self.honest["faults"] == []
@@ -203,11 +213,11 @@ class Scene:
         tasks = int(self.gateway.metrics().value("kakitome_tasks"))
         return Rest(account_bytes=self.memory()["used_bytes"], descriptors=self.descriptors, tasks=tasks)
 
-    def run(self, *waves: Wave | str, seconds: float = 3.0, addresses: int = 1, aim: Aim = "gateway") -> Outcome:
-        """The attack beside the honest clients. Where all of `waves` are names, they come from so many `addresses`."""
-        attackers = [wave if isinstance(wave, Wave) else Wave(threat=wave, addresses=addresses) for wave in waves]
+    def run(self, *named: Wave | str, seconds: float = 3.0, addresses: int = 1, aim: Aim = "gateway") -> Outcome:
+        """The attack beside the honest clients. Where all of `named` are names, they come from so many `addresses`."""
+        attackers = [wave if isinstance(wave, Wave) else Wave(threat=wave, addresses=addresses) for wave in named]
         gateway = self.gateway
-        before = self.rest()
+        before, scrape = self.rest(), gateway.metrics()
         decoy = self._serve("decoy")["decoy"] if aim == "decoy" else None
         honest = self._start("honest", gateway.port(), self._honest_clients, seconds + 1)
         assert honest.stdout is not None
@@ -217,21 +227,35 @@ class Scene:
         )
         began, cpu = time.monotonic(), procfs.cpu_seconds(gateway.pid)
         with self._watch(outcome):
-            started = [self._attack(wave, seconds, decoy) for wave in attackers if aim != "nothing"]
+            waves = attackers if aim != "nothing" else []
+            started = [self._attack(wave, host, seconds, decoy) for host, wave in enumerate(waves, 1)]
+            did = [self._end_of(attacker) for attacker in started]
             counts: Counter[str] = Counter()
-            for attacker in started:
-                counts.update(self._end_of(attacker))
+            for its in did:
+                counts.update(its)
             outcome.attack = dict(counts)
             outcome.honest = self._end_of(honest)
         outcome.cpu_seconds = procfs.cpu_seconds(gateway.pid) - cpu
         outcome.seconds = time.monotonic() - began
+        backends = self._hang_up()
         outcome.after = self._await_rest(before)
+        if aim == "gateway":
+            gained = self._gained(scrape)
+            for wave, its in zip(attackers, did, strict=True):
+                seen = Seen(
+                    attacker=its,
+                    gained=gained,
+                    backends=backends,
+                    honest=outcome.honest["clients"],
+                    honest_messages=outcome.honest["sent"],
+                )
+                outcome.unproven += unproven(wave.threat, seen)
         return outcome
 
-    def _attack(self, wave: Wave, seconds: float, decoy: int | None) -> subprocess.Popen[str]:
+    def _attack(self, wave: Wave, host: int, seconds: float, decoy: int | None) -> subprocess.Popen[str]:
         port = self.gateway.port(1 if "hello" in wave.threat or "tls" in wave.threat else 0)
-        size = () if wave.connections is None else (wave.connections,)
-        return self._start("attacker", wave.threat, decoy or port, seconds, wave.addresses, *size)
+        connections = THREATS[wave.threat]().connections if wave.connections is None else wave.connections
+        return self._start("attacker", wave.threat, decoy or port, seconds, wave.addresses, connections, host)
 
     @contextmanager
     def _watch(self, outcome: Outcome) -> Iterator[None]:
@@ -273,10 +297,29 @@ class Scene:
             for thread in threads:
                 thread.join()
 
+    def _gained(self, before: Metrics) -> dict[str, float]:
+        """What the gateway has counted since then, by series as in its exposition."""
+        samples = self.gateway.metrics().samples.items()
+        return {
+            f"{name}{{{','.join(f'{label}={value}' for label, value in sorted(labels))}}}": gained
+            for (name, labels), total in samples
+            if name.endswith("_total") and (gained := total - before.samples.get((name, labels), 0.0))
+        }
+
+    def _hang_up(self) -> dict[str, int]:
+        """Has the backends end their connections: what they never take is held for as long as they are there.
+
+        What they have sent, and left unread, by their kind.
+        """
+        done: Counter[str] = Counter()
+        for backends in self._backends:
+            backends.send_signal(signal.SIGUSR1)
+            assert backends.stdout is not None
+            done.update(json.loads(backends.stdout.readline()))
+        return dict(done)
+
     def _await_rest(self, before: Rest) -> Rest:
         """Waits until nothing is left of what was, or patience is: sessions that are parked hold theirs for a while."""
-        for backends in self._backends:  # what a backend never takes is held for as long as it is there
-            backends.send_signal(signal.SIGUSR1)
         deadline = time.monotonic() + SETTLE_SECONDS
         while not (rest := self.rest()).is_as(before) and time.monotonic() < deadline:
             time.sleep(2 * SAMPLE_SECONDS)

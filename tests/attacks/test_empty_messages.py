@@ -5,4 +5,4 @@ from tests.attacks.scene import Scene
 
 def test_empty_messages() -> None:
     with Scene() as scene:
-        scene.run("empty_messages").check()
+        scene.run("empty_messages").check(ends=False)

@@ -8,4 +8,4 @@ from tests.attacks.scene import Scene
 @pytest.mark.parametrize("addresses", [1, 100])
 def test_half_tls_handshakes(addresses: int) -> None:
     with Scene() as scene:
-        scene.run("half_tls_handshakes", addresses=addresses).check()
+        scene.run("half_tls_handshakes", addresses=addresses).check(ends=True)

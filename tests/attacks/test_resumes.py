@@ -5,4 +5,4 @@ from tests.attacks.scene import Scene
 
 def test_resumes() -> None:
     with Scene() as scene:
-        scene.run("resumes").check()
+        scene.run("resumes").check(ends=True)

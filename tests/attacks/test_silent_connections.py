@@ -9,4 +9,4 @@ from tests.attacks.scene import Scene
 def test_silent_connections(addresses: int) -> None:
     """The deadline is shortened so that it falls while the honest ones are there; `make attack` waits for it."""
     with Scene(config={"timeouts": {"handshake": "1s"}}) as scene:
-        scene.run("silent_connections", addresses=addresses).check()
+        scene.run("silent_connections", addresses=addresses).check(ends=True)

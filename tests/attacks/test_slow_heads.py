@@ -8,4 +8,4 @@ from tests.attacks.scene import Scene
 @pytest.mark.parametrize("addresses", [1, 100])
 def test_slow_heads(addresses: int) -> None:
     with Scene() as scene:
-        scene.run("slow_heads", addresses=addresses).check()
+        scene.run("slow_heads", addresses=addresses).check(ends=True)

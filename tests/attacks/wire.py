@@ -1,6 +1,10 @@
 """Just enough WebSocket to be cheap: requests and masked frames as bytes, with nothing that looks at them."""
 
+import array
+import fcntl
+import socket
 import struct
+import termios
 from typing import Final
 
 CONTINUATION: Final = 0
@@ -43,3 +47,10 @@ def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, compressed: bo
 def record(record_type: int, flags: int, seq: int, body: bytes = b"") -> bytes:
     """A record of `kakitome.v1` in a frame of its own."""
     return frame(BINARY, struct.pack("!BBQ", record_type, flags, seq) + body)
+
+
+def unread(sock: socket.socket) -> int:
+    """How many bytes have come for it and were not taken."""
+    count = array.array("i", [0])
+    fcntl.ioctl(sock, termios.FIONREAD, count)
+    return count[0]
