@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
 from gateway.access.authorisers import Authorisers
 from gateway.access.gatekeeper import Entry, Gatekeeper, Visitor
@@ -15,7 +14,7 @@ from gateway.config.access import Authentication
 from gateway.errors import HandshakeRefused
 from gateway.policy.principal import AccessRefusal
 from gateway.policy.refusals import close_code
-from gateway.protocol.http import Headers, Request
+from gateway.protocol.http import Request
 from gateway.telemetry.metrics import RouteMetrics
 from tests.access.doubles import EC, ISSUER, NOW, OTHER_EC, ScriptedAsker, claims, key_set, signed
 
@@ -255,24 +254,3 @@ async def test_outcomes_are_counted_by_method(tmp_path: Path) -> None:
         ("jwt", "credential_expired"): 1,
         ("introspection", "authoriser_unavailable"): 1,
     }
-
-
-async def test_issuers_that_stay_keep_their_keys_over_a_reload(nursery: trio.Nursery) -> None:
-    asker = ScriptedAsker()
-    asker.say("http://auth/keys", key_set(EC))
-    authorisers = Authorisers(asker, open_state(None, now=NOW))
-    authorisers.start(nursery)
-    jwt = JWT | {"issuers": [{"issuer": ISSUER, "keys_url": "http://auth/keys"}]}
-    headers: Headers = (bearer(signed(claims())),)
-    visitor = Visitor(scheme="https", host="h", address=None, origin=None, certificate=None, is_page=True)
-    config = Authentication.model_validate({"methods": [{"jwt": jwt}]})
-    for _ in range(3):
-        authorisers.begin()
-        keeper = Gatekeeper(config, authorisers, RouteMetrics("chat"), unix_time=lambda: NOW)
-        authorisers.settle()
-        request = Request.parse(method="GET", target="/", headers=headers)
-        assert (await keeper.admit(request, visitor, speaks_records=False)).principal is not None
-    assert asker.asked("http://auth/keys") == 1
-    authorisers.begin()
-    authorisers.settle()
-    assert authorisers._kept == {}

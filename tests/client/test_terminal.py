@@ -17,19 +17,8 @@ from websockets.asyncio.server import ServerConnection
 from websockets.typing import Subprotocol
 
 from gateway.backend import Session
-from gateway.client.console import MAX_LINE_BYTES, InputFault, Lines, Notes, read_input, shown, visible
-from gateway.client.events import (
-    Acknowledged,
-    MessageRejected,
-    MessagesLost,
-    Opened,
-    SessionState,
-    StateChanged,
-)
-from gateway.client.faults import ConnectionFailed
+from gateway.client.console import MAX_LINE_BYTES, InputFault, Lines, read_input
 from gateway.client.terminal import trusting
-from gateway.protocol.outbox import OutgoingMessage
-from gateway.protocol.records import Rung
 from tests.client.kit_backend import kit_backend
 from tests.client.websockets_server import running
 from tests.support.certificates import Certificates
@@ -85,77 +74,6 @@ async def test_an_input_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPa
     with pytest.raises(InputFault, match="standard input cannot be read: Is a directory"):
         await anext(read_input(Lines()))
     os.close(folder)
-
-
-# --- showing ------------------------------------------------------------------------------------------------------
-
-
-def test_a_server_cannot_steer_the_terminal() -> None:
-    assert visible("\x1b[2J\r\x07ど\t\x7f\x9b31m") == "␛[2J␍␇ど\t␡\\x9b31m"
-
-
-@pytest.mark.parametrize(
-    ("message", "binary", "on_terminal", "output"),
-    [
-        ("どやさ", False, False, "どやさ\n".encode()),
-        ("\x1b[0m", False, False, b"\x1b[0m\n"),
-        ("\x1b[0m", False, True, "␛[0m\n".encode()),
-        (b"\x00\xff", False, False, b"\x00\xff\n"),
-        (b"\x00\xff", False, True, b"[2 bytes] 00 ff\n"),
-        (bytes(65), False, True, b"[65 bytes] " + b" ".join([b"00"] * 64) + b" ...\n"),
-        (b"\x00\xff", True, False, b"\x00\xff"),
-        ("text", True, False, b"text"),
-        (b"\x1b", True, True, b"[1 bytes] 1b\n"),
-    ],
-)
-def test_a_message_is_shown_as_suits_who_reads_it(
-    message: str | bytes, binary: bool, on_terminal: bool, output: bytes
-) -> None:
-    assert shown(message, binary=binary, on_terminal=on_terminal) == output
-
-
-def outgoing(seq: int) -> OutgoingMessage:
-    return OutgoingMessage(seq=seq, text=True, chunks=(b"x",))
-
-
-def test_a_session_is_told_in_lines_and_summed_up(capsys: pytest.CaptureFixture[str]) -> None:
-    notes = Notes(quiet=False)
-    waiting = StateChanged(state=SessionState.WAITING, cause=ConnectionFailed("cannot connect"), delay_seconds=0.26)
-    for event in (
-        StateChanged(state=SessionState.OPEN),
-        Opened(resumed=False, replayed=0),
-        Acknowledged(first=1, last=3, count=3, rung=Rung.WRITTEN, settled=False),
-        waiting,
-        Opened(resumed=True, replayed=2),
-        MessageRejected(seq=3, code=4009, reason="no"),
-        Acknowledged(first=1, last=3, count=2, rung=Rung.CONSUMED, settled=True),
-        Opened(resumed=False, replayed=0),
-        MessagesLost(report=None, unknown=(outgoing(4),), never_forwarded=(outgoing(5), outgoing(7))),
-        Acknowledged(first=8, last=8, count=0, rung=Rung.CONSUMED, settled=True),
-    ):
-        notes.tell(event)
-    notes.sum_up()
-    assert not notes.is_settled
-    assert capsys.readouterr().err.splitlines() == [
-        "session open",
-        "1-3 written",
-        "cannot connect; trying again in 0.3 s",
-        "session resumed, 2 messages are sent again",
-        "3 rejected: 4009 no",
-        "1-3 consumed",
-        "the gateway has begun a new session",
-        "4 unknown",
-        "5-7 never forwarded",
-        "2 settled, 1 unknown, 2 never forwarded, 1 rejected",
-    ]
-
-
-def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
-    notes = Notes(quiet=True)
-    notes.tell(Opened(resumed=False, replayed=0))
-    notes.sum_up()
-    assert capsys.readouterr().err == ""
-    assert notes.is_settled
 
 
 # --- trusting -----------------------------------------------------------------------------------------------------

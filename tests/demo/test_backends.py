@@ -1,8 +1,6 @@
 """The backends as a service of their own."""
 
 import re
-import socket
-import struct
 import sys
 
 import anyio
@@ -22,38 +20,6 @@ async def test_each_backend_has_a_port_of_its_own(nursery: trio.Nursery) -> None
     for session in ("hello", "doyasa", "chat"):
         async with await Link.connect(addresses[session]) as link:
             await link.open(session=session)
-    nursery.cancel_scope.cancel()
-
-
-async def test_the_plain_service_sends_back_what_it_gets(nursery: trio.Nursery) -> None:
-    addresses = await nursery.start(run_backends)
-    async with await trio.open_tcp_stream(*addresses["echo"]) as stream:
-        await stream.send_all("どやさ\n".encode())
-        await stream.send_eof()
-        assert b"".join([data async for data in stream]) == "どやさ\n".encode()
-    nursery.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize("waits_to", ["receive", "send"])
-async def test_the_plain_service_outlives_a_client_that_breaks_off(nursery: trio.Nursery, waits_to: str) -> None:
-    addresses = await nursery.start(run_backends)
-    rude = await trio.open_tcp_stream(*addresses["echo"])
-    rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    if waits_to == "receive":
-        await rude.send_all(b"x")
-        assert await rude.receive_some() == b"x"
-    else:
-        async with trio.open_nursery() as sending:
-            # Nothing is read of what comes back, so more than all buffers hold is never sent: not to be waited for.
-            sending.start_soon(rude.send_all, bytes(64 * 1024 * 1024))
-            await rude.socket.recv(1, socket.MSG_PEEK)
-            await trio.testing.wait_all_tasks_blocked(0.05)
-            sending.cancel_scope.cancel()
-    await rude.aclose()
-    async with await trio.open_tcp_stream(*addresses["echo"]) as stream:
-        await stream.send_all(b"still there")
-        await stream.send_eof()
-        assert b"".join([data async for data in stream]) == b"still there"
     nursery.cancel_scope.cancel()
 
 

@@ -4,9 +4,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 import pytest
 
@@ -22,67 +21,19 @@ from gateway.relay.endpoint import (
     Endpoint,
     Output,
 )
-from gateway.relay.ports import LoneOwner
 from gateway.relay.pump import BUFFER_BYTES, Pump
 from gateway.relay.tls_endpoint import endpoint_for
+from tests.relay.endpoints import Owner, Pair, Scene, endpoint_on
 from tests.relay.harness import open_tab
 from tests.relay.sockets import tcp_pair, tls_pair, unix_pair
-
-Pair = Callable[[], tuple[socket.socket, socket.socket]]
 
 PAIRS = pytest.mark.parametrize("pair", [tcp_pair, unix_pair, tls_pair])
 
 
-@dataclass
-class Owner(LoneOwner):
-    data: bytearray = field(default_factory=bytearray)
-    news: list[str] = field(default_factory=list)
-    raises: bool = False
-
-    def on_data(self, data: Buffer, now: float) -> None:
-        if self.raises:
-            raise RuntimeError("a bug")
-        self.data += data
-
-    def on_eof(self, now: float) -> None:
-        self.news.append("eof")
-
-    def on_drained(self, now: float) -> None:
-        self.news.append("drained")
-
-    def on_broken(self, error: OSError, now: float) -> None:
-        self.news.append("broken")
-
-    def on_fault(self, error: Exception) -> None:
-        self.news.append("fault")
-
-
-@dataclass
-class Scene:
-    pump: Pump
-    owner: Owner
-    endpoint: Endpoint
-    peer: socket.socket
-
-    def turns(self, until: Callable[[], bool]) -> None:
-        """Runs turns until something is so; a test that waits in vain fails by its bound."""
-        for _ in range(1_000_000):
-            if until():
-                return
-            self.pump.turn()
-        raise AssertionError(f"in vain: {self.owner.news}, {len(self.owner.data)} bytes")
-
-
 @pytest.fixture
 def scene(pair: Pair) -> Iterator[Scene]:
-    pump, owner = Pump(clock=lambda: 0.0), Owner()
-    ours, theirs = pair()
-    endpoint = endpoint_for(ours, pump, owner, open_tab())
-    yield Scene(pump, owner, endpoint, theirs)
-    endpoint.close()
-    theirs.close()
-    assert pump.sources == 0
-    pump.close()
+    with endpoint_on(pair) as scene:
+        yield scene
 
 
 def receive(peer: socket.socket, count: int) -> bytes:
@@ -178,17 +129,6 @@ def test_the_peers_end_is_told_once_behind_its_bytes(scene: Scene) -> None:
     assert scene.owner.news == ["eof"]
 
 
-@pytest.mark.parametrize("pair", [tls_pair])
-def test_decrypted_bytes_that_epoll_cannot_see_are_read(scene: Scene) -> None:
-    payload = bytes(range(256)) * 4096
-    writer = threading.Thread(target=scene.peer.sendall, args=(payload,))
-    writer.start()
-    scene.endpoint.resume()
-    scene.turns(lambda: len(scene.owner.data) == len(payload))
-    writer.join()
-    assert scene.owner.data == payload
-
-
 @pytest.mark.parametrize("pair", [tcp_pair])
 def test_a_reset_is_told_when_reading(scene: Scene) -> None:
     scene.endpoint.resume()
@@ -277,17 +217,6 @@ def test_what_is_written_behind_a_failure_counts_as_never_taken_and_holds_its_wr
     scene.endpoint.write(bytes(HIGH_MARK_BYTES))
     assert (scene.endpoint.bytes_taken, scene.endpoint.buffered - begin) == (taken, HIGH_MARK_BYTES)
     assert scene.endpoint.is_full
-
-
-@pytest.mark.parametrize("pair", [tls_pair])
-def test_a_tls_stream_that_ends_without_close_notify_is_broken_behind_its_bytes(scene: Scene) -> None:
-    assert isinstance(scene.peer, ssl.SSLSocket)
-    scene.peer.sendall(b"cut off he")
-    raw = scene.peer.detach()
-    socket.close(raw)
-    scene.endpoint.resume()
-    scene.turns(lambda: bool(scene.owner.news))
-    assert (bytes(scene.owner.data), scene.owner.news) == (b"cut off he", ["broken"])
 
 
 @pytest.mark.parametrize("pair", [tcp_pair])

@@ -68,14 +68,6 @@ async def test_a_client_beyond_its_window_of_bytes_is_not_read_on() -> None:
         await client.consumed(4)
 
 
-async def test_the_backends_smaller_window_is_the_clients() -> None:
-    async with opened(backend_body={"window_messages": 1}, window_messages=5) as (client, link, _):
-        await client.data(1, "x")
-        await link.next(RecordType.DATA)
-        await client.data(2, "x")
-        assert await client.closed() == 1008
-
-
 async def test_a_message_larger_than_the_window_passes_alone() -> None:
     async with opened(window_bytes="1KiB") as (client, link, _):
         for seq in (1, 2):

@@ -1,4 +1,4 @@
-"""Records clients: what they are told, and that a session goes on wherever its connections break."""
+"""What a records client that comes is given: its session again, a fresh one, or the report of one that is over."""
 
 import json
 
