@@ -1,5 +1,6 @@
-"""Rules of the house that no linter knows: what a file may be, and where the tests of a module stand."""
+"""Rules of the house that no linter knows: how long a file may be, and where the tests of a module stand."""
 
+import ast
 import re
 import subprocess
 from collections.abc import Iterator
@@ -60,3 +61,80 @@ def test_a_long_file_says_why_in_its_first_line() -> None:
 )
 def test_a_reason_counts_where_it_is_read_first(text: str, does: bool) -> None:
     assert gives_a_reason(text) is does
+
+
+# --- a test file for each module ----------------------------------------------------------------------------------
+
+TESTED_ELSEWHERE: Final = {
+    "gateway/demo/__main__.py": "a command, which tests/demo/test_backends.py runs",
+    "gateway/protocol/_frames.pyx": "tests/protocol/test_frames.py tries both codecs, one beside the other",
+    "gateway/protocol/_frames_py.py": "tests/protocol/test_frames.py tries both codecs, one beside the other",
+    "gateway/relay/_sockets.pyx": "tests/relay/test_sockets.py tries both forms",
+    "gateway/relay/_sockets_py.py": "tests/relay/test_sockets.py tries both forms",
+}
+
+
+def home_of_tests(module: Path) -> Path:
+    return Path("tests", *module.parts[1:-1], f"test_{module.stem}.py")
+
+
+def is_plain(statement: ast.stmt) -> bool:
+    """A docstring, `...`, or what hands on and stores what is given: there is nothing in it that may be wrong."""
+    match statement:
+        case ast.Pass() | ast.Expr(value=ast.Constant()):
+            return True
+        case ast.Assign(value=value) | ast.AnnAssign(value=value) | ast.Return(value=value):
+            return isinstance(value, ast.Name | ast.Constant) or _is_attribute(value)
+        case _:
+            return False
+
+
+def _is_attribute(value: ast.expr | None) -> bool:
+    while isinstance(value, ast.Attribute):
+        value = value.value
+    return isinstance(value, ast.Name)
+
+
+def declares_only(source: str) -> bool:
+    """Whether a module has types, constants and interfaces, and nothing that does anything."""
+    functions = (
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    return all(all(map(is_plain, function.body)) for function in functions)
+
+
+def test_each_module_has_a_test_file_of_its_name() -> None:
+    modules = [path for path in tracked("gateway") if path.suffix in {".py", ".pyx"} and path.name != "__init__.py"]
+    assert len(modules) > 200
+    missing = [
+        str(module)
+        for module in modules
+        if not (REPOSITORY / home_of_tests(module)).exists()
+        and str(module) not in TESTED_ELSEWHERE
+        and not (module.suffix == ".py" and declares_only((REPOSITORY / module).read_text()))
+    ]
+    assert not missing, "write one, or move there what tests it"
+
+
+@pytest.mark.parametrize("module", TESTED_ELSEWHERE)
+def test_an_exception_from_that_is_needed_and_leads_somewhere(module: str) -> None:
+    assert (REPOSITORY / module).exists()
+    assert not (REPOSITORY / home_of_tests(Path(module))).exists()
+    (named,) = re.findall(r"tests/[a-z_/]+\.py", TESTED_ELSEWHERE[module])
+    assert (REPOSITORY / named).exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "does"),
+    [
+        ("LIMIT = 5\nclass A:\n    x: int = 3\n", True),
+        ("class A:\n    def __init__(self, x):\n        self.x = x\n", True),
+        ('class A:\n    def f(self):\n        "Tells."\n    def g(self): return self.x.y\n', True),
+        ("class A:\n    def f(self): return self.x.y()\n", False),
+        ("def f(x):\n    return x + 1\n", False),
+        ("async def f(x):\n    await x\n", False),
+        ("class A:\n    def f(self):\n        if self.x:\n            self.y = 1\n", False),
+    ],
+)
+def test_what_only_declares_is_told_from_what_does_something(source: str, does: bool) -> None:
+    assert declares_only(source) is does
