@@ -9,10 +9,11 @@ from structlog.testing import capture_logs
 from gateway.config import TcpAddress
 from gateway.server import Server
 from gateway.telemetry.metrics import HandshakeOutcome
-from tests.sessions.harness import PATIENCE_SECONDS, config_of, running, tcp_echo, until
+from tests.sessions.harness import config_of, running, tcp_echo, until
 from tests.sessions.routes import stream_route
 from tests.support.asking import ask, page_config, upgrade
 from tests.support.certificates import Certificates
+from tests.support.peers.client import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize(("method", "body"), [("GET", "nothing is served at this host and path\n"), ("HEAD", "")])

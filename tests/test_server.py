@@ -10,9 +10,10 @@ from structlog.testing import capture_logs
 
 from gateway import entrance
 from gateway.protocol.build import DATA_PATH
-from tests.sessions.harness import PATIENCE_SECONDS, config_of, running, tcp_echo, until
+from tests.sessions.harness import config_of, running, tcp_echo, until
 from tests.sessions.routes import stream_route
 from tests.support.asking import ask, page_config, upgrade
+from tests.support.peers.client import PATIENCE_SECONDS
 
 
 async def test_a_drain_does_not_wait_for_a_connection_that_may_carry_another_request(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
-from tests.attacks.wire import BINARY, CONTINUATION, PING, frame, record, unread, upgrade
+from tests.support.peers.wire import BINARY, CONTINUATION, PING, frame, record, unread, upgrade
 
 CHUNK: Final = 256 * 1024
 NEW_PER_TURN: Final = 64
@@ -146,7 +146,7 @@ THREATS: Final[Mapping[str, Callable[[], Threat]]] = {
         connections=8,
         first=upgrade("/deflated", extensions="permessage-deflate"),
         waits_for=SWITCHED,
-        again=_many(frame(BINARY, _deflated(1 << 20), compressed=True)),
+        again=_many(frame(BINARY, _deflated(1 << 20), rsv=4)),
     ),
     "slow_heads": lambda: Threat(connections=2000, first=b"GET / HTTP/1.1\r\nX: ", again=b"x", drip_seconds=1.0),
     "half_tls_handshakes": lambda: Threat(connections=2000, first=_hello()[:50]),

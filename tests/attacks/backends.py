@@ -19,7 +19,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
-from tests.attacks.wire import unread
+from tests.support.peers.wire import unread
 
 CHUNK: Final = 65536
 PINGS: Final = (struct.pack("!I", 10 + 64) + struct.pack("!BBQ", 7, 0, 0) + bytes(64)) * 500

@@ -15,7 +15,7 @@ from typing import Final
 
 from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Opcode
-from tests.attacks.wire import upgrade
+from tests.support.peers.wire import upgrade
 
 PER_SECOND: Final = 10
 PATIENCE_SECONDS: Final = 20.0

@@ -22,7 +22,7 @@ from gateway.protocol.records import (
     SessionReport,
     encode_prefixed_record,
 )
-from tests.backend.initiator import open_body
+from tests.support.peers.initiator import open_body
 
 
 def conversation(stored: StoredSession | None = None, **changed: int) -> Conversation:

@@ -9,7 +9,7 @@ import trio
 from gateway.backend import Limits, serve
 from gateway.backend.echo import echo
 from gateway.protocol.records import FRAGMENT_BYTES, RecordType
-from tests.backend.initiator import Link
+from tests.support.peers.initiator import Link
 
 
 async def start_echo(nursery: trio.Nursery, limits: Limits | None = None) -> tuple[str, int]:

@@ -12,8 +12,8 @@ import trio.testing
 from gateway.backend import Limits, Session, SqliteStore, serve
 from gateway.backend.handling import Retries
 from gateway.protocol.records import RecordType
-from tests.backend.initiator import Link
 from tests.backend.serving import serving
+from tests.support.peers.initiator import Link
 
 LIMITS = Limits(attempts=3, first_retry=0.001)
 

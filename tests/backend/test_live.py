@@ -12,7 +12,7 @@ from gateway.backend.live import Admission, LiveSession, Shelf
 from gateway.backend.store import Changes, MemoryStore
 from gateway.protocol.outbox import Outbox
 from gateway.protocol.records import OpenToBackend, Record, RecordType
-from tests.backend.initiator import open_body
+from tests.support.peers.initiator import open_body
 
 
 class Store(MemoryStore):

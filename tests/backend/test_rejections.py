@@ -27,7 +27,7 @@ from gateway.protocol.records import (
     SessionReport,
 )
 from gateway.protocol.rejections import RejectedRange
-from tests.backend.initiator import open_body
+from tests.support.peers.initiator import open_body
 
 WINDOW = 4
 

@@ -28,8 +28,8 @@ from gateway.backend import (
 )
 from gateway.backend import service as service_module
 from gateway.protocol.records import RecordType
-from tests.backend.initiator import Link, open_body
 from tests.backend.serving import pong, serving
+from tests.support.peers.initiator import Link, open_body
 
 # --- resuming -----------------------------------------------------------------------------------------------------
 

@@ -25,8 +25,8 @@ from gateway.backend import (
 )
 from gateway.backend import service as service_module
 from gateway.protocol.records import RecordType, encode_prefixed_record
-from tests.backend.initiator import Link, open_body
 from tests.backend.serving import pong, serving
+from tests.support.peers.initiator import Link, open_body
 
 # --- ends ---------------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ import trio
 
 from gateway.backend import Changes, MemoryStore, Session, SqliteStore, Store, StoreFull, serve
 from gateway.protocol.records import RecordType
-from tests.backend.initiator import Link
 from tests.backend.serving import serving
+from tests.support.peers.initiator import Link
 
 
 async def test_a_transaction_consumes_the_message_and_sends_the_replies_when_it_ends() -> None:

@@ -20,7 +20,7 @@ from gateway.transport.descriptors import DESCRIPTORS_A_CONNECTION, Budget
 from gateway.transport.listener import BACKLOG
 from tests.support.backends import tcp_echo
 from tests.support.gateway import GatewayProcess, route
-from tests.support.raw_client import RawClient
+from tests.support.peers.raw_client import RawClient
 from tests.support.tools import COMPILED_TREE, REPOSITORY
 
 PAGE: Final = REPOSITORY / "docs" / "capacity.md"

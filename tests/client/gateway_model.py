@@ -23,12 +23,7 @@ from gateway.protocol.records import (
     parse_record,
 )
 from gateway.protocol.rejections import RejectedRange
-
-Payload = str | bytes
-
-
-def decoded(flags: int, body: bytes) -> Payload:
-    return body.decode() if flags & TEXT_FLAG else body
+from tests.support.peers.gateway_double import Payload, decoded
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

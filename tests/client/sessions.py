@@ -9,7 +9,7 @@ from gateway.client.events import Event
 from gateway.client.session import Session, open_session
 from gateway.client.store import Store
 from gateway.client.upkeep import Settings
-from tests.client.gateway_double import GatewayDouble, Peer, listening
+from tests.support.peers.gateway_double import GatewayDouble, Peer, listening
 
 PROMPT = Settings(first_delay=0.0, longest_delay=0.0)
 """Connects again at once."""

@@ -17,9 +17,9 @@ from gateway.client.connection import QUEUE_BYTES, Connection, Timeouts, connect
 from gateway.client.faults import ConnectionClosed, HandshakeRejected
 from gateway.protocol.messages import CloseFrame
 from gateway.protocol.pieces import FIRST, LAST, Opcode
-from tests.client.gateway_double import listening
 from tests.client.runtimes import RUNTIMES, on_both_runtimes
 from tests.client.websockets_server import running
+from tests.support.peers.gateway_double import listening
 
 WHOLE = FIRST | LAST
 

@@ -16,7 +16,8 @@ from gateway.protocol.records import (
     Record,
     parse_record,
 )
-from tests.client.gateway_model import GatewayModel, ModelConnection, ModelSession, ModelStore, Payload
+from tests.client.gateway_model import GatewayModel, ModelConnection, ModelSession, ModelStore
+from tests.support.peers.gateway_double import Payload
 
 WINDOW_MESSAGES = 4
 WINDOW_BYTES = 200_000

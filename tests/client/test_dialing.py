@@ -20,11 +20,11 @@ from gateway.client.faults import (
     Untrusted,
 )
 from gateway.protocol.negotiation import ExtensionOffer
-from tests.client.gateway_double import listening
 from tests.client.runtimes import on_both_runtimes
 from tests.client.websockets_server import running
 from tests.support.certificates import Certificates
 from tests.support.network import free_port
+from tests.support.peers.gateway_double import listening
 
 
 def target(url: str, *, ssl_context: ssl.SSLContext | None = None, compression: bool = False) -> Target:

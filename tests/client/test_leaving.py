@@ -18,10 +18,10 @@ from gateway.client.session import Session, open_session
 from gateway.client.upkeep import Settings
 from gateway.protocol.messages import CloseFrame
 from gateway.protocol.records import CloseBody, RecordType, Rung
-from tests.client.gateway_double import GatewayDouble, listening
 from tests.client.gateway_model import ModelStore
 from tests.client.runtimes import on_both_runtimes
 from tests.client.sessions import opened, report
+from tests.support.peers.gateway_double import GatewayDouble, listening
 
 # --- the end ------------------------------------------------------------------------------------------------------
 

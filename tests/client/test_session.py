@@ -23,9 +23,9 @@ from gateway.client.session import open_session
 from gateway.client.upkeep import Settings
 from gateway.errors import MessageTooBig
 from gateway.protocol.records import FRAGMENT_BYTES, MORE_FLAG, RecordType, Rung
-from tests.client.gateway_double import GatewayDouble, listening
 from tests.client.runtimes import on_both_runtimes
 from tests.client.sessions import PROMPT, opened
+from tests.support.peers.gateway_double import GatewayDouble, listening
 
 # --- opening ------------------------------------------------------------------------------------------------------
 

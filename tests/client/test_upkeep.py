@@ -21,11 +21,11 @@ from gateway.client.store import Changes, SqliteStore, StoredSession
 from gateway.client.upkeep import Settings
 from gateway.protocol.messages import CloseFrame
 from gateway.protocol.records import RecordType, Rung
-from tests.client.gateway_double import GatewayDouble, listening
 from tests.client.gateway_model import ModelStore
 from tests.client.runtimes import on_both_runtimes
 from tests.client.sessions import opened, report
 from tests.support.network import free_port
+from tests.support.peers.gateway_double import GatewayDouble, listening
 
 # --- connections break --------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import Final, Self
 # Not websockets.sync: it reads in one thread and writes in another, which OpenSSL does not allow on one connection.
 from websockets.asyncio.client import connect
 
-from tests.support.raw_client import RawClient
+from tests.support.peers.raw_client import RawClient
 
 TIMEOUT_SECONDS: Final = 60.0
 GREETING: Final = "Hello Client, you connected to /hello"

@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from gateway.backend import Handler, serve
-from tests.backend.initiator import Link
+from tests.support.peers.initiator import Link
 
 
 @asynccontextmanager

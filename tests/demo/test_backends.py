@@ -10,7 +10,7 @@ import trio.testing
 
 from gateway.demo.backends import run_backends
 from gateway.errors import StartupError
-from tests.backend.initiator import Link
+from tests.support.peers.initiator import Link
 
 
 async def test_each_backend_has_a_port_of_its_own(nursery: trio.Nursery) -> None:

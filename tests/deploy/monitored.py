@@ -28,8 +28,9 @@ from tests.support.backends import serve, tcp_echo
 from tests.support.certificates import Certificates
 from tests.support.gateway import LOOPBACK_ANY_PORT, GatewayProcess, route
 from tests.support.network import free_port
+from tests.support.peers.raw_client import RawClient
+from tests.support.peers.wire import frame
 from tests.support.process import ServiceProcess
-from tests.support.raw_client import RawClient, encode_frame
 from tests.support.tools import REPOSITORY, need
 
 RULES: Final = REPOSITORY / "deploy" / "prometheus" / "rules.yaml"
@@ -304,7 +305,7 @@ def _make_faults(stack: ExitStack, gateway: GatewayProcess, silent: _Silent) -> 
 
 def _offer_until_stalled(client: RawClient) -> None:
     client.sock.settimeout(STALLED_SECONDS)
-    frame = encode_frame(BINARY, bytes(4096))
+    data = frame(BINARY, bytes(4096))
     with suppress(TimeoutError):
         while True:
-            client.sock.sendall(frame)
+            client.sock.sendall(data)

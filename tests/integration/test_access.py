@@ -20,7 +20,8 @@ from tests.access.doubles import EC, key_set, signed
 from tests.support.backends import serve, serving, tcp_echo
 from tests.support.certificates import Certificates
 from tests.support.gateway import GatewayProcess, route
-from tests.support.raw_client import RawClient
+from tests.support.peers.raw_client import RawClient
+from tests.support.peers.wire import upgrade
 
 SECRET = "a secret of at least thirty-two bytes"
 ORIGIN = {"Origin": "https://app.example.com"}
@@ -166,10 +167,7 @@ def test_a_refusal_says_how_to_ask_and_no_subprotocol_is_a_credential() -> None:
         config = {"routes": [guarded("chat", "/", port, access(issuer.url), subprotocols=["chat"])]}
         with GatewayProcess(config) as gateway:
             with socket.create_connection(("127.0.0.1", gateway.port())) as sock:
-                sock.sendall(
-                    b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-                    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-                )
+                sock.sendall(upgrade("/", host="h"))
                 answer = b""
                 while chunk := sock.recv(4096):
                     answer += chunk

@@ -15,7 +15,8 @@ from queue import Queue
 from tests.support import procfs
 from tests.support.backends import serve, tcp_echo
 from tests.support.gateway import GatewayProcess, route
-from tests.support.raw_client import RawClient, encode_frame
+from tests.support.peers.raw_client import RawClient
+from tests.support.peers.wire import frame
 
 CONNECTIONS = 100
 OFFERED_BYTES = 1 << 30
@@ -94,7 +95,7 @@ def test_a_hundred_clients_flooding_a_backend_that_does_not_read_cost_bounded_me
     with Silent().run() as port, gateway_before(port) as gateway, memory_bounded(gateway), ExitStack() as stack:
         clients = [stack.enter_context(RawClient(gateway.url("/flood"))) for _ in range(CONNECTIONS)]
         pool = stack.enter_context(ThreadPoolExecutor(CONNECTIONS))
-        flood = pool.map(lambda client: offer(client.sock, encode_frame(BINARY, CHUNK)), clients)
+        flood = pool.map(lambda client: offer(client.sock, frame(BINARY, CHUNK)), clients)
         assert_echo_is_served(gateway)
         assert max(flood) < OFFERED_BYTES // 16, "the gateway stopped reading long before the offer's end"
         assert_echo_is_served(gateway)
@@ -134,7 +135,7 @@ def test_one_message_without_an_end_costs_bounded_memory_too() -> None:
             with RawClient(gateway.url("/huge")) as client:
                 before = gateway.resident_bytes()
                 procfs.reset_peak(gateway.pid)
-                head = encode_frame(BINARY, CHUNK * 2)[:2] + OFFERED_BYTES.to_bytes(8) + bytes(4)
+                head = frame(BINARY, CHUNK * 2)[:2] + OFFERED_BYTES.to_bytes(8) + bytes(4)
                 client.sock.sendall(head)
                 for _ in range(OFFERED_BYTES // len(CHUNK)):
                     client.sock.sendall(CHUNK)
@@ -146,7 +147,7 @@ def test_one_message_without_an_end_costs_bounded_memory_too() -> None:
 
 def stall_upstream(client: RawClient) -> None:
     """Sends until nothing more is taken, and then reads what the gateway had already answered."""
-    offer(client.sock, encode_frame(BINARY, CHUNK))
+    offer(client.sock, frame(BINARY, CHUNK))
     client.sock.settimeout(20)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.backends import tcp_echo
 from tests.support.gateway import GatewayProcess, route
-from tests.support.raw_client import RawClient
+from tests.support.peers.raw_client import RawClient
 
 CHECKED = {"health": {"interval": "100ms", "timeout": "1s"}}
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.backends import tcp_echo
 from tests.support.gateway import GatewayProcess, route
+from tests.support.peers.raw_client import RawClient
 from tests.support.process import ServiceProcess
-from tests.support.raw_client import RawClient
 from tests.support.tools import need
 
 LIMIT = 120

@@ -7,7 +7,8 @@ from pathlib import Path
 from tests.support.backends import tcp_echo
 from tests.support.certificates import Certificates
 from tests.support.gateway import GatewayProcess, route
-from tests.support.raw_client import RawClient
+from tests.support.peers.raw_client import RawClient
+from tests.support.peers.wire import upgrade
 
 HSTS = "strict-transport-security: max-age=31536000"
 
@@ -50,10 +51,7 @@ def test_a_proxy_header_of_somebody_else_gets_no_answer() -> None:
             "trusted_proxies": ["127.0.0.2/32"],
             "routes": [route("chat", "/", f"tcp://127.0.0.1:{port}")],
         }
-        request = (
-            b"PROXY TCP4 192.0.2.7 198.51.100.1 50123 443\r\nGET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\n"
-            b"Upgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
+        request = b"PROXY TCP4 192.0.2.7 198.51.100.1 50123 443\r\n" + upgrade("/", host="h")
         with GatewayProcess(config) as gateway:
             for source, begin in (("127.0.0.2", b"HTTP/1.1 101 "), ("127.0.0.1", b"")):
                 with socket.create_connection(

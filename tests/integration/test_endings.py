@@ -13,7 +13,7 @@ import pytest
 from tests.support.backends import serve
 from tests.support.gateway import GatewayProcess, route
 from tests.support.network import free_port
-from tests.support.raw_client import RawClient
+from tests.support.peers.raw_client import RawClient
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 PATIENCE_SECONDS = 20

@@ -14,8 +14,8 @@ from tests.support.backends import tcp_echo
 from tests.support.forward_auth import CHALLENGE, ForwardAuth, forward_auth
 from tests.support.gateway import GatewayProcess, route
 from tests.support.network import free_port, wait_for_port
+from tests.support.peers.raw_client import RawClient
 from tests.support.process import ServiceProcess
-from tests.support.raw_client import RawClient
 from tests.support.tools import need
 
 PAGE = b"<p>a page</p>"

@@ -14,8 +14,8 @@ import pytest
 from tests.support.backends import tcp_echo
 from tests.support.gateway import GatewayProcess
 from tests.support.network import free_port, wait_for_port
+from tests.support.peers.raw_client import RawClient
 from tests.support.process import START_SECONDS, ServiceProcess
-from tests.support.raw_client import RawClient
 from tests.support.tools import REPOSITORY, need
 
 BINARY = 2

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.test_endings import BINARY, Backend, reset
 from tests.support.certificates import Certificates
 from tests.support.gateway import GatewayProcess, route
-from tests.support.raw_client import RawClient
+from tests.support.peers.raw_client import RawClient
 
 CHUNK: Final = 64 * 1024
 

@@ -19,8 +19,8 @@ import pytest
 
 from tests.support.backends import tcp_echo
 from tests.support.gateway import GatewayProcess, route
+from tests.support.peers.raw_client import RawClient
 from tests.support.process import START_SECONDS, ServiceProcess
-from tests.support.raw_client import RawClient
 from tests.support.tools import REPOSITORY, need
 
 BINARY, CLOSE, PING = 2, 8, 9

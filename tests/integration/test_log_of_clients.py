@@ -14,8 +14,8 @@ from gateway.protocol.records import RecordType, encode_record
 from tests.support.backends import tcp_echo
 from tests.support.gateway import LOOPBACK_ANY_PORT, GatewayProcess, route
 from tests.support.network import free_port
+from tests.support.peers.raw_client import RawClient
 from tests.support.process import ServiceProcess
-from tests.support.raw_client import RawClient
 
 CLIENT: Final = "203.0.113.7"
 ORIGIN: Final = "https://app.example.com"

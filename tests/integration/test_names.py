@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.dns import DnsServer, dns_server
 from tests.support.gateway import GatewayProcess, route
+from tests.support.peers.raw_client import RawClient
 from tests.support.process import ServiceProcess
-from tests.support.raw_client import RawClient
 from tests.support.tools import need
 
 ADDRESS = "127.0.0.77"

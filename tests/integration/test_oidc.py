@@ -15,7 +15,7 @@ from tests.support import oidc
 from tests.support.backends import tcp_echo
 from tests.support.gateway import GatewayProcess, route
 from tests.support.oidc import AUDIENCE, CLIENT_ID, Provider, log_in, post
-from tests.support.raw_client import RawClient
+from tests.support.peers.raw_client import RawClient
 
 TEXT = 1
 CLOSED_UNAUTHORIZED = 3000

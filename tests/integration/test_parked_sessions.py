@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from gateway.protocol.records import RecordType, encode_record, parse_record
 from tests.support.gateway import GatewayProcess, route
-from tests.support.raw_client import RawClient, encode_frame
+from tests.support.peers.raw_client import RawClient
+from tests.support.peers.wire import frame
 
 SESSIONS: Final = int(os.environ.get("KAKITOME_PARKED_SESSIONS", "2000"))
 """`make long` parks ten thousand."""
@@ -49,7 +50,7 @@ def open_session(url: str, token: str | None = None) -> dict[str, Any]:
     """Opens or resumes a session and goes without a word; what OPENED said."""
     with RawClient(url, headers={"Sec-WebSocket-Protocol": "kakitome.v1"}) as client:
         body = json.dumps({"session": token}).encode()
-        client.sock.sendall(encode_frame(2, encode_record(RecordType.OPEN, 0, 0, body)))
+        client.sock.sendall(frame(2, encode_record(RecordType.OPEN, 0, 0, body)))
         record_type, _, _, answer = parse_record(client.receive_message())
         assert record_type == RecordType.OPENED
         opened: dict[str, Any] = json.loads(answer)

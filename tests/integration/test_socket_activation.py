@@ -13,8 +13,8 @@ import yaml
 from tests.support.backends import tcp_echo
 from tests.support.gateway import LOOPBACK_ANY_PORT, route
 from tests.support.network import free_port
+from tests.support.peers.raw_client import RawClient
 from tests.support.process import ServiceProcess
-from tests.support.raw_client import RawClient
 from tests.support.tools import GATEWAY_TREE, need
 
 BINARY, CLOSE = 2, 8

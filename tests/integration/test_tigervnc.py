@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.gateway import GatewayProcess, route
 from tests.support.network import free_port
-from tests.support.raw_client import RawClient
+from tests.support.peers.raw_client import RawClient
 from tests.support.services import vnc_server
 
 BINARY: Final = 2

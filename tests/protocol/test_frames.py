@@ -16,8 +16,9 @@ from gateway.protocol import frames
 from gateway.protocol.frames import COMPRESSED, FIRST, LAST, Opcode
 from tests.protocol import frame_model
 from tests.protocol.codecs import BUILD, CODECS, COMPILED, PURE
-from tests.protocol.wire import KEY, WHOLE, cut, decode, error_of, frame, key, single_bytes, wire
+from tests.protocol.wire import WHOLE, cut, decode, error_of, frame, key, single_bytes, wire
 from tests.support.memory import peak_bytes
+from tests.support.peers.wire import KEY
 
 both = pytest.mark.parametrize("codec", CODECS)
 

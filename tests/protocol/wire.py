@@ -1,7 +1,7 @@
-"""Frames as they stand on the wire, legal and not, written apart from the codecs that they test."""
+"""What the codecs are tried with: streams of frames, mostly legal, cut anywhere; and their decoders' answers."""
 
 from collections.abc import Iterable, Sequence
-from itertools import cycle, pairwise
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from gateway.errors import ConnectionFault
 from gateway.protocol.pieces import FIRST, LAST, Buffer, Piece
+from tests.support.peers import wire as peers_wire
+from tests.support.peers.wire import KEY
 
 WHOLE = FIRST | LAST
-KEY = b"\x37\xfa\x21\x3d"
 
 
 def key() -> bytes:
@@ -29,15 +30,8 @@ def frame(
     announced: int | None = None,
     width: int | None = None,
 ) -> bytes:
-    """A frame as the wire has it, legal or not; `width` forces a length field of 0, 2 or 8 extra bytes."""
-    length = len(payload) if announced is None else announced
-    if width is None:
-        width = 0 if length < 126 else 2 if length < 65536 else 8
-    marker = {0: length, 2: 126, 8: 127}[width]
-    header = bytes((fin << 7 | rsv << 4 | opcode, (mask is not None) << 7 | marker)) + length.to_bytes(8)[8 - width :]
-    if mask is None:
-        return header + payload
-    return header + mask + bytes(a ^ b for a, b in zip(payload, cycle(mask), strict=False))
+    """A frame as the wire has it, legal or not, masked with a key that changes each byte."""
+    return peers_wire.frame(opcode, payload, fin=fin, rsv=rsv, mask=mask, announced=announced, width=width)
 
 
 def decode(codec: ModuleType, reads: Iterable[Buffer], **options: Any) -> tuple[list[Piece], Any]:

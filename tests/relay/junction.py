@@ -18,8 +18,9 @@ from gateway.relay.pump import Pump
 from gateway.relay.retained import Retained
 from gateway.relay.settings import RelaySettings
 from gateway.telemetry.metrics import RouteMetrics, UnknownReason
-from tests.relay.harness import Peer, open_tab
+from tests.relay.harness import open_tab
 from tests.relay.sockets import tcp_pair
+from tests.support.peers.pumped import Peer
 
 
 def message(data: bytes, *, opcode: Opcode = Opcode.BINARY, flags: int = FIRST | LAST) -> Piece:

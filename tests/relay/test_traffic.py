@@ -13,7 +13,8 @@ from gateway.relay.lane import LOOK_AHEAD_BYTES
 from gateway.relay.pace import LOOK_SECONDS, TICK_SECONDS
 from gateway.relay.settings import RelaySettings
 from gateway.telemetry.metrics import PauseCause
-from tests.relay.harness import Browser, NewScene, Scene
+from tests.relay.harness import NewScene, Scene
+from tests.support.peers.pumped import Browser
 
 # --- passing on ---------------------------------------------------------------------------------------------------
 

@@ -8,9 +8,10 @@ import pytest
 
 from gateway.protocol.records import DEFAULT_WINDOW_MESSAGES, RecordType, RejectBody, Rung, encode_prefixed_record
 from gateway.server import Server
-from tests.sessions.harness import Client, config_of, running
+from tests.sessions.harness import config_of, running
 from tests.sessions.routes import records_route
-from tests.sessions.scripted import BackendLink, ScriptedBackend, scripted
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import BackendLink, ScriptedBackend, scripted
 
 TOKEN = "a" * 43
 

@@ -9,9 +9,10 @@ import trio.testing
 
 from gateway.protocol.records import RecordType
 from gateway.server import Server
-from tests.sessions.harness import Client, config_of, running
+from tests.sessions.harness import config_of, running
 from tests.sessions.routes import records_route
-from tests.sessions.scripted import BackendLink, scripted
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import BackendLink, scripted
 
 
 @asynccontextmanager

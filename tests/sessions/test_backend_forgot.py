@@ -8,9 +8,10 @@ import trio
 
 from gateway.backend import Session, serve
 from gateway.client import Settings, open_session
-from tests.sessions.harness import PATIENCE_SECONDS, config_of, running
+from tests.sessions.harness import config_of, running
 from tests.sessions.routes import records_route
 from tests.support.balancer import balancing
+from tests.support.peers.client import PATIENCE_SECONDS
 
 BRISK = Settings(first_delay=0.05, longest_delay=0.5)
 

@@ -12,9 +12,10 @@ from gateway.protocol.pieces import FIRST, LAST, Opcode
 from gateway.protocol.records import MORE_FLAG, TEXT_FLAG, RecordType
 from gateway.relay.timers import NEVER
 from gateway.server import Server
-from tests.sessions.harness import Client, config_of, running, until
+from tests.sessions.harness import config_of, running, until
 from tests.sessions.routes import records_route
-from tests.sessions.scripted import BackendLink, ScriptedBackend, scripted
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import BackendLink, ScriptedBackend, scripted
 
 
 @asynccontextmanager

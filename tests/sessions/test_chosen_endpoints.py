@@ -14,10 +14,11 @@ from gateway.protocol.handshake import HandshakeRejected
 from gateway.protocol.pieces import Opcode
 from gateway.protocol.proxy_protocol import V2_MAX_BYTES
 from gateway.protocol.records import RecordType
-from tests.sessions.harness import Client, config_of, running, tcp_echo
+from tests.sessions.harness import config_of, running, tcp_echo
 from tests.sessions.issued import asking, bearer, issued
-from tests.sessions.scripted import scripted
 from tests.sessions.test_permission import renew
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import scripted
 
 LOCAL = [{"networks": ["127.0.0.1/32"], "ports": ["1024-65535"]}]
 

@@ -7,9 +7,10 @@ import trio
 
 from gateway.protocol.pieces import FIRST, LAST, Opcode
 from gateway.protocol.records import MORE_FLAG, RecordType
-from tests.sessions.harness import Client, config_of, running, until
+from tests.sessions.harness import config_of, running, until
 from tests.sessions.routes import records_route
-from tests.sessions.scripted import BackendLink, scripted
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import BackendLink, scripted
 
 CHUNK = bytes(64 * 1024)
 

@@ -8,8 +8,9 @@ import pytest
 from gateway.protocol.pieces import FIRST, LAST, Opcode
 from gateway.protocol.records import MAX_BODY_BYTES, MAX_JSON_BYTES, RecordType, encode_record
 from gateway.telemetry.metrics import HandshakeOutcome
-from tests.sessions.harness import Client, backend, config_of, running, until
+from tests.sessions.harness import backend, config_of, running, until
 from tests.sessions.routes import records_route
+from tests.support.peers.client import Client
 
 BINARY = int(Opcode.BINARY)
 FRESH = {"session": None}

@@ -12,9 +12,10 @@ from gateway.backend import Session
 from gateway.protocol.records import RecordType
 from gateway.server import Server
 from gateway.telemetry.metrics import SessionState
-from tests.sessions.harness import Client, backend, config_of, running, until
+from tests.sessions.harness import backend, config_of, running, until
 from tests.sessions.routes import records_route, stream_route
-from tests.sessions.scripted import BackendLink, ScriptedBackend, scripted
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import BackendLink, ScriptedBackend, scripted
 
 WORDS = ["one", "two", "three"]
 GOODBYE = b'{"code": 4000, "reason": "goodbye"}'

@@ -21,9 +21,10 @@ from gateway.protocol.records import RecordType
 from gateway.server import Server
 from gateway.sessions.logout import BODY_BYTES
 from gateway.telemetry.metrics import LogoutOutcome
-from tests.sessions.harness import Client, backend, running, until
+from tests.sessions.harness import backend, running, until
 from tests.sessions.issued import ISSUER, SECRET, asking, bearer, issued
 from tests.sessions.routes import records_route
+from tests.support.peers.client import Client
 
 FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
 

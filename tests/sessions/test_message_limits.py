@@ -9,8 +9,9 @@ import trio
 from gateway.protocol.pieces import FIRST, LAST, Opcode
 from gateway.protocol.records import MORE_FLAG, RecordType, Rung
 from gateway.routes import DEFAULT_MESSAGE_BYTES, LARGEST_GATHERED_BYTES
-from tests.sessions.harness import PATIENCE_SECONDS, Client, backend, config_of, running, tcp_echo
+from tests.sessions.harness import backend, config_of, running, tcp_echo
 from tests.sessions.routes import records_route, stream_route
+from tests.support.peers.client import PATIENCE_SECONDS, Client
 
 LARGE, PART = 3_000_000, 60_000
 

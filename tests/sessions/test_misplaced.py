@@ -7,9 +7,10 @@ import pytest
 
 from gateway.protocol.pieces import FIRST, LAST, Opcode
 from gateway.protocol.records import MAX_SEQ, MORE_FLAG, TEXT_FLAG, RecordType, encode_prefixed_record, encode_record
-from tests.sessions.harness import Client, backend, config_of, running, until
+from tests.sessions.harness import backend, config_of, running, until
 from tests.sessions.routes import records_route
-from tests.sessions.scripted import scripted
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import scripted
 
 FROM_EITHER = [
     (encode_record(RecordType.OPEN, 0, 0, b"{}"), "OPEN in an open session"),

@@ -9,9 +9,10 @@ import trio
 from gateway.errors import GatewayExhausted
 from gateway.protocol.records import RecordType, encode_record
 from gateway.transport.connector import Connector, Dialed
-from tests.sessions.harness import Client, config_of, running
+from tests.sessions.harness import config_of, running
 from tests.sessions.routes import records_route, stream_route
-from tests.sessions.scripted import scripted
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import scripted
 
 FRESH = {"session": None}
 

@@ -20,9 +20,10 @@ from gateway.sessions import reception
 from gateway.sessions.reaching import Reached, reach
 from gateway.telemetry.metrics import SessionState, UnknownReason
 from gateway.transport.descriptors import Budget
-from tests.sessions.harness import Client, backend, config_of, forget_closed, running, tcp_echo, until
+from tests.sessions.harness import backend, config_of, running, tcp_echo, until
 from tests.sessions.routes import records_route, stream_route
-from tests.sessions.scripted import BackendLink, ScriptedBackend, scripted
+from tests.support.peers.client import Client, forget_closed
+from tests.support.peers.scripted_backend import BackendLink, ScriptedBackend, scripted
 
 MAX_PARKED_BYTES = 16_000
 

@@ -11,9 +11,10 @@ from gateway.client import CredentialJudged, Event, Opened, open_session
 from gateway.protocol.records import RecordType
 from gateway.server import Server
 from gateway.telemetry.metrics import SessionState
-from tests.sessions.harness import Client, backend, config_of, running, tcp_echo, until
+from tests.sessions.harness import backend, config_of, running, tcp_echo, until
 from tests.sessions.issued import asking, bearer, issued
 from tests.sessions.routes import records_route, stream_route
+from tests.support.peers.client import Client
 
 
 @asynccontextmanager

@@ -9,8 +9,9 @@ from gateway.backend import MemoryStore
 from gateway.config import Config
 from gateway.protocol.records import RecordType
 from gateway.telemetry.metrics import DialOutcome
-from tests.sessions.harness import Client, backend, config_of, echo, running, until
-from tests.sessions.scripted import BackendLink, ScriptedBackend, scripted
+from tests.sessions.harness import backend, config_of, echo, running, until
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import BackendLink, ScriptedBackend, scripted
 
 TOKEN = "a" * 43
 LOST = b'{"code": 4004, "reason": "this backend does not know the session"}'

@@ -4,9 +4,10 @@ import pytest
 import trio
 
 from gateway.protocol.records import Record, RecordType, Rung
-from tests.sessions.harness import Client, backend, config_of, running, tcp_echo
+from tests.sessions.harness import backend, config_of, running, tcp_echo
 from tests.sessions.routes import records_route, stream_route
-from tests.sessions.scripted import scripted
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import scripted
 
 
 async def acks_until(client: Client, rung: Rung, seq: int) -> list[Record]:

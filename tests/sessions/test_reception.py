@@ -9,7 +9,8 @@ from gateway.backend import MemoryStore, Session
 from gateway.policy.admission import MessageRate
 from gateway.protocol.records import RecordType, Rung
 from gateway.sessions import session as session_module
-from tests.sessions.harness import Client, backend, config_of, running, until
+from tests.sessions.harness import backend, config_of, running, until
+from tests.support.peers.client import Client
 
 
 def records_route(port: int, **delivery: object) -> dict[str, object]:

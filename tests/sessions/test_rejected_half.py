@@ -8,9 +8,10 @@ import trio
 from gateway.backend import MessageRejected, Session
 from gateway.protocol.records import MORE_FLAG, TEXT_FLAG, RecordType
 from gateway.relay.records_backend import RecordsBackend
-from tests.sessions.harness import Client, backend, config_of, running, until
+from tests.sessions.harness import backend, config_of, running, until
 from tests.sessions.routes import records_route
-from tests.sessions.scripted import BackendLink, scripted
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import BackendLink, scripted
 
 NO = [[1, 1, 4000, "no"]]
 

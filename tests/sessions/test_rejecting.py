@@ -11,9 +11,10 @@ import trio
 from gateway.protocol.pieces import FIRST, LAST, Opcode
 from gateway.protocol.records import MORE_FLAG, TEXT_FLAG, RecordType, encode_prefixed_record, encode_record
 from gateway.sessions.session import Session
-from tests.sessions.harness import Client, config_of, running, tcp_echo, until
+from tests.sessions.harness import config_of, running, tcp_echo, until
 from tests.sessions.routes import records_route, stream_route
-from tests.sessions.scripted import BackendLink, scripted
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import BackendLink, scripted
 
 NO = b'{"code":4000,"reason":"no"}'
 

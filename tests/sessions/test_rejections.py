@@ -7,9 +7,10 @@ import trio
 
 from gateway.backend import MessageRejected, Session
 from gateway.protocol.records import DEFAULT_WINDOW_MESSAGES, RecordType, Rung
-from tests.sessions.harness import Client, backend, config_of, running, tcp_echo, until
+from tests.sessions.harness import backend, config_of, running, tcp_echo, until
 from tests.sessions.routes import records_route as unprobed_route
-from tests.sessions.scripted import scripted
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import scripted
 
 REFUSED = [[2, 2, 4022, "no such room"]]
 

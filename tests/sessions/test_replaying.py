@@ -10,9 +10,10 @@ import trio
 from gateway.protocol.records import RecordType, Rung
 from gateway.server import Server
 from gateway.sessions.session import Session
-from tests.sessions.harness import Client, config_of, running, until
+from tests.sessions.harness import config_of, running, until
 from tests.sessions.routes import records_route
-from tests.sessions.scripted import BackendLink, ScriptedBackend, scripted
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import BackendLink, ScriptedBackend, scripted
 
 MESSAGES = 60
 SIZE = 60_000

@@ -13,9 +13,10 @@ from gateway.protocol.pieces import Opcode
 from gateway.protocol.records import RecordType
 from gateway.server import Server
 from gateway.sessions.revocation import Revocation
-from tests.sessions.harness import WHOLE, Client, backend, config_of, running, tcp_echo, until
+from tests.sessions.harness import backend, config_of, running, tcp_echo, until
 from tests.sessions.issued import asking, bearer, issued
 from tests.sessions.routes import records_route, stream_route
+from tests.support.peers.client import WHOLE, Client
 
 
 def value_of(kind: Barred, server: Server) -> str:

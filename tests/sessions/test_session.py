@@ -7,10 +7,11 @@ import pytest
 import trio
 
 from gateway.protocol.records import RecordType, Rung, encode_record
-from tests.sessions.harness import Client, backend, config_of, running, tcp_echo, until
+from tests.sessions.harness import backend, config_of, running, tcp_echo, until
 from tests.sessions.routes import records_route, stream_route
-from tests.sessions.scripted import scripted
 from tests.support.network import free_port
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import scripted
 
 
 async def ask(port: int, path: str) -> dict[str, Any]:

@@ -9,9 +9,10 @@ import trio
 
 from gateway.protocol.records import RecordType
 from gateway.server import Server
-from tests.sessions.harness import Client, backend, config_of, echo, running, until
+from tests.sessions.harness import backend, config_of, echo, running, until
 from tests.sessions.routes import records_route
-from tests.sessions.scripted import BackendLink, ScriptedBackend, scripted
+from tests.support.peers.client import Client
+from tests.support.peers.scripted_backend import BackendLink, ScriptedBackend, scripted
 
 SUPERSEDED = b'{"code": 4001, "reason": "a newer connection has the session"}'
 

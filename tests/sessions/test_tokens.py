@@ -8,9 +8,10 @@ import trustme
 
 from gateway.protocol.records import RecordType
 from gateway.telemetry.metrics import ResumeOutcome
-from tests.sessions.harness import Client, backend, config_of, running, tcp_echo, until
+from tests.sessions.harness import backend, config_of, running, tcp_echo, until
 from tests.sessions.routes import records_route, stream_route
 from tests.support.certificates import Certificates
+from tests.support.peers.client import Client
 
 MINE, THIEVES = "https://mine.example", "https://thieves.example"
 

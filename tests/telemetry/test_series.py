@@ -8,7 +8,7 @@ from gateway.telemetry.metrics import BackendReading, Detail, DialOutcome, Hands
 from gateway.telemetry.series import BRIEF, series
 from tests.support.backends import tcp_echo
 from tests.support.gateway import GatewayProcess, route
-from tests.support.raw_client import RawClient
+from tests.support.peers.raw_client import RawClient
 from tests.support.tools import REPOSITORY
 
 

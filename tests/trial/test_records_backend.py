@@ -14,7 +14,7 @@ from gateway.trial.faults import Direction
 from gateway.trial.records_backend import SCHEMA, RecordsBackend, read_books
 from gateway.trial.tally import Books, Witness
 from gateway.trial.traffic import GREETING, Traffic
-from tests.backend.initiator import Link
+from tests.support.peers.initiator import Link
 
 TRAFFIC = Traffic(1)
 UP, DOWN = Direction.UPSTREAM, Direction.DOWNSTREAM

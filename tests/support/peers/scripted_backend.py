@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from gateway.protocol.records import Record, RecordDecoder, RecordType, Rung, encode_prefixed_record
-from tests.sessions.harness import PATIENCE_SECONDS
+from tests.support.peers.client import PATIENCE_SECONDS
 
 
 class BackendLink:

@@ -33,10 +33,16 @@ from gateway.protocol.records import (
     Rung,
     encode_record,
 )
-from tests.client.gateway_model import Payload, decoded
 
 PATIENCE_SECONDS = 20.0
 WHOLE = FIRST | LAST
+
+Payload = str | bytes
+
+
+def decoded(flags: int, body: bytes) -> Payload:
+    """What a message of one record says."""
+    return body.decode() if flags & TEXT_FLAG else body
 
 
 class Peer:

@@ -8,6 +8,8 @@ from types import TracebackType
 from typing import Final, Self
 from urllib.parse import urlsplit
 
+from tests.support.peers.wire import frame, upgrade
+
 PATIENCE_SECONDS: Final = 20.0
 
 
@@ -18,19 +20,6 @@ class Frame:
     opcode: int
     final: bool
     payload: bytes
-
-
-def encode_frame(opcode: int, payload: bytes, *, final: bool = True) -> bytes:
-    """A masked frame; the key is zero, which RFC 6455 section 5.3 permits to a test, so the payload stays readable."""
-    size = len(payload)
-    first = opcode | (0x80 if final else 0)
-    if size < 126:
-        head = struct.pack("!BB", first, 0x80 | size)
-    elif size < 65536:
-        head = struct.pack("!BBH", first, 0x80 | 126, size)
-    else:
-        head = struct.pack("!BBQ", first, 0x80 | 127, size)
-    return head + bytes(4) + payload
 
 
 class RawClient:
@@ -69,16 +58,7 @@ class RawClient:
             raise
 
     def _upgrade(self, host: str, target: str, headers: dict[str, str]) -> None:
-        fields = {
-            "Host": host,
-            "Connection": "Upgrade",
-            "Upgrade": "websocket",
-            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-            "Sec-WebSocket-Version": "13",
-            **headers,
-        }
-        lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
-        self.sock.sendall("\r\n".join(lines).encode())
+        self.sock.sendall(upgrade(target, host=host, headers=headers))
         while b"\r\n\r\n" not in self._buffer:
             self._receive_more()
         head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
@@ -96,7 +76,7 @@ class RawClient:
         self.sock.close()
 
     def send(self, opcode: int, payload: bytes = b"", *, final: bool = True) -> None:
-        self.sock.sendall(encode_frame(opcode, payload, final=final))
+        self.sock.sendall(frame(opcode, payload, fin=final))
 
     def receive(self) -> Frame:
         """The next frame, whatever it is; raises ConnectionError at the end of the stream, TimeoutError in vain."""
