@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import HandshakeRefused
+from gateway.protocol import http
 from gateway.protocol.http import (
     MAX_HEAD_BYTES,
     MAX_REQUEST_LINE_BYTES,
@@ -157,6 +158,100 @@ def test_heads_that_are_refused(data: bytes, status: int, reason: str, complaint
     error = refusal(data)
     assert (error.status, error.reason) == (status, reason)
     assert complaint in str(error)
+
+
+@pytest.mark.parametrize("byte", [b"\x00", b"\x0b", b"\x0c", b"\r"])
+def test_spaces_before_what_no_header_has_are_not_left_to_a_pattern_that_takes_their_square(
+    byte: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h11, "Connection", None)
+    error = refusal(b"GET / HTTP/1.1\r\nHost: a\r\nX:" + b" " * 1000 + byte + b"\r\n\r\n")
+    assert (error.status, str(error)) == (400, "malformed request head: illegal header line")
+
+
+@pytest.mark.parametrize("byte", [b"\x00", b"\x0b", b"\x0c", b"\r"])
+def test_what_is_refused_before_h11_sees_it_is_what_h11_refuses(byte: bytes) -> None:
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(b"GET / HTTP/1.1\r\nHost: a\r\nX: a" + byte + b"b\r\n\r\n")
+    with pytest.raises(h11.RemoteProtocolError, match="illegal header line"):
+        connection.next_event()
+
+
+LINES = st.sampled_from(
+    [
+        b"Host: example.com",
+        b"host:example.com:80",
+        b"Host: a b",
+        b"X:",
+        b"X: \t a \t b \t ",
+        b"X : a",
+        b": a",
+        b"no colon",
+        b"X: \xff\x80",
+        b"X: \x01",
+        b"X: a\x00",
+        b"X: a\rb",
+        b"X\xe9: a",
+        b"Content-Length: 0",
+        b"Content-Length: 5",
+        b"Transfer-Encoding: chunked",
+        b"Connection: Upgrade, close",
+        b"Origin: https://example.com",
+        b"!#$%&'*+-.^_`|~09aZ: a",
+    ]
+) | st.binary(max_size=12)
+
+
+@given(
+    st.sampled_from(
+        [
+            b"GET / HTTP/1.1",
+            b"GET /a?b=c%20d HTTP/1.1",
+            b"GET /a/../b HTTP/1.1",
+            b"GET //a HTTP/1.1",
+            b"GET http://b/c HTTP/1.1",
+            b"GET * HTTP/1.1",
+            b"GET  / HTTP/1.1",
+            b"GET / HTTP/1.0",
+            b"GET / HTTP/2.0",
+            b"GET /\xe9 HTTP/1.1",
+            b"GET /\t HTTP/1.1",
+            b"HEAD / HTTP/1.1",
+            b"get / HTTP/1.1",
+            b"GET /",
+        ]
+    ),
+    st.lists(LINES, max_size=5),
+    st.booleans(),
+)
+def test_the_usual_head_is_read_as_h11_reads_it(request_line: bytes, lines: list[bytes], takes_bodies: bool) -> None:
+    data = b"\r\n".join([request_line, b"Host: a", *lines, b"", b""])
+
+    def said(usual: bool) -> object:
+        with pytest.MonkeyPatch.context() as patched:
+            if not usual:
+                patched.setattr(http, "_parse_usual", lambda head: None)
+            try:
+                return RequestReader(takes_bodies=takes_bodies, methods=("GET", "HEAD", "POST")).feed(data)
+            except HandshakeRefused as error:
+                return error.status, error.reason, str(error)
+
+    assert said(usual=True) == said(usual=False)
+
+
+def test_the_head_of_a_browser_is_not_left_to_h11(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(h11, "Connection", None)
+    request = read(
+        head(
+            "Connection: keep-alive, Upgrade",
+            "Upgrade: websocket",
+            "Cookie: a=b; c=\xe9",
+            "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+            request_line="GET /chat?room=1 HTTP/1.1",
+        )
+    )
+    assert request.headers[3] == ("cookie", "a=b; c=\xe9")
+    assert request.asks_for_websocket
 
 
 def test_a_method_that_is_not_served_names_those_that_are() -> None:
@@ -515,8 +610,31 @@ def test_a_status_without_a_name() -> None:
     "field", [("X", "a\r\nSet-Cookie: b"), ("X", "a\x00"), ("X\r\nY", "a"), ("X Y", "a"), ("X", "書留"), ("", "a")]
 )
 def test_a_header_cannot_split_the_response(field: tuple[str, str]) -> None:
-    with pytest.raises(ValueError, match="not a valid HTTP response"):
-        http_response(200, b"", [field])
+    for status in (200, 101):
+        with pytest.raises(ValueError, match="not a valid HTTP response"):
+            response_head(status, [field])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["Upgrade", "Sec-WebSocket-Accept", "X'Y", "content-length", "X:Y", "\u212a", ""]),
+            st.text(st.sampled_from('aZ0 \t=,;"\r\n\x00\x7f\xe9\ud800'), max_size=6),
+        ),
+        max_size=3,
+    )
+)
+def test_the_usual_101_is_what_h11_would_send(fields: list[tuple[str, str]]) -> None:
+    def made() -> bytes | None:
+        try:
+            return response_head(101, fields)
+        except ValueError:
+            return None
+
+    usual = made()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(http, "_is_plain", lambda field: False)
+        assert usual == made()
 
 
 def test_a_refusal_is_one_line_of_text() -> None:
