@@ -7,7 +7,6 @@ Invariant: the tasks here are those of connections that are not established yet;
 it is over, and answered unless its client has gone or speaks something else.
 """
 
-import ipaddress
 import random
 import time
 from abc import abstractmethod
@@ -36,7 +35,7 @@ from gateway.errors import (
 from gateway.policy.admission import Admission
 from gateway.policy.anteroom import Guest
 from gateway.policy.explanation import explain, readable
-from gateway.policy.forwarded import ClientView, unmapped
+from gateway.policy.forwarded import ClientView, known_address
 from gateway.policy.principal import AccessRefusal
 from gateway.protocol.handshake import METHODS, Request, RequestReader, check_upgrade
 from gateway.protocol.http import Refusal, shown
@@ -48,6 +47,7 @@ from gateway.sessions.logout import hear_logout
 from gateway.sessions.reception import receive
 from gateway.sessions.registry import SessionKeeper
 from gateway.sessions.revocation import Revocation
+from gateway.telemetry.logs import tells_debug
 from gateway.telemetry.metrics import (
     HandshakeOutcome,
     Metrics,
@@ -129,12 +129,11 @@ class Entrance:
 
     def enter(self, address: str | None, end: Callable[[], None]) -> Guest | None:
         """A place for a connection that was just accepted; through a trusted proxy anybody may have come."""
-        is_somebodys = address is not None and not self._host.table.trusted.trusts(ipaddress.ip_address(address))
+        is_somebodys = address is not None and not self._host.table.trusted.trusts(known_address(address))
         return self.gatehouse.enter(address if is_somebodys else None, end)
 
     def _trusts(self, peer: TcpAddress | None) -> bool:
-        address = None if peer is None else unmapped(ipaddress.ip_address(peer.host))
-        return self._host.table.trusted.trusts(address)
+        return self._host.table.trusted.trusts(None if peer is None else known_address(peer.host))
 
     async def serve(self, accepted: Accepted) -> None:
         """From the accepted socket to a session, or to an answer that says why not."""
@@ -233,17 +232,18 @@ class Entrance:
             return await serve_file(WEB, request, established.channel, headers=established.headers)
         table = self._host.table
         attempt.view = view = self._client_view(table, established, request)
-        log.debug(
-            "request",
-            method=request.method,
-            host=view.host,
-            path=request.path,
-            address=view.address,
-            peer=str(established.peer),
-            scheme=view.scheme,
-            tls=None if established.tls is None else established.tls.version,
-            websocket=request.asks_for_websocket,
-        )
+        if tells_debug():
+            log.debug(
+                "request",
+                method=request.method,
+                host=view.host,
+                path=request.path,
+                address=view.address,
+                peer=str(established.peer),
+                scheme=view.scheme,
+                tls=None if established.tls is None else established.tls.version,
+                websocket=request.asks_for_websocket,
+            )
         if not table.hosts.answers_to(view.host):
             raise HandshakeRefused(
                 f"this gateway is not {shown(view.host)}: name it in `hosts`, if it is",
@@ -292,7 +292,8 @@ class Entrance:
         metrics.handshake_seconds.observe(took)
         if session is not None and metrics.handshake_seconds.exemplars is not None:
             metrics.handshake_seconds.name(took, session, self._host.pump.clock())
-        log.debug("upgraded", route=metrics.name, address=view.address, milliseconds=round(1000 * took, 1))
+        if tells_debug():
+            log.debug("upgraded", route=metrics.name, address=view.address, milliseconds=round(1000 * took, 1))
         return False
 
     def _check_bars(self, service: RouteService, view: ClientView) -> None:
@@ -366,14 +367,15 @@ class Entrance:
             request = entry.request
             upgrade = check_upgrade(request)  # a credential among the subprotocols is none of them
             principal = entry.principal
-            log.debug(
-                "let_in",
-                route=config.name,
-                address=view.address,
-                method=None if principal is None else principal.method,
-                subject=None if principal is None else principal.subject,
-                awaits_open=entry.awaits_open,
-            )
+            if tells_debug():
+                log.debug(
+                    "let_in",
+                    route=config.name,
+                    address=view.address,
+                    method=None if principal is None else principal.method,
+                    subject=None if principal is None else principal.subject,
+                    awaits_open=entry.awaits_open,
+                )
         ticket = self.admission.admit(route=config.name, address=view.address, limits=config.limits)
         if guest is not None:
             guest.leave()  # from here on it is counted by its ticket

@@ -8,6 +8,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Hashable
 from enum import StrEnum
+from functools import lru_cache
 from http import HTTPStatus
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
@@ -20,6 +21,8 @@ RETRY_AFTER_SECONDS: Final = 5
 IPV6_GROUP_BITS: Final = 64
 """One subscriber commands a whole /64 (RFC 6177), so single IPv6 addresses limit nobody."""
 
+KNOWN_ADDRESSES: Final = 4096
+"""Of so many the group is remembered: each connection asks for it three times."""
 
 K = TypeVar("K", bound=Hashable)
 
@@ -45,6 +48,7 @@ class ConnectionLimits(Protocol):
         ...
 
 
+@lru_cache(KNOWN_ADDRESSES)
 def address_group(address: str) -> str:
     """Those who share the limit of `address`: itself for IPv4, its /64 for IPv6. Raises ValueError for no address."""
     parsed = ipaddress.ip_address(address)

@@ -13,6 +13,7 @@ import ipaddress
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, Literal, Self, TypeAlias, TypeVar
 
@@ -120,7 +121,7 @@ class TrustedProxies:
         says otherwise. Headers that cannot be read leave the peer as the client, with a warning; so does the other
         kind by itself. Raises HandshakeRefused (400) where the other kind contradicts what is believed.
         """
-        peer = None if peer_address is None else unmapped(ipaddress.ip_address(peer_address))
+        peer = None if peer_address is None else known_address(peer_address)
         seen = ClientView(
             address=None if peer is None else str(peer), port=peer_port, scheme=_SCHEMES[scheme], host=host
         )
@@ -318,6 +319,16 @@ def _with_port(host: str, port: int | None) -> str:
     except ValueError:
         return host
     return host if port is None or authority.port is not None else f"{host.removesuffix(':')}:{port}"
+
+
+KNOWN_ADDRESSES: Final = 4096
+"""So many are remembered as what they were parsed to."""
+
+
+@lru_cache(KNOWN_ADDRESSES)
+def known_address(text: str) -> IpAddress:
+    """The address that the kernel gave as text, IPv4 never as `::ffff:`. Raises ValueError."""
+    return unmapped(ipaddress.ip_address(text))
 
 
 def unmapped(address: IpAddress) -> IpAddress:

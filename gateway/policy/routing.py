@@ -99,12 +99,16 @@ class Router(Generic[R]):
             path = parse_path_pattern(route.match.path)
             if not self._hosts.setdefault(host, _Paths()).add(path, route):
                 raise ValueError(f"two routes match the same requests: host {host or 'any'}, path {path}")
+        self._any_host: Final = self._hosts.get(None) if len(self._hosts) == 1 else None
+        """Where no route asks for a host, none is looked at."""
 
     def match(self, host: str, path: str) -> R | None:
         """The route for a request to `host` (as in the Host header, port and all) and the decoded `path`.
 
         `/chat/*` takes `/chat/` and all below it, not `/chat`. A host that is none matches only routes for any host.
         """
+        if self._any_host is not None:
+            return self._any_host.find(path)
         for pattern in _host_patterns(host):
             paths = self._hosts.get(pattern)
             if paths is not None and (route := paths.find(path)) is not None:

@@ -7,12 +7,19 @@ in two ways (user information, an escape, a host like `127.1`) becomes an `Autho
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import idna
 
 MAX_HOST_CHARACTERS: Final = 253
 """The longest name that fits the DNS (RFC 1035 section 2.3.4, without the root's empty label)."""
+
+KNOWN_AUTHORITIES: Final = 1024
+"""So many are remembered, none longer than any that is valid: a request's host is looked at several times, and mostly
+it is that of the request before. What is none is looked at again."""
+
+_MAX_AUTHORITY_CHARACTERS: Final = MAX_HOST_CHARACTERS + len("[].:65535")
 
 _LABEL: Final = re.compile(r"[a-z0-9_-]{1,63}")
 _PORT: Final = re.compile(r"[0-9]{0,5}")
@@ -37,6 +44,12 @@ def parse_authority(text: str, *, international: bool = False) -> Authority:
     `international` admits a name outside ASCII, which becomes its A-labels (UTS 46): what people write in a
     configuration or an address bar, never what comes in a header. Raises ValueError, whose text says what is wrong.
     """
+    if len(text) <= _MAX_AUTHORITY_CHARACTERS:
+        return _parse_known(text, international)
+    return _parse(text, international)
+
+
+def _parse(text: str, international: bool) -> Authority:
     if "@" in text:
         raise ValueError("user information (before an @) does not belong here")
     if text.startswith("["):
@@ -48,6 +61,9 @@ def parse_authority(text: str, *, international: bool = False) -> Authority:
     if ":" in port:
         raise ValueError("an IPv6 address stands in brackets, as in [::1]:8080")
     return Authority(host=_name_or_ipv4(name, international=international), port=_port(port))
+
+
+_parse_known: Final = lru_cache(KNOWN_AUTHORITIES)(_parse)
 
 
 def _ipv6(text: str) -> str:

@@ -385,7 +385,9 @@ class Session:
 
     def as_ended(self, summary: Mapping[str, object] = NO_SUMMARY) -> EndedSession:
         """What is to be remembered of it, or told of it while it is ending."""
-        return EndedSession(token=self.token, binding=self.binding, report=self.relay.report(), summary=summary)
+        # Nobody asks for the report of a session that has no token to ask by.
+        report = None if self.token is None else self.relay.report()
+        return EndedSession(token=self.token, binding=self.binding, report=report, summary=summary)
 
     def _count(self, state: SessionState, change: int) -> None:
         self.service.metrics.sessions[state] += change

@@ -3,7 +3,7 @@
 Invariant: no credential and no payload is in it.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from gateway.protocol.records import Rung
 from gateway.relay.ending import Ending
@@ -28,7 +28,15 @@ class Participants:
 
     def as_fields(self) -> dict[str, object]:
         """For a log line, the values fit for JSON."""
-        return asdict(self)
+        return {
+            "route": self.route,
+            "address": self.address,
+            "path": self.path,
+            "origin": self.origin,
+            "subprotocol": self.subprotocol,
+            "subject": self.subject,
+            "listener": self.listener,
+        }
 
 
 def ladder(lane: Lane, now: float) -> dict[str, object]:

@@ -113,14 +113,19 @@ def _text_of(value: object) -> str:
     return str(value)
 
 
+_encode: Final = json.JSONEncoder(default=_text_of, ensure_ascii=False, separators=(",", ":")).encode
+"""`json.dumps` would make an encoder for each line."""
+
+
 def _escape(match: re.Match[str]) -> str:
     return f"\\u{ord(match[0]):04x}"
 
 
 def _render_json(_: WrappedLogger, __: str, event_dict: EventDict) -> str:
-    ordered = {**{key: event_dict[key] for key in _FIRST if key in event_dict}, **event_dict}
+    ordered = {key: event_dict[key] for key in _FIRST if key in event_dict}
+    ordered.update(event_dict)
     # All that is unsafe stands inside JSON strings, where these escapes mean the character itself.
-    return _UNSAFE.sub(_escape, json.dumps(ordered, default=_text_of, ensure_ascii=False, separators=(",", ":")))
+    return _UNSAFE.sub(_escape, _encode(ordered))
 
 
 def _make_safe_for_console(_: WrappedLogger, __: str, event_dict: EventDict) -> Mapping[str, Any]:
@@ -148,6 +153,9 @@ class _StandardLibraryBridge(logging.Handler):
         level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.ERROR)
         get_logger(record.name).log(level, record.getMessage(), exc_info=record.exc_info)
 
+
+_severity = logging.NOTSET
+"""The least that is written, since `set_level` was called last."""
 
 _folding = Folding()
 """Of all lines of this process, since `configure` was called last."""
@@ -206,9 +214,15 @@ def configure(*, format: Format = "json", level: Level = "info", descriptor: int
 
 def set_level(level: Level) -> None:
     """From now on all loggers, also those made before, write lines from `level` up; where to stays as it is."""
-    severity = getattr(logging, level.upper())
+    global _severity
+    _severity = severity = getattr(logging, level.upper())
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(severity))
     logging.getLogger().setLevel(severity)
+
+
+def tells_debug() -> bool:
+    """Whether lines at `debug` are written: where each connection has some, none is made up to be thrown away."""
+    return _severity <= logging.DEBUG
 
 
 def get_logger(name: str) -> FilteringBoundLogger:

@@ -12,7 +12,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final, TypeVar
 
 import trio
@@ -37,6 +37,9 @@ taken from the sender says nothing about the receiver."""
 KEEPALIVE_OPTIONS: Final = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 4}
 """In seconds and probes: a host that vanished is noticed within two minutes, also on a connection that only listens."""
 
+KNOWN_HOSTS: Final = 4096
+"""Of so many addresses the canonical form is remembered: each connection asks for two."""
+
 
 def tune_tcp(sock: socket.socket) -> None:
     """Sets what every TCP connection of ours has; a listening socket's accepted ones inherit it."""
@@ -50,10 +53,14 @@ def tune_tcp(sock: socket.socket) -> None:
 
 def tcp_address(name: tuple[Any, ...]) -> TcpAddress:
     """The value for what the socket module gives for IPv4 and IPv6, without a zone, IPv4 never as `::ffff:`."""
-    host = str(name[0]).partition("%")[0]
-    address = ipaddress.ip_address(host)
+    return TcpAddress(host=_canonical_host(name[0]), port=name[1])
+
+
+@lru_cache(KNOWN_HOSTS)
+def _canonical_host(host: str) -> str:
+    address = ipaddress.ip_address(host.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return TcpAddress(host=str(mapped or address), port=name[1])
+    return str(mapped or address)
 
 
 class Channel:

@@ -17,7 +17,7 @@ from gateway.config import Address, Backend, Endpoint, TcpAddress
 from gateway.errors import BackendTimeout, BackendUnreachable, GatewayExhausted, NoEndpointLeft, TlsFailure
 from gateway.protocol.authority import parse_authority
 from gateway.protocol.proxy_protocol import LOCAL_HEADER, build_v2
-from gateway.telemetry.logs import get_logger
+from gateway.telemetry.logs import get_logger, tells_debug
 from gateway.telemetry.metrics import BackendReading, DialOutcome
 from gateway.transport.balancing import Balancer, EndpointState
 from gateway.transport.channel import Channel, tune_tcp
@@ -250,7 +250,8 @@ class Connector:
             raise
         now = trio.current_time()
         state.record_dial(DialOutcome.CONNECTED, now=now)
-        _log.debug("dialed", route=self.route, **state.labels, milliseconds=round(1000 * (now - dial.began), 1))
+        if tells_debug():
+            _log.debug("dialed", route=self.route, **state.labels, milliseconds=round(1000 * (now - dial.began), 1))
         return dialed
 
     async def _greet(self, state: EndpointState, channel: Channel, header: bytes, deadline: float) -> None:

@@ -10,6 +10,7 @@ number of one that was just opened is within the last `kept_back`, all those bel
 import errno
 import resource
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import structlog
@@ -66,7 +67,12 @@ class Budget:
 
 def current_budget() -> Budget:
     """As it is at this moment: `prlimit` may change a running process's."""
-    return Budget(limit=resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    return _budget(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+@lru_cache(1)
+def _budget(limit: int) -> Budget:
+    return Budget(limit=limit)
 
 
 def use_all() -> Budget:
