@@ -8,9 +8,8 @@ with them), reaches no backend, and its text names only what the request itself 
 Origin alone, and no Referer counts there.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http import HTTPStatus
+from types import TracebackType
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -22,15 +21,22 @@ from gateway.protocol.http import shown
 READABLE: Final = (("Access-Control-Allow-Origin", "*"),)
 
 
-@contextmanager
-def readable(request: Request) -> Iterator[None]:
-    """Lets pages of any origin read why this request was refused, if it is no handshake. Raises what comes through."""
-    try:
-        yield
-    except HandshakeRefused as refusal:
-        if not request.asks_for_websocket:
-            refusal.headers += READABLE
-        raise
+class readable:  # noqa: N801 - it is used as a function would be, and a generator costs each handshake some µs
+    """Lets pages of any origin read why this request was refused, if it is no handshake; a context manager."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, HandshakeRefused) and not self._request.asks_for_websocket:
+            error.headers += READABLE
 
 
 def explain(request: Request, origins: OriginPolicy, *, scheme: str, host: str) -> None:

@@ -104,7 +104,7 @@ async def upgrade(arrival: Arrival, subprotocol: str | None) -> WebSocketConnect
     response = accept_response(
         arrival.upgrade, subprotocol=subprotocol, extensions=extensions, headers=arrival.established.headers
     )
-    await arrival.established.channel.send_all(response)
+    await arrival.established.channel.send_short(response)
     # A record adds its header to a message, and is bounded by its own limit.
     speaks_records = subprotocol == SUBPROTOCOL
     message_bytes = None if speaks_records else arrival.service.message_bytes

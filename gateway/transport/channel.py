@@ -70,13 +70,15 @@ class Channel:
     `trio.ClosedResourceError`, also in a task that was waiting in one.
     """
 
-    __slots__ = ("_leftover", "_sock")
+    __slots__ = ("_leftover", "_sock", "_was_waited_for")
 
     def __init__(self, sock: socket.socket) -> None:
         """Takes ownership of `sock` and makes it non-blocking."""
         sock.setblocking(False)
         self._sock: socket.socket | None = sock
         self._leftover = b""
+        self._was_waited_for = False
+        """trio knows the socket, and must be told when it goes."""
 
     @property
     def sock(self) -> socket.socket:
@@ -100,12 +102,30 @@ class Channel:
             return chunk
         return await self._retry(lambda sock: sock.recv(max_bytes), _READ)
 
+    def receive_now(self, max_bytes: int = 65536) -> bytes | None:
+        """What a receive would return without waiting, None where nothing has come yet; no checkpoint."""
+        if self._leftover:
+            chunk, self._leftover = self._leftover[:max_bytes], self._leftover[max_bytes:]
+            return chunk
+        try:
+            return self.sock.recv(max_bytes)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return None
+        except ssl.SSLError as error:
+            raise TlsFailure(_describe(error)) from error
+
     async def wait_readable(self) -> None:
         """Returns when bytes have come that nobody has read, or the peer's end; before TLS only, which reads ahead."""
         if self._leftover:
             await trio.lowlevel.checkpoint()
         else:
+            self._was_waited_for = True
             await trio.lowlevel.wait_readable(self.sock)
+
+    async def wait_writable(self) -> None:
+        """Returns when the kernel takes bytes, or a connection that was begun is there or has failed."""
+        self._was_waited_for = True
+        await trio.lowlevel.wait_writable(self.sock)
 
     async def peek(self, max_bytes: int) -> bytes:
         """What a receive would return of the next `max_bytes` bytes, which stay; before TLS only, which reads ahead."""
@@ -137,6 +157,17 @@ class Channel:
         while view:
             # OpenSSL wants an interrupted write repeated with the same bytes, so the view moves only by what was taken.
             view = view[await self._retry(partial(_send, view), _WRITE) :]
+
+    async def send_short(self, data: bytes) -> None:
+        """`send_all` of what the kernel nearly always takes at once; then without a checkpoint."""
+        try:
+            sent = self.sock.send(data)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            sent = 0
+        except ssl.SSLError as error:
+            raise TlsFailure(_describe(error)) from error
+        if sent < len(data):
+            await self.send_all(data[sent:])
 
     # --- TLS ------------------------------------------------------------------------------------------------------
 
@@ -186,7 +217,8 @@ class Channel:
     def release(self) -> socket.socket:
         """The socket, now the caller's, open and non-blocking; `take_leftover` gives what precedes its bytes."""
         sock = self.sock
-        trio.lowlevel.notify_closing(sock)
+        if self._was_waited_for:
+            trio.lowlevel.notify_closing(sock)
         self._sock = None
         return sock
 
@@ -236,10 +268,13 @@ class Channel:
             try:
                 outcome = operation(sock)
             except ssl.SSLWantReadError:
+                self._was_waited_for = True
                 await trio.lowlevel.wait_readable(sock)
             except ssl.SSLWantWriteError:
+                self._was_waited_for = True
                 await trio.lowlevel.wait_writable(sock)
             except BlockingIOError:
+                self._was_waited_for = True
                 await wait(sock)
             except ssl.SSLError as error:
                 raise TlsFailure(_describe(error)) from error

@@ -237,6 +237,8 @@ class Connector:
         assert state.target is not None
         dialed = Dialed(channel, state, remote=state.target.address, connector=self)
         now = trio.current_time()
+        if not dial.header and not state.endpoint.tls:  # nothing precedes the backend's bytes
+            return self._have_dialed(dialed, dial, now)
         available = sum(other.is_available(now) for other in waiting)
         deadline = now + (dial.deadline - now) / (1 + (available or len(waiting)))
         try:
@@ -248,7 +250,10 @@ class Connector:
         except BaseException:
             dialed.close()
             raise
-        now = trio.current_time()
+        return self._have_dialed(dialed, dial, trio.current_time())
+
+    def _have_dialed(self, dialed: Dialed, dial: "_Dial", now: float) -> Dialed:
+        state = dialed.state
         state.record_dial(DialOutcome.CONNECTED, now=now)
         if tells_debug():
             _log.debug("dialed", route=self.route, **state.labels, milliseconds=round(1000 * (now - dial.began), 1))
@@ -393,14 +398,19 @@ async def _connect_socket(family: int, sockaddr: Any, *, kept_back: bool) -> Cha
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if family != socket.AF_UNIX:
             tune_tcp(sock)
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         number = sock.connect_ex(sockaddr)
         while number == errno.EAGAIN and family == socket.AF_UNIX:
             await trio.sleep(BACKLOG_RETRY_SECONDS)
             number = sock.connect_ex(sockaddr)
         if number == errno.EINPROGRESS:
-            await trio.lowlevel.wait_writable(sock)
+            # On this host it has answered by now, though connect(2) does not say so: asked again, it does.
+            number = sock.connect_ex(sockaddr)
+        if number in (errno.EALREADY, errno.EINPROGRESS):
+            await channel.wait_writable()
             number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        elif number == errno.EISCONN:
+            number = 0
         if number:
             raise OSError(number, os.strerror(number))
         if family != socket.AF_UNIX and sock.getsockname() == sock.getpeername():

@@ -110,6 +110,8 @@ class Listener:
         self.config: Final = config
         self.tls: Final = None if config.tls is None else ServerTls(config.tls)
         self.closed = False
+        self.name: Final = str(config.bind)
+        """As configured."""
         self._on_accept_error: Final = on_accept_error
         self._inode: tuple[int, int] | None = None
         match config.bind:
@@ -279,9 +281,11 @@ async def establish(
     header = ProxyHeader(client=None, server=None)
     if listener.config.proxy_protocol and not trusts(accepted.peer):
         raise ProxyHeaderInvalid("it is none of trusted_proxies, so its PROXY header is not believed")
+    if not listener.config.proxy_protocol and listener.tls is None:
+        return _established(accepted, header)  # nothing precedes HTTP
     try:
         with trio.fail_after(timeout_seconds if gatehouse is None else gatehouse.patience(timeout_seconds)):
-            if silent is not None and (listener.config.proxy_protocol or listener.tls is not None):
+            if silent is not None:
                 await _first_byte(channel, silent)
                 if accepted.guest is not None:
                     accepted.guest.speaks()
@@ -299,13 +303,18 @@ async def establish(
                     await channel.start_tls(listener.tls.context, server_side=True, on_work=gatehouse.spend)
     except trio.TooSlowError:
         raise HandshakeTimeout(f"the {awaited} was not complete within {timeout_seconds:g} s") from None
+    return _established(accepted, header)
+
+
+def _established(accepted: Accepted, header: ProxyHeader) -> Established:
+    sock, listener = accepted.channel.sock, accepted.listener
     return Established(
-        channel=channel,
+        channel=accepted.channel,
         peer=accepted.peer if header.client is None else _told(header.client),
-        local=_local_address(channel.sock, listener) if header.server is None else _told(header.server),
-        tls=facts(channel.sock) if isinstance(channel.sock, ssl.SSLSocket) else proxied_facts(header),
-        listener=str(accepted.listener.config.bind),
-        headers=accepted.listener.headers,
+        local=_local_address(sock, listener) if header.server is None else _told(header.server),
+        tls=facts(sock) if isinstance(sock, ssl.SSLSocket) else proxied_facts(header),
+        listener=listener.name,
+        headers=listener.headers,
     )
 
 

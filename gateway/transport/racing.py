@@ -49,13 +49,11 @@ class Race:
         """
         try:
             with trio.move_on_at(deadline):
-                async with trio.open_nursery() as nursery:
-                    for state in order:
-                        failed = trio.Event()
-                        self._began[state] = trio.current_time()
-                        nursery.start_soon(self._try, state, connect, failed, nursery.cancel_scope)
-                        with trio.move_on_after(HEAD_START_SECONDS):
-                            await failed.wait()
+                if len(order) == 1:
+                    self._began[order[0]] = trio.current_time()
+                    await self._try(order[0], connect)
+                else:
+                    await self._run_several(order, connect)
         except BaseException:
             if self.winner is not None and self.channel is not None:
                 self.winner.active -= 1
@@ -65,29 +63,40 @@ class Race:
             late = [state for state in self._began if state not in self.failed]
             self.failed.update((state, AttemptFailed(DialOutcome.TIMED_OUT, NOT_IN_TIME)) for state in late)
 
-    async def _try(
-        self,
-        state: EndpointState,
-        connect: Callable[[EndpointState], Awaitable[Channel]],
-        failed: trio.Event,
-        all_of_it: trio.CancelScope,
+    async def _run_several(
+        self, order: Sequence[EndpointState], connect: Callable[[EndpointState], Awaitable[Channel]]
     ) -> None:
+        async with trio.open_nursery() as nursery:
+            for state in order:
+                over = trio.Event()
+                self._began[state] = trio.current_time()
+
+                async def try_it(state: EndpointState = state, over: trio.Event = over) -> None:
+                    if await self._try(state, connect):
+                        nursery.cancel_scope.cancel()
+                    over.set()
+
+                nursery.start_soon(try_it)
+                with trio.move_on_after(HEAD_START_SECONDS):
+                    await over.wait()
+
+    async def _try(self, state: EndpointState, connect: Callable[[EndpointState], Awaitable[Channel]]) -> bool:
+        """Whether it has won."""
         # It counts as its load from now on, so that dials at the same time spread over the addresses.
         state.active += 1
         try:
             channel = await connect(state)
         except AttemptFailed as failure:
             self.failed[state] = failure
-            failed.set()
             state.active -= 1
-            return
+            return False
         except BaseException:
             state.active -= 1
             raise
         if self.winner is not None:
             state.active -= 1
             channel.close()  # both in one turn of the loop
-            return
+            return False
         self.winner, self.channel = state, channel
         now = trio.current_time()
         self.outpaced = [
@@ -98,4 +107,4 @@ class Race:
             and began < self._began[state]
             and now - began >= HEAD_START_SECONDS
         ]
-        all_of_it.cancel()
+        return True

@@ -4,7 +4,6 @@ Invariant: a request head has one deadline as a whole, so that a client which se
 place for ever; between two requests of a kept-alive connection the same time is allowed.
 """
 
-from contextlib import nullcontext
 from http import HTTPStatus
 from typing import Final
 
@@ -41,22 +40,34 @@ async def read_request(
     request = None if first else reader.start_next()
     if guest is not None and request is None and not reader.in_request and not first:
         guest.is_waited_for()
-    try:
-        with trio.fail_after(timeout_seconds):
-            while request is None:
-                data = b""
-                with nullcontext() if silent is None or reader.in_request else silent.waiting(first=first):
-                    data = await channel.receive_some(RECEIVE_BYTES)
-                if not data:
-                    return None
-                if guest is not None:
-                    guest.speaks()
-                request = reader.feed(data)
-    except trio.TooSlowError:
-        if first or reader.in_request:
-            raise request_timed_out(timeout_seconds) from None
-        return None
+    deadline: float | None = None
+    while request is None:
+        # Mostly it is here already, and nothing has to be waited for.
+        data = channel.receive_now(RECEIVE_BYTES)
+        if data is None:
+            if deadline is None:
+                deadline = trio.current_time() + timeout_seconds
+            data = await _receive(channel, None if reader.in_request else silent, first=first, until=deadline)
+            if data is None and trio.current_time() >= deadline and (first or reader.in_request):
+                raise request_timed_out(timeout_seconds)
+        if not data:
+            return None
+        if guest is not None:
+            guest.speaks()
+        request = reader.feed(data)
     return request
+
+
+async def _receive(channel: Channel, silent: SilentConnections | None, *, first: bool, until: float) -> bytes | None:
+    """What comes next; None: nothing until then, or until `silent`, where it is given, was ended."""
+    data: bytes | None = None
+    if silent is None:
+        with trio.move_on_at(until):
+            data = await channel.receive_some(RECEIVE_BYTES)
+    else:
+        with silent.waiting(first=first, until=until):
+            data = await channel.receive_some(RECEIVE_BYTES)
+    return data
 
 
 async def read_body(channel: Channel, begun: bytes, request: Request, *, timeout_seconds: float) -> bytes:

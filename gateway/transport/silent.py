@@ -1,5 +1,6 @@
 """Connections on which nothing has come that is waited for: what a drain does about them."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -23,10 +24,13 @@ class SilentConnections:
         self._ended = False
 
     @contextmanager
-    def waiting(self, *, first: bool) -> Iterator[None]:
-        """The wait for the first byte of a connection, or of its next request, which `end` cuts short."""
+    def waiting(self, *, first: bool, until: float = math.inf) -> Iterator[None]:
+        """The wait for the first byte of a connection, or of its next request, which `end` cuts short.
+
+        It ends at `until`, in trio's time, in any case.
+        """
         patience_seconds = FIRST_BYTE_SECONDS if first else 0.0
-        with trio.CancelScope() as scope:
+        with trio.CancelScope(deadline=until) as scope:
             if self._ended:
                 _cut_short(scope, patience_seconds)
             self._waiting[scope] = patience_seconds

@@ -53,12 +53,81 @@ async def receive_all(channel: Channel) -> bytes:
     return b"".join(parts)
 
 
+async def receive_what_is_there(channel: Channel) -> bytes:
+    """By `receive_now`, behind the session tickets of TLS."""
+    while (data := channel.receive_now()) is None:
+        await trio.lowlevel.wait_readable(channel.sock)
+    return data
+
+
 async def test_receives_what_is_sent_and_then_the_end(pair: tuple[Channel, socket.socket]) -> None:
     channel, peer = pair
     peer.sendall(b"hello")
     assert await channel.receive_some() == b"hello"
     peer.shutdown(socket.SHUT_WR)
     assert await channel.receive_some() == b""
+
+
+async def test_what_is_here_is_had_without_waiting(pair: tuple[Channel, socket.socket]) -> None:
+    channel, peer = pair
+    with trio.testing.assert_no_checkpoints():
+        assert channel.receive_now() is None
+    peer.sendall(b"hello")
+    await channel.wait_readable()
+    channel.push_back(b"oh, ")
+    with trio.testing.assert_no_checkpoints():
+        assert channel.receive_now(2) == b"oh"
+        assert channel.receive_now() == b", "
+        assert channel.receive_now() == b"hello"
+    peer.shutdown(socket.SHUT_WR)
+    await channel.wait_readable()
+    assert channel.receive_now() == b""
+
+
+async def test_what_is_here_under_tls_is_had_without_waiting(
+    pair: tuple[Channel, socket.socket], client: Channel, ca: trustme.CA
+) -> None:
+    channel, _ = pair
+    await shake_hands(client, channel, server_context(ca), trusting_context(ca))
+    with trio.fail_after(5):
+        assert channel.receive_now() is None
+        await client.send_short(b"hello")
+        assert await receive_what_is_there(channel) == b"hello"
+
+
+async def test_what_is_no_tls_record_is_a_named_failure_also_without_waiting(
+    pair: tuple[Channel, socket.socket], client: Channel, ca: trustme.CA
+) -> None:
+    channel, _ = pair
+    await shake_hands(client, channel, server_context(ca), trusting_context(ca))
+    socket.socket.sendall(client.sock, b"this is no record")
+    with trio.fail_after(5), pytest.raises(TlsFailure):
+        await receive_what_is_there(channel)
+
+
+async def test_what_the_kernel_takes_at_once_is_sent_without_waiting(pair: tuple[Channel, socket.socket]) -> None:
+    channel, peer = pair
+    with trio.testing.assert_no_checkpoints():
+        await channel.send_short(b"hello")
+    assert peer.recv(10) == b"hello"
+
+
+async def test_what_the_kernel_does_not_take_at_once_is_sent_all_the_same(pair: tuple[Channel, socket.socket]) -> None:
+    channel, peer = pair
+    channel.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    data = os.urandom(4 << 20)
+    client = Channel(peer)
+    received = bytearray()
+
+    async def receive() -> None:
+        while len(received) < len(data):
+            received.extend(await client.receive_some())
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            await channel.send_short(data)
+    assert received == data
 
 
 async def test_bytes_pushed_back_come_first_and_in_order(pair: tuple[Channel, socket.socket]) -> None:

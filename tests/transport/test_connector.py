@@ -149,6 +149,7 @@ async def test_a_socket_that_connected_to_itself_is_nobody_there(monkeypatch: py
 
         def choose_the_dialled_port(sock: socket.socket, address: tuple[str, int]) -> int:
             # What the kernel may do by itself: the connecting socket gets the port that it connects to.
+            monkeypatch.setattr(socket.socket, "connect_ex", connect)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             sock.bind(("127.0.0.1", 0))
             return connect(sock, sock.getsockname())

@@ -129,3 +129,25 @@ async def test_a_fault_in_one_attempt_closes_what_another_has_won(autojump_clock
     assert all(channel.closed for channel in course.channels[1:])
     assert (A.active, B.active) == (0, 0)
     course.channels[0].close()
+
+
+async def test_an_address_alone_runs_in_the_task_that_dials(autojump_clock: trio.testing.MockClock) -> None:
+    dialling = trio.lowlevel.current_task()
+    course = Course({A: 0.4})
+
+    async def connect(state: EndpointState) -> Channel:
+        assert trio.lowlevel.current_task() is dialling
+        return await course.connect(state)
+
+    race = Race()
+    await race.run([A], connect, deadline=LONG)
+    assert (race.winner, race.failed, race.outpaced, A.active) == (A, {}, [], 1)
+    A.active = 0
+    course.channels[0].close()
+
+
+async def test_an_address_alone_that_fails_or_is_late_has_failed(autojump_clock: trio.testing.MockClock) -> None:
+    failed = await Course({A: -0.1}).run(A)
+    assert (failed.winner, str(failed.failed[A])) == (None, "Connection refused")
+    late = await Course({A: LONG}).run(A, deadline=trio.current_time() + 5)
+    assert (late.winner, str(late.failed[A])) == (None, NOT_IN_TIME)

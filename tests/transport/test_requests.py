@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
 from gateway.errors import HandshakeRefused
 from gateway.protocol.handshake import RequestReader
@@ -31,6 +31,22 @@ async def answered(ours: Channel, client: Channel) -> RequestReader:
     assert request is not None
     assert request.path == "/page"
     return reader
+
+
+async def test_a_request_that_is_here_is_not_waited_for(ends: tuple[Channel, Channel]) -> None:
+    ours, client = ends
+    await client.send_all(REQUEST)
+    await ours.wait_readable()
+    with assert_no_checkpoints():
+        request = await read_request(ours, RequestReader(), first=True, timeout_seconds=10, silent=SilentConnections())
+    assert request is not None
+
+
+async def test_a_connection_that_is_over_is_none_also_when_nothing_is_waited_for(ends: tuple[Channel, Channel]) -> None:
+    ours, client = ends
+    client.close()
+    await ours.wait_readable()
+    assert await read_request(ours, RequestReader(), first=True, timeout_seconds=10) is None
 
 
 async def test_a_connection_between_two_requests_is_ended_at_once(ends: tuple[Channel, Channel]) -> None:
