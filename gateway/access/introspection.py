@@ -1,6 +1,5 @@
 """`introspection`: the authorisation server is asked about an opaque token (RFC 7662)."""
 
-import json
 from typing import Any, ClassVar, Final
 
 import structlog
@@ -9,6 +8,7 @@ from gateway.access.asking import Asker, AuthoriserAway, Question
 from gateway.access.cache import AnswerCache, digest
 from gateway.access.method import Evidence, Method
 from gateway.config.access import Introspection
+from gateway.policy.json_text import read_json
 from gateway.policy.principal import Principal, claim_at
 from gateway.policy.refusals import expired, invalid, unavailable
 
@@ -69,10 +69,10 @@ class IntrospectionMethod(Method):
             answer = await self._asker.ask(question)
             if answer.status != 200:
                 raise AuthoriserAway(f"it answered with {answer.status}")
-            document = json.loads(answer.body)
+            document = read_json(answer.body)
             if not isinstance(document, dict) or not isinstance(document.get("active"), bool):
                 raise AuthoriserAway("its answer does not say whether the token is active")
-        except (AuthoriserAway, ValueError, RecursionError) as fault:
+        except (AuthoriserAway, ValueError) as fault:
             problem = str(fault) if isinstance(fault, AuthoriserAway) else "its answer is no JSON"
             log.warning("authoriser_away", route=route, method=self.name, url=config.url, problem=problem)
             raise unavailable() from None

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Final
 
 from gateway.access.method import Evidence, Method
 from gateway.access.state import AccessState, StateUnwritable
+from gateway.policy.json_text import read_json
 from gateway.policy.principal import Principal
 from gateway.policy.refusals import expired, invalid, unavailable
 
@@ -111,8 +112,8 @@ def _opened(ticket: str, secret_texts: Sequence[str]) -> dict[str, Any]:
     if not any(matches):
         raise invalid("has a signature that does not hold")
     try:
-        body = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
+        body = read_json(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    except (binascii.Error, ValueError):
         raise invalid("has a payload that is no JSON object") from None
     if not isinstance(body, dict):
         raise invalid("has a payload that is no JSON object")

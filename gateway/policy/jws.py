@@ -11,7 +11,6 @@ here: its `decode` looks at no claim, takes HS256 unless told which algorithms, 
 
 import base64
 import binascii
-import json
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 from pydantic import JsonValue
 
+from gateway.policy.json_text import read_json
 from gateway.policy.principal import claim_at
 from gateway.policy.refusals import expired, invalid
 
@@ -180,8 +180,8 @@ def _json_object(part: str, name: str) -> dict[str, JsonValue]:
         if not part.isascii() or not part.replace("-", "a").replace("_", "a").isalnum():
             raise ValueError
         raw = base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (binascii.Error, ValueError, RecursionError):
+        value = read_json(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (binascii.Error, ValueError):
         raise invalid(f"has a {name} part that is no JSON object in base64url, with each name once") from None
     if not isinstance(value, dict):
         raise invalid(f"has a {name} part that is no JSON object in base64url, with each name once")

@@ -4,7 +4,6 @@ Invariant: what comes out can check signatures, is public, and is strong enough;
 and refused as a file.
 """
 
-import json
 import warnings
 from collections.abc import Sequence
 from typing import Any, Final
@@ -12,6 +11,7 @@ from typing import Any, Final
 from joserfc.errors import JoseError, SecurityWarning
 from joserfc.jwk import JWKRegistry, KeySet
 
+from gateway.policy.json_text import read_json
 from gateway.policy.jws import Key, is_sound
 
 KEYS_AT_MOST: Final = 64
@@ -80,8 +80,8 @@ def _key(entry: object) -> Key | None:
 def json_object(data: bytes, what: str) -> dict[str, Any]:
     """A JSON object that somebody else wrote. Raises ValueError, saying of `what`."""
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
+        value = read_json(data)
+    except ValueError:
         raise ValueError(f"{what} is no JSON") from None
     if not isinstance(value, dict):
         raise ValueError(f"{what} is no JSON object")

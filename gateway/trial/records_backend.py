@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -159,7 +160,7 @@ def _write_down(effects: sqlite3.Connection, session: str, who: tuple[int, int] 
 
 def read_books(path: Path, books: Books) -> None:
     """Enters what the backend's database says: arrivals upstream, and what it was told and sent downstream."""
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         owners = dict(connection.execute("SELECT session, client FROM trial_sessions"))
         for session, client, number in connection.execute(
             "SELECT session, client, number FROM trial_arrivals ORDER BY position"

@@ -1,6 +1,7 @@
 """What outlasts a restart: tickets that were used, bars; and files that are no state."""
 
 import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def test_of_two_bars_of_one_name_the_longer_and_the_later_count(
 
 async def test_bars_of_a_file_from_before_they_had_issuers_hold(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
-    with sqlite3.connect(path, isolation_level=None) as old:
+    with closing(sqlite3.connect(path, isolation_level=None)) as old, old:
         old.execute("CREATE TABLE barred (kind TEXT, value TEXT, since REAL, until REAL, PRIMARY KEY (kind, value))")
         old.execute("INSERT INTO barred VALUES ('subject', 'alice', ?, NULL)", (NOW,))
     old.close()
@@ -129,7 +130,7 @@ async def test_bars_of_a_file_from_before_they_had_issuers_hold(tmp_path: Path) 
 async def test_a_bar_that_cannot_be_written_down_holds_all_the_same(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     state = open_state(path, now=NOW)
-    with sqlite3.connect(path, isolation_level=None) as other:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, other:
         other.execute("DROP TABLE bars")
     other.close()
     with pytest.raises(StateUnwritable):

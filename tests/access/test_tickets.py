@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -146,7 +147,7 @@ async def test_without_memory_of_before_nothing_of_before_is_believed(with_file:
 async def test_a_ticket_that_cannot_be_written_down_lets_nobody_in(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     state = open_state(path, now=NOW - 1000)
-    with sqlite3.connect(path, isolation_level=None) as other:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other, other:
         other.execute("DROP TABLE used")
         text = ticket()
         assert (await refused(method(state), text)).status == 503

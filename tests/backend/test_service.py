@@ -3,7 +3,7 @@
 import sqlite3
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,7 @@ async def test_a_killed_backend_goes_on_where_it_was(tmp_path: Path, monkeypatch
             assert await link.receive_message() == (run + 1, f"order {run} is done")
             await link.receive_ack(run + 1)
     assert runs == [(0, 0), (1, 1), (2, 2)]
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         assert [what for (what,) in database.execute("SELECT what FROM effects")] == ["order 0", "order 1", "order 2"]
     database.close()
 
@@ -213,7 +213,7 @@ async def test_a_transaction_that_the_kill_interrupts_is_done_again_from_the_sta
         assert (await link.open(epoch=2))["seq"] == 0
         await link.data(1, "order")
         assert await link.receive_message() == (1, "done")
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         assert database.execute("SELECT count(*) FROM effects").fetchone() == (1,)
     database.close()
 

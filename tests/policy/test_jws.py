@@ -48,6 +48,8 @@ def refusal(token: str, rules: Rules = RULES) -> HandshakeRefused:
         (forged(HEADER, b'{"sub": "alice", "sub": "bob"}'), "with each name once"),
         (forged(HEADER, b'{"a": {"b": 1, "b": 2}}'), "with each name once"),
         (forged(b'{"alg": "ES256", "alg": "none"}', claims()), "with each name once"),
+        (forged(HEADER, b'{"a":' * 65 + b"1" + b"}" * 65), "claims part that is no JSON object"),
+        (forged(HEADER, b'{"a":' + b"[" * 64 + b"]" * 64 + b"}"), "claims part that is no JSON object"),
         (forged(HEADER, b'{"a":' * 1500 + b"1" + b"}" * 1500), "claims part that is no JSON object"),
         (forged(HEADER, b'{"exp": ' + b"9" * 5000 + b"}"), "claims part that is no JSON object"),
         (forged({"kid": "ec-1"}, claims()), "names no algorithm"),

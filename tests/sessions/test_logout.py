@@ -4,7 +4,7 @@ import json
 import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -215,7 +215,7 @@ async def test_a_state_file_that_cannot_be_written_keeps_nobody_in(tmp_path: Pat
     path = tmp_path / "state.db"
     async with gateway(state=str(path)) as server:
         client = await enter(server, issued())
-        with sqlite3.connect(path) as other:
+        with closing(sqlite3.connect(path)) as other, other:
             other.execute("BEGIN EXCLUSIVE")
             assert (await log_out(server))[0] == 200
             assert await client.closed() == 3000

@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 
@@ -85,7 +85,7 @@ async def test_a_session_that_never_greeted_has_no_books(tmp_path: Path) -> None
         await link.open(session="s1")
         await link.data(1, TRAFFIC.message(UP, 1, 1))
         await link.receive_ack(1)
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         assert connection.execute("SELECT count(*) FROM trial_arrivals").fetchone() == (1,)
     connection.close()
     books = Books(2, MESSAGES)
@@ -110,7 +110,7 @@ async def test_of_a_clients_overlapping_sessions_only_the_last_is_sent_to(tmp_pa
         await old.open(session="s1", epoch=2)
         await old.data(2, TRAFFIC.message(UP, 1, 1))
         await old.receive_ack(2)
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         sent = dict(connection.execute("SELECT id, sent FROM kakitome_sessions"))
     connection.close()
     assert sent == {"s1": 2, "s2": 3}
