@@ -206,8 +206,10 @@ class Upkeep:
         try:
             while True:
                 self._enter(SessionState.CONNECTING)
+                was_lost = self.conversation.is_lost
                 cause = await self._connect()
-                self.conversation.cause = cause
+                if not was_lost:
+                    self.conversation.cause = cause
                 if self.is_released or self.conversation.end is not None:
                     break
                 is_ghost = self._is_superseded_by_us(cause, now=anyio.current_time())
@@ -263,6 +265,7 @@ class Upkeep:
             return NotRecords(f"the server does not speak {SUBPROTOCOL} at {self._target.url.target}")
         began = anyio.current_time()
         token, settled, accepted = self._position
+        was_lost = self.conversation.is_lost
         carriage = _Carriage(self, dialed)
         self.save()
         self.conversation.attach(credential=credential, renews=self.renews)
@@ -279,7 +282,7 @@ class Upkeep:
         has_served = now_settled > settled or now_accepted > accepted
         if has_served or anyio.current_time() - began > self.settings.longest_delay:
             self._back_off.succeeded()
-        if self.conversation.is_lost:
+        if self.conversation.is_lost and not was_lost:
             return ConnectionClosed(*self.conversation.goodbye)
         if carriage.is_late:
             return ConnectionTimeout(f"the gateway did not open the session within {timeout:g} s")

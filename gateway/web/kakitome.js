@@ -2286,7 +2286,9 @@ class Intake {
     if (message.size > limit) {
       sending.reject(new TooBig(message.size, limit));
     } else if (waitingMessages && (waitingMessages >= queueMessages || waitingBytes + message.size > queueBytes)) {
-      sending.reject(new QueueFull(`${waitingMessages} messages of ${waitingBytes} bytes wait to be sent already`));
+      const waiting = `${waitingMessages} messages of ${waitingBytes} bytes wait to be sent already`;
+      const room = `room is for ${queueMessages} messages (queueMessages) of ${queueBytes} bytes (queueBytes)`;
+      sending.reject(new QueueFull(`${waiting}, and this one has ${message.size} bytes: ${room}`));
     } else if (blob || this.#staged.length || !session) {
       this.#stage(message, blob);
     } else {

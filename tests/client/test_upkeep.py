@@ -248,6 +248,32 @@ async def test_a_session_that_is_lost_begins_anew_by_itself_and_tells_what_is_lo
     ]
 
 
+@on_both_runtimes
+async def test_what_a_later_attempt_is_told_is_not_hidden_by_the_loss_before_it() -> None:
+    events: list[Event] = []
+    async with opened(on_event=events.append, token="t1") as (session, peer, double):
+        receipt = session.send_nowait("a")
+        await peer.receive_message()
+        await peer.end_session(1014, "the backend has gone", report=report(0, [1, 1], None))
+        await peer.receive_end()
+        peer = await double.accept()
+        await peer.receive_open()
+        await peer.close(1013, "nobody knows at present")
+        await peer.receive_end()
+        peer = await double.accept()
+        await peer.receive_open()
+        await peer.close(3003, "not you")
+        await peer.receive_end()
+        with pytest.raises(Lost), anyio.fail_after(10):
+            await receipt.settled()
+    assert (session.close_code, session.close_reason) == (3003, "not you")
+    waited = [event.cause for event in events if isinstance(event, StateChanged) and event.delay_seconds is not None]
+    assert [str(cause) for cause in waited] == [
+        "the connection was closed with 1014 the backend has gone",
+        "the connection was closed with 1013 nobody knows at present",
+    ]
+
+
 @pytest.mark.parametrize("code", [4001, 1008, 1000])
 @on_both_runtimes
 async def test_a_close_that_does_not_pass_ends_the_session(code: int) -> None:

@@ -88,7 +88,9 @@ test("the queue is bounded in bytes, but takes one message of any size", async (
   const line = await opened(world, { queueBytes: 5 });
   world.gateway.isStalled = true;
   const sent = ["1234", "1234567890", "1"].map((each) => line.send(each));
-  assert.ok((await outcome(sent[2])) instanceof QueueFull);
+  const refusal = await outcome(sent[2]);
+  assert.ok(refusal instanceof QueueFull);
+  assert.match(refusal.message, /bytes wait to be sent already, and this one has \d+ bytes: room is for \d+ messages/);
   world.gateway.isStalled = false;
   await world.settle();
   assert.deepEqual(world.gateway.consumed, ["1234", "1234567890"]);
