@@ -10,6 +10,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -163,9 +164,21 @@ def _signature(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 
 def _arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
-    """As this repository is formatted: double quotes, and spaces around a default."""
+    """As this repository is formatted: double quotes, spaces around a default; codes as numbers."""
     text = re.sub(r"^self(, )?", "", ast.unparse(node.args)).replace("'", '"')
+    text = re.sub(r"(?<==)[A-Z_]+\b", lambda found: _codes().get(found[0], found[0]), text)
     return re.sub(r"(?<=[\w\])])=(?=[\w\"(\[])", " = ", text)
+
+
+@cache
+def _codes() -> dict[str, str]:
+    """The codes of ends by name."""
+    tree = ast.parse((REPOSITORY / "gateway" / "codes.py").read_text())
+    return {
+        _target(node): str(node.value.value)
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Constant)
+    }
 
 
 def _text(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str:

@@ -21,6 +21,7 @@ import trio
 
 from gateway.access.gatekeeper import Entry, Visitor
 from gateway.access.method import CertificateNames
+from gateway.codes import POLICY, TRY_AGAIN_LATER
 from gateway.config import Config, TcpAddress
 from gateway.errors import (
     BackendRefused,
@@ -503,7 +504,7 @@ def _visitor(established: Established, view: ClientView, *, origin: str | None, 
 
 def _refused_by_backend(error: BackendRefused) -> HandshakeRefused:
     """A records backend's CLOSE in answer to OPEN, as an HTTP answer; its reason is meant for the client."""
-    status = {1008: 403, 1013: 503}.get(error.code, 502)
+    status = {POLICY: 403, TRY_AGAIN_LATER: 503}.get(error.code, 502)
     return HandshakeRefused(
         error.close_reason or "the service behind this gateway refused the session",
         status=status,

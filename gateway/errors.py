@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Final
 
+from gateway import codes
+
 
 class Blame(StrEnum):
     """Whose fault an error is: it decides who is told what."""
@@ -48,7 +50,7 @@ def fitting_reason(text: str, max_bytes: int = MAX_CLOSE_REASON_BYTES) -> str:
 class ConnectionFault(KakitomeError):
     """Ends an established connection with `close_code`; the text becomes the close reason for the peer to blame."""
 
-    close_code: ClassVar[int] = 1011
+    close_code: ClassVar[int] = codes.INTERNAL
 
     @property
     def close_reason(self) -> str:
@@ -60,7 +62,7 @@ class ProtocolViolation(ConnectionFault):
     """The client broke RFC 6455, RFC 7692 or the record protocol."""
 
     blame = Blame.CLIENT
-    close_code = 1002
+    close_code = codes.PROTOCOL_ERROR
     reason = "protocol_error"
 
 
@@ -68,7 +70,7 @@ class InvalidUtf8(ConnectionFault):
     """A text message or a close reason is not UTF-8."""
 
     blame = Blame.CLIENT
-    close_code = 1007
+    close_code = codes.INVALID_TEXT
     reason = "invalid_utf8"
 
 
@@ -76,7 +78,7 @@ class PolicyViolation(ConnectionFault):
     """The client did what this route does not allow: a limit, a rate, a message that the framing cannot carry."""
 
     blame = Blame.CLIENT
-    close_code = 1008
+    close_code = codes.POLICY
     reason = "policy"
 
 
@@ -84,14 +86,14 @@ class MessageTooBig(ConnectionFault):
     """A message exceeds the route's `message_bytes`."""
 
     blame = Blame.CLIENT
-    close_code = 1009
+    close_code = codes.TOO_BIG
     reason = "too_big"
 
 
 class Overloaded(ConnectionFault):
     """There is no memory for one more session: the client is to try again later, or elsewhere."""
 
-    close_code = 1013
+    close_code = codes.TRY_AGAIN_LATER
     reason = "overload"
 
 
@@ -99,7 +101,7 @@ class KeepaliveTimeout(ConnectionFault):
     """The client left a ping unanswered."""
 
     blame = Blame.CLIENT
-    close_code = 1011
+    close_code = codes.INTERNAL
     reason = "keepalive_timeout"
 
 
@@ -107,7 +109,7 @@ class BackendFault(ConnectionFault):
     """The backend reset, broke its framing, or went away without a word (RFC 6455 registry: 1014 Bad Gateway)."""
 
     blame = Blame.BACKEND
-    close_code = 1014
+    close_code = codes.BAD_GATEWAY
     reason = "backend_fault"
 
 

@@ -3,12 +3,14 @@
 import ast
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from gateway import codes
 from tests.support.tools import REPOSITORY
 
 SOURCES: Final = {".py", ".pyx", ".js", ".mjs", ".ts"}
@@ -138,3 +140,59 @@ def test_an_exception_from_that_is_needed_and_leads_somewhere(module: str) -> No
 )
 def test_what_only_declares_is_told_from_what_does_something(source: str, does: bool) -> None:
     assert declares_only(source) is does
+
+
+# --- names --------------------------------------------------------------------------------------------------------
+
+ROUND: Final = {"NORMAL", "MIN_CODE", "MAX_CODE"}
+
+CODES: Final = {value for name, value in vars(codes).items() if isinstance(value, int) and name not in ROUND}
+"""Those that are no round numbers, which stand for something else somewhere."""
+
+RANGES: Final = {
+    "gateway/codes.py": "where they stand",
+    "gateway/protocol/messages.py": "the ranges of RFC 6455 section 7.4",
+    "gateway/telemetry/metrics.py": "ranges as labels",
+}
+
+
+def numbers_in(source: str) -> set[int]:
+    nodes = ast.walk(ast.parse(source))
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and type(node.value) is int}
+
+
+def test_the_code_of_an_end_stands_as_a_number_in_one_place_only() -> None:
+    sources = [path for path in tracked("gateway") if path.suffix == ".py" and str(path) not in RANGES]
+    found = {str(path): CODES & numbers_in((REPOSITORY / path).read_text()) for path in sources}
+    assert not {path: sorted(numbers) for path, numbers in found.items() if numbers}
+    assert all((REPOSITORY / path).exists() for path in RANGES)
+
+
+def test_no_two_codes_share_a_name_or_a_number() -> None:
+    named = {name: value for name, value in vars(codes).items() if isinstance(value, int) and name != "MIN_CODE"}
+    assert len(set(named.values())) == len(named)
+
+
+MISLEADING: Final = ("gateway/transport/upgrade.py", "gateway/sessions/routes.py", "gateway/sessions/house.py")
+"""Names of before: what upgraded nothing, what held no sessions, what was the server."""
+
+
+def test_names_that_misled_are_gone() -> None:
+    assert not [path for path in MISLEADING if (REPOSITORY / path).exists()]
+    classes = {
+        node.name
+        for path in tracked("gateway")
+        if path.suffix == ".py"
+        for node in ast.walk(ast.parse((REPOSITORY / path).read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+    assert "SessionHost" in classes
+    assert "House" not in classes
+
+
+def test_imports_for_types_count_where_circles_are_forbidden() -> None:
+    linter = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"]
+    assert not linter.get("exclude_type_checking_imports", False)
+    contracts = {contract["type"]: contract for contract in linter["contracts"]}
+    assert contracts["acyclic_siblings"]["ancestors"] == ["gateway"]
+    assert not [contract["name"] for contract in linter["contracts"] if contract.get("ignore_imports")]

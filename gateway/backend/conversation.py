@@ -14,6 +14,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from gateway.backend.store import Changes, SessionEnd, StoredSession
+from gateway.codes import SESSION_LOST, SUPERSEDED
 from gateway.ends.messages import MAX_REJECT_REASON_BYTES, check_code
 from gateway.errors import ConnectionFault, ProtocolViolation, fitting_reason
 from gateway.protocol.inbox import Inbox
@@ -30,11 +31,6 @@ from gateway.protocol.records import (
     encode_prefixed_record,
 )
 from gateway.protocol.rejections import Rejections, tells_of
-
-SUPERSEDED: Final = 4001
-"""Close code for a connection whose session a newer one has taken over."""
-SESSION_LOST: Final = 4004
-"""Close code for a session that the peer wants to go on with and that is not known here (any more)."""
 
 CONTROL_BYTES: Final = 64 * 1024
 """Answers that wait to be sent: beyond this no more is read, so a flood of PINGs fills no memory."""

@@ -19,11 +19,9 @@ import anyio
 from gateway.backend.limits import Limits
 from gateway.backend.live import LiveSession
 from gateway.backend.session import Session, SessionEnded
+from gateway.codes import INTERNAL
 
 logger: Final = logging.getLogger("kakitome.backend")
-
-INTERNAL: Final = 1011
-"""RFC 6455 section 7.4.1, here of a rejection too."""
 
 Handler: TypeAlias = Callable[[Session], Awaitable[None]]
 

@@ -20,12 +20,13 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketListener, TaskGroup, TaskStatus
 from anyio.streams.tls import TLSStream
 
-from gateway.backend.conversation import SUPERSEDED, Conversation, Refused, State
+from gateway.backend.conversation import Conversation, Refused, State
 from gateway.backend.deadlines import Deadlines
 from gateway.backend.handling import Handler, handle
 from gateway.backend.limits import DEFAULT_LIMITS, Limits
 from gateway.backend.live import LiveSession, Shelf
 from gateway.backend.store import Changes, MemoryStore, SessionEnd, Store
+from gateway.codes import ABNORMAL, RESTART, SUPERSEDED, TRY_AGAIN_LATER
 from gateway.errors import ConnectionFault, ProtocolViolation
 from gateway.protocol.records import (
     CloseBody,
@@ -41,10 +42,6 @@ logger: Final = logging.getLogger("kakitome.backend")
 READ_BYTES: Final = 64 * 1024
 WRITE_BYTES: Final = 256 * 1024
 """What is taken from a session at a time: more would only wait in the connection's buffer."""
-
-TRY_AGAIN_LATER: Final = 1013
-SERVICE_RESTART: Final = 1012
-ABNORMAL: Final = 1006
 
 OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """Errors of accept that pass when other connections end."""
@@ -115,7 +112,7 @@ class Service:
         finally:
             for tenancy in self._sessions.values():
                 if not self._shelf.store.durable:
-                    tenancy.live.conversation.close(SERVICE_RESTART, "service restart")
+                    tenancy.live.conversation.close(RESTART, "service restart")
                 await self._save_last(tenancy.live)
 
     # --- connections ------------------------------------------------------------------------------------------------
@@ -306,7 +303,7 @@ class Service:
                 await connection.stream.send(data)
                 await live.save()
             if not self._shelf.store.durable:
-                conversation.close(SERVICE_RESTART, "service restart", at_once=True)
+                conversation.close(RESTART, "service restart", at_once=True)
                 await live.save()
                 await connection.stream.send(conversation.data_to_send(WRITE_BYTES))
             await _end_output(connection.stream)

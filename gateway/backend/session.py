@@ -19,14 +19,10 @@ from pydantic import JsonValue
 
 from gateway.backend.conversation import Conversation
 from gateway.backend.live import LiveSession
+from gateway.codes import NORMAL, TOO_BIG, UNSUPPORTED
 from gateway.ends.messages import check_code, encoded
 from gateway.protocol.inbox import IncomingPiece, OversizeMessage
 from gateway.protocol.records import ClientAddress, OpenToBackend, Rung, SessionReport
-
-UNSUPPORTED: Final = 1003
-TOO_BIG: Final = 1009
-"""Codes of RFC 6455 section 7.4.1, here those of rejections."""
-
 
 MESSAGES_A_TURN: Final = 16
 """What one handler takes in a row before the others, and the connections, get their turn."""
@@ -453,7 +449,7 @@ class Session:
         if end is not None:
             raise SessionEnded(end.code, end.reason)
 
-    def close(self, code: int = 1000, reason: str = "") -> None:
+    def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Ends the session for good, behind all that was sent; what came is not taken any more. Again does nothing.
 
         The message in hand is acknowledged, as when its loop body ends, but not while an exception is handled, which

@@ -19,12 +19,13 @@ import anyio
 
 from gateway.client.background import Background
 from gateway.client.dialing import Dialed, Target, dial
-from gateway.client.exchange import NOTHING_SAID, Exchange
+from gateway.client.exchange import Exchange
 from gateway.client.faults import ConnectionClosed
 from gateway.client.link import Link
+from gateway.codes import ABNORMAL, GOING_AWAY, INTERNAL, NO_CODE, NORMAL
 from gateway.ends.messages import Data, encoded
 from gateway.protocol.handshake import Headers
-from gateway.protocol.messages import NO_CODE, CloseFrame
+from gateway.protocol.messages import CloseFrame
 from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
 
 QUEUE_BYTES: Final = 1 << 20
@@ -33,9 +34,6 @@ MESSAGE_COST_BYTES: Final = 128
 
 DEFAULT_MESSAGE_BYTES: Final = 16 << 20
 
-NORMAL: Final = 1000
-GOING_AWAY: Final = 1001
-INTERNAL_ERROR: Final = 1011
 CLEAN_CODES: Final = frozenset({NORMAL, GOING_AWAY, NO_CODE})
 
 GOODBYE_SECONDS: Final = 1.0
@@ -184,7 +182,7 @@ class Connection:
         return None if ending is None else ending.reason
 
     def _closed(self) -> ConnectionClosed:
-        ending = self._exchange.ending or self._own_close or CloseFrame(code=NOTHING_SAID)
+        ending = self._exchange.ending or self._own_close or CloseFrame(code=ABNORMAL)
         return ConnectionClosed(ending.code, ending.reason, dropped=self._messages.dropped)
 
     # --- receiving --------------------------------------------------------------------------------------------------
@@ -347,7 +345,7 @@ async def connect(
         yield connection
         await connection.close(NORMAL)
     except Exception:
-        await connection.close(INTERNAL_ERROR)
+        await connection.close(INTERNAL)
         raise
     except BaseException:
         with anyio.move_on_after(GOODBYE_SECONDS, shield=True):

@@ -12,7 +12,7 @@ settled according to the report are settled, those that were never forwarded are
 `carry_over` is false), and the rest is lost: the application is told, because only it can know what sending them again
 would do. What came in the old session and waits to be taken is still handed out, and never acknowledged.
 
-A CLOSE with a code of `LOST_CODES` is no end that somebody meant: the session is lost. What its report says to be
+A CLOSE with a code of `BEGUN_ANEW` is no end that somebody meant: the session is lost. What its report says to be
 settled is settled, and the rest waits for the next connection: OPENED on it says whether the session is back.
 """
 
@@ -25,6 +25,7 @@ from gateway.client.events import Acknowledged, CredentialJudged, Event, Message
 from gateway.client.faults import Fate, Lost, Rejected, SessionEnded, TooBig
 from gateway.client.receipts import Receipt
 from gateway.client.store import Changes, StoredSession
+from gateway.codes import BEGUN_ANEW, TRY_AGAIN_LATER
 from gateway.ends.messages import MAX_REJECT_REASON_BYTES, check_code
 from gateway.errors import ConnectionFault, MessageTooBig, ProtocolViolation, fitting_reason
 from gateway.protocol.inbox import Inbox, OversizeMessage, WholeMessage
@@ -46,14 +47,9 @@ from gateway.protocol.records import (
 )
 from gateway.protocol.rejections import Rejections, tells_of
 
-LOST_CODES: Final = frozenset({1011, 1012, 1013, 1014})
-"""Codes of a CLOSE that nobody meant: the session is gone together with what it needs, and a new one is to begin."""
-
 TIMES_BEHIND: Final = 4
 """A gateway that knows less of the session than we do has not heard yet that another one had it. If it stays so, the
 backend has forgotten something."""
-
-TRY_AGAIN_LATER: Final = 1013
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -354,7 +350,7 @@ class Conversation:
             self._hear_of_credential(seq, AuthByGateway.from_json(body))
         elif record_type == RecordType.CLOSE:
             close = CloseBody.from_json(body)
-            if self.end is None and close.code in LOST_CODES:
+            if self.end is None and close.code in BEGUN_ANEW:
                 self._lose(close)
                 return
             if self.end is None:

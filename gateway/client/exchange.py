@@ -13,13 +13,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from gateway.codes import ABNORMAL, NO_CODE
 from gateway.errors import ConnectionFault
 from gateway.protocol.deflate import DeflateParameters
-from gateway.protocol.messages import NO_CODE, CloseFrame, State, WebSocketConnection
+from gateway.protocol.messages import CloseFrame, State, WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Buffer, Opcode, Piece
-
-NOTHING_SAID: Final = 1006
-"""Stands for a connection that ended without a Close; it is never sent (RFC 6455 section 7.4.1)."""
 
 _WHOLE: Final = FIRST | LAST
 _PING: Final = int(Opcode.PING)
@@ -152,7 +150,7 @@ class Exchange:
     def receive_eof(self) -> None:
         """The byte stream ended or broke."""
         if self.ending is None:
-            self.ending = CloseFrame(code=NOTHING_SAID)
+            self.ending = CloseFrame(code=ABNORMAL)
 
     # --- sending ----------------------------------------------------------------------------------------------------
 
@@ -235,6 +233,6 @@ class Exchange:
             # The ping stands behind what was acknowledged, so its time begins now.
             self._asked_at = now
         else:
-            self.ending = CloseFrame(code=NOTHING_SAID, reason="the server did not answer a ping")
+            self.ending = CloseFrame(code=ABNORMAL, reason="the server did not answer a ping")
             return True
         return False

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterator
 from enum import StrEnum
 
+from gateway.codes import ABNORMAL
 from gateway.errors import Blame, KakitomeError, MessageTooBig
 from gateway.protocol.handshake import HandshakeFailed, HandshakeRejected
 from gateway.protocol.records import SessionReport
@@ -156,7 +157,7 @@ class Lost(KakitomeError):
 
 def ending_text(what: str, code: int, reason: str) -> str:
     """An ending in words: `the connection was closed with 1008 too many messages`."""
-    if code == 1006:
+    if code == ABNORMAL:
         return f"{what} was lost" + (f": {reason}" if reason else "")
     return f"{what} was closed with {code} {reason}".rstrip()
 

@@ -8,9 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gateway.client.faults import ConnectionClosed, ConnectionFailed, HandshakeRejected, Untrusted
-
-TAKEN_OVER: Final = 4001
-"""Close code of a connection whose session a newer one has taken over."""
+from gateway.codes import ABNORMAL, BEGUN_ANEW, GOING_AWAY, NO_CODE, SUPERSEDED
 
 GHOST_SECONDS: Final = 30.0
 """So long after a connection of ours, or of the process that left us its store, has ended without an answer to its
@@ -18,7 +16,7 @@ OPEN, that may still be on its way, overtake the next one's and supersede it: be
 but ourselves. At any other time somebody else has the session now, and taking it back by itself would be a quarrel
 without end."""
 
-PASSING_CODES: Final = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 1014})
+PASSING_CODES: Final = frozenset({GOING_AWAY, NO_CODE, ABNORMAL}) | BEGUN_ANEW
 """Close codes after which the session may still be there: the gateway restarts, is overloaded, lost its network."""
 
 PASSING_STATUSES: Final = frozenset({408, 425, 429})
@@ -38,7 +36,7 @@ def is_passing(failure: Exception) -> bool:
 
 def is_taken_over(failure: Exception) -> bool:
     """Whether a newer connection has the session now."""
-    return isinstance(failure, ConnectionClosed) and failure.code == TAKEN_OVER
+    return isinstance(failure, ConnectionClosed) and failure.code == SUPERSEDED
 
 
 def retry_after_seconds(failure: Exception) -> float:

@@ -21,10 +21,7 @@ import anyio
 
 from gateway.client.connection import (
     CLEAN_CODES,
-    GOING_AWAY,
     GOODBYE_SECONDS,
-    INTERNAL_ERROR,
-    NORMAL,
 )
 from gateway.client.credentials import Credential, check
 from gateway.client.delivered import Message, deliver
@@ -34,13 +31,12 @@ from gateway.client.faults import SessionEnded, WindowFull
 from gateway.client.receipts import Receipt
 from gateway.client.store import Store
 from gateway.client.upkeep import Settings, Upkeep
+from gateway.codes import GOING_AWAY, INTERNAL, NORMAL, TOO_BIG
 from gateway.ends.messages import Data, check_code, encoded
 from gateway.protocol.inbox import Inbox, OversizeMessage
 from gateway.protocol.records import SUBPROTOCOL, Rung, SessionReport
 
 DEFAULT_SETTINGS: Final = Settings()
-
-TOO_BIG: Final = 1009
 
 
 class Session:
@@ -308,7 +304,7 @@ async def open_session(
         await (session.close() if store is None else session.release())
     except Exception as error:  # noqa: BLE001  # raised again below, or what caused it
         failure = error
-        await session.abandon(INTERNAL_ERROR, keeps_session=store is not None)
+        await session.abandon(INTERNAL, keeps_session=store is not None)
     except BaseException as error:  # noqa: BLE001  # as above
         failure = error
         with anyio.move_on_after(GOODBYE_SECONDS, shield=True):

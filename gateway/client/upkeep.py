@@ -13,12 +13,12 @@ from typing import Final
 import anyio
 
 from gateway.client.background import Background
-from gateway.client.connection import DEFAULT_MESSAGE_BYTES, DEFAULT_TIMEOUTS, GOING_AWAY, NORMAL, Timeouts
+from gateway.client.connection import DEFAULT_MESSAGE_BYTES, DEFAULT_TIMEOUTS, Timeouts
 from gateway.client.conversation import Conversation
 from gateway.client.credentials import Credential, obtain
 from gateway.client.dialing import Dialed, Target, dial
 from gateway.client.events import Event, Opened, SessionState, StateChanged
-from gateway.client.exchange import NOTHING_SAID, STALL_SECONDS, Exchange
+from gateway.client.exchange import STALL_SECONDS, Exchange
 from gateway.client.faults import (
     ConnectionClosed,
     ConnectionFailed,
@@ -30,6 +30,7 @@ from gateway.client.faults import (
 from gateway.client.link import Link
 from gateway.client.reconnection import GHOST_SECONDS, BackOff, is_passing, is_taken_over, retry_after_seconds
 from gateway.client.store import Store
+from gateway.codes import ABNORMAL, GOING_AWAY, NORMAL, UNAUTHORIZED
 from gateway.ends.wakeup import Signal
 from gateway.protocol.inbox import Inbox
 from gateway.protocol.messages import is_legal_close_code
@@ -45,9 +46,6 @@ from gateway.protocol.records import (
 )
 
 logger: Final = logging.getLogger("kakitome.client")
-
-UNAUTHORIZED: Final = 3000
-"""Close code of a connection whose credential is none, or is over (IANA)."""
 
 MAX_REFUSALS: Final = 3
 """A credential may expire on its way; one that is fresh and refused again and again is none."""
@@ -226,7 +224,7 @@ class Upkeep:
 
         Each of them can do so once. One that was answered, if only by a Close, is not on its way any more.
         """
-        if self._is_unanswered and (not isinstance(cause, ConnectionClosed) or cause.code == NOTHING_SAID):
+        if self._is_unanswered and (not isinstance(cause, ConnectionClosed) or cause.code == ABNORMAL):
             self._late_opens.append(now + GHOST_SECONDS)
         if not is_taken_over(cause):
             return False
@@ -313,7 +311,7 @@ class Upkeep:
             if isinstance(self.failure, ConnectionClosed):
                 self.conversation.abandon(self.failure.code, self.failure.close_reason)
             else:
-                self.conversation.abandon(NOTHING_SAID, "" if self.failure is None else str(self.failure))
+                self.conversation.abandon(ABNORMAL, "" if self.failure is None else str(self.failure))
             self.save()
         self.dispatch()
         self.finished.set()

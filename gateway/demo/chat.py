@@ -22,13 +22,11 @@ from urllib.parse import parse_qs
 import anyio
 
 from gateway.backend import Session
+from gateway.codes import POLICY, TRY_AGAIN_LATER
 
 NAME_CHARACTERS: Final = 30
 TEXT_CHARACTERS: Final = 1000
 STALL_SECONDS: Final = 30.0
-
-REFUSED: Final = 1008
-TOO_SLOW: Final = 1013
 
 
 class Room:
@@ -52,9 +50,9 @@ class Room:
             )
             async for message in session:
                 if not isinstance(message, str):
-                    message.reject(REFUSED, "this room takes text only")
+                    message.reject(POLICY, "this room takes text only")
                 elif len(message) > TEXT_CHARACTERS:
-                    message.reject(REFUSED, f"a text of {len(message)} characters, at most {TEXT_CHARACTERS} are taken")
+                    message.reject(POLICY, f"a text of {len(message)} characters, at most {TEXT_CHARACTERS} are taken")
                 elif message.startswith("/stall"):
                     await self._stall(session, message)
                 else:
@@ -71,7 +69,7 @@ class Room:
                 continue
             if session.send_nowait(text) is None:
                 del self._members[member]
-                session.close(TOO_SLOW, "too far behind the others")
+                session.close(TRY_AGAIN_LATER, "too far behind the others")
 
     async def _stall(self, session: Session, command: str) -> None:
         """Leaves the session's next messages, and this one's acknowledgement, waiting."""

@@ -2,11 +2,10 @@
 
 from typing import Final, TypeAlias
 
+from gateway.codes import MAX_CODE, MIN_CODE
+
 Data: TypeAlias = str | bytes
 """A message: text or binary."""
-
-MIN_CODE: Final = 1000
-MAX_CODE: Final = 4999
 
 MAX_REJECT_REASON_BYTES: Final = 1024
 

@@ -6,16 +6,12 @@ Invariant: a text says what was wrong with the credential and nothing of what it
 from http import HTTPStatus
 from typing import Final
 
+from gateway.codes import FORBIDDEN, TRY_AGAIN_LATER, UNAUTHORIZED
 from gateway.errors import Blame, HandshakeRefused
 from gateway.policy.principal import AccessRefusal
 
 REALM: Final = "kakitome"
 RETRY_AFTER_SECONDS: Final = 5
-
-UNAUTHORIZED: Final = 3000
-"""Close codes of IANA's registry: the counterparts of 401 and 403."""
-FORBIDDEN: Final = 3003
-TRY_AGAIN_LATER: Final = 1013
 
 
 def missing() -> HandshakeRefused:

@@ -37,6 +37,8 @@ cdef extern from "Python.h":
 
 cdef enum: FIRST = 1, LAST = 2, COMPRESSED = 4
 cdef enum: TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10
+cdef enum: FIN = 0x80, RSV1 = 0x40, OPCODE = 0x0F  # of the first byte, as in frame_rules
+cdef enum: LENGTH = 0x7F  # of the second
 cdef enum: NO_FRAME, DATA_FRAME, CONTROL_FRAME
 cdef enum: MAX_CONTROL = 125
 cdef enum: MAX_HEADER = 14  # 2 bytes, 8 of length, 4 of key
@@ -282,8 +284,8 @@ cdef class FrameDecoder:
         if (second >> 7) != self.masked:
             self.error = frame_rules.masking_fault(expected=self.masked)
             return -1
-        opcode = first & 0x0F
-        length = second & 0x7F
+        opcode = first & OPCODE
+        length = second & LENGTH
         if opcode >= CLOSE:
             if length > MAX_CONTROL:
                 self.error = frame_rules.control_length_fault(opcode)
@@ -298,7 +300,7 @@ cdef class FrameDecoder:
                 return -1
         if opcode < CLOSE:
             received = self.received if self.in_message else 0
-            compressed = (self.flags & COMPRESSED if self.in_message else first & 0x40) != 0
+            compressed = (self.flags & COMPRESSED if self.in_message else first & RSV1) != 0
             # Without compression `received` never exceeds `message_bytes`, so this cannot wrap.
             if not compressed and length > self.message_bytes - received:
                 self.error = frame_rules.size_fault(received + length, self.message_bytes)
@@ -497,16 +499,16 @@ def encode_pieces(pieces not None, mask=None):
         payload = <object>tuple_item(borrowed, 1)
         length = PyBytes_GET_SIZE(payload)
         if is_whole_message(borrowed):
-            first = 0x80 | (BINARY if tuple_item(borrowed, 0) == <PyObject *>BINARY_OPCODE else TEXT)
+            first = FIN | (BINARY if tuple_item(borrowed, 0) == <PyObject *>BINARY_OPCODE else TEXT)
         else:
             flags = PyLong_AsLong(<object>tuple_item(borrowed, 2))
             first = 0
             if flags & FIRST:
                 first = <int>PyLong_AsLong(<object>tuple_item(borrowed, 0))
                 if flags & COMPRESSED:
-                    first |= 0x40
+                    first |= RSV1
             if flags & LAST:
-                first |= 0x80
+                first |= FIN
         target[0] = <uint8_t>first
         if length < 126:
             target[1] = <uint8_t>(length | masked << 7)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.errors import ConnectionFault
 from gateway.protocol import frame_rules
+from gateway.protocol.frame_rules import FIN, LENGTH, MASKED, OPCODE, RSV1
 from gateway.protocol.pieces import COMPRESSED, FIRST, LAST, Buffer, Opcode, Piece
 
 _TEXT = int(Opcode.TEXT)
@@ -146,11 +147,11 @@ class FrameDecoder:
         if available < 2:
             return position
         second = buffer[position + 1]
-        if bool(second & 0x80) is not self._masked:
+        if bool(second & MASKED) is not self._masked:
             self.error = frame_rules.masking_fault(expected=self._masked)
             return position
-        length = second & 0x7F
-        opcode = first & 0x0F
+        length = second & LENGTH
+        opcode = first & OPCODE
         header = 2
         if opcode >= _CLOSE and length > frame_rules.MAX_CONTROL_BYTES:
             self.error = frame_rules.control_length_fault(opcode)
@@ -167,7 +168,7 @@ class FrameDecoder:
         if opcode >= _CLOSE:
             return self._take_control(buffer, position, opcode, length, pieces)
         received = self._received if self.in_message else 0
-        compressed = self._flags & COMPRESSED if self.in_message else first & 0x40
+        compressed = self._flags & COMPRESSED if self.in_message else first & RSV1
         if not compressed and length > self._message_bytes - received:
             self.error = frame_rules.size_fault(received + length, self._message_bytes)
             return position
@@ -186,7 +187,7 @@ class FrameDecoder:
         self.frames += 1
         self._received = received + length
         self._remaining = length
-        self._is_final = bool(first & 0x80)
+        self._is_final = bool(first & FIN)
         if not length:
             self._take_payload(b"", pieces)
         return position + header
@@ -258,10 +259,10 @@ def encode_pieces(pieces: Sequence[Piece], mask: Callable[[], bytes] | None = No
         _check_piece(piece)
         opcode, payload, flags = piece
         length = len(payload)
-        first = (opcode | (0x40 if flags & COMPRESSED else 0)) if flags & FIRST else 0
+        first = (opcode | (RSV1 if flags & COMPRESSED else 0)) if flags & FIRST else 0
         if flags & LAST:
-            first |= 0x80
-        masked = 0 if mask is None else 0x80
+            first |= FIN
+        masked = 0 if mask is None else MASKED
         if length < 126:
             header = bytes((first, masked | length))
         elif length < 0x10000:

@@ -15,6 +15,19 @@ MAX_CONTROL_BYTES: Final = 125
 MAX_LENGTH: Final = 2**63 - 1
 """RFC 6455 section 5.2: the most significant bit of a 64-bit length must be 0."""
 
+FIN: Final = 0x80
+"""Of a frame's first byte: it is the message's last frame."""
+RSV1: Final = 0x40
+"""Of the first byte: the message is compressed (RFC 7692 section 6)."""
+RSV2_RSV3: Final = 0x30
+"""Of the first byte: for what is not defined."""
+OPCODE: Final = 0x0F
+"""Of the first byte."""
+MASKED: Final = 0x80
+"""Of the second byte: a masking key follows the length."""
+LENGTH: Final = 0x7F
+"""Of the second byte; 126 and 127 stand for the two longer forms."""
+
 DEFINED: Final = {int(opcode) for opcode in Opcode}
 
 
@@ -23,21 +36,21 @@ def first_byte_fault(byte: int, *, compression: bool, in_message: bool) -> Proto
 
     `in_message` says that a data message has begun and not ended.
     """
-    opcode = byte & 0x0F
+    opcode = byte & OPCODE
     control = opcode >= Opcode.CLOSE
-    if byte & 0x30:
+    if byte & RSV2_RSV3:
         return ProtocolViolation("frame has the reserved bit RSV2 or RSV3 set")
     if opcode not in DEFINED:
         return ProtocolViolation(f"frame has the reserved opcode 0x{opcode:X}")
     name = Opcode(opcode).name
-    if byte & 0x40:
+    if byte & RSV1:
         if not compression:
             return ProtocolViolation("frame has RSV1 set, but no extension that uses it was negotiated")
         # RFC 7692 section 6.1: only the first frame of a data message may carry it.
         if opcode not in (Opcode.TEXT, Opcode.BINARY):
             return ProtocolViolation(f"{name} frame has RSV1 set")
     if control:
-        return None if byte & 0x80 else ProtocolViolation(f"{name} frame is fragmented")
+        return None if byte & FIN else ProtocolViolation(f"{name} frame is fragmented")
     if opcode == Opcode.CONTINUATION and not in_message:
         return ProtocolViolation("CONTINUATION frame without a message to continue")
     if opcode != Opcode.CONTINUATION and in_message:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Self
 
+from gateway.codes import NO_CODE
 from gateway.errors import (
     ConnectionFault,
     InvalidUtf8,
@@ -28,9 +29,6 @@ from gateway.protocol.deflate import MIN_DEFLATE_WINDOW_BITS, DeflateParameters,
 from gateway.protocol.frame_rules import MAX_LENGTH, size_fault, utf8_end_fault
 from gateway.protocol.frames import FrameDecoder, Utf8Validator, encode_pieces
 from gateway.protocol.pieces import COMPRESSED, FIRST, LAST, Buffer, Opcode, Piece
-
-NO_CODE: Final = 1005
-"""What stands for a Close without a code; it is never sent (RFC 6455 section 7.4.1)."""
 
 INFLATED_PIECE_BYTES: Final = 64 * 1024
 """The most one piece of an inflated message holds: as much as one read brings without compression."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.codes import INTERNAL
 from gateway.errors import ConnectionFault, ProtocolViolation
 from gateway.protocol.records import (
     DEFAULT_WINDOW_BYTES,
@@ -46,7 +47,7 @@ class OutgoingMessage:
 class MessageNotKept(ConnectionFault):
     """A message that was sent in pieces was interrupted, and was too large to be kept for sending it again."""
 
-    close_code = 1011
+    close_code = INTERNAL
 
 
 class _Entry:

@@ -23,6 +23,8 @@ FIRST: Final = 1
 """The piece begins a message."""
 LAST: Final = 2
 """The piece ends a message."""
+LAST_BIT: Final = 1
+"""Where LAST stands: `flags >> LAST_BIT & 1` counts the ends of messages without a branch."""
 COMPRESSED: Final = 4
 """The payload is DEFLATE data of a message whose first frame had RSV1 (RFC 7692)."""
 

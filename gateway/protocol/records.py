@@ -33,6 +33,7 @@ from pydantic import (
     ValidationError,
 )
 
+from gateway.codes import MAX_CODE, MIN_CODE
 from gateway.errors import MAX_CLOSE_REASON_BYTES, ProtocolViolation
 from gateway.protocol.pieces import FIRST, LAST, Buffer, Opcode, Piece
 
@@ -326,7 +327,7 @@ RungName = Annotated[
     Rung, BeforeValidator(_rung_from_name), PlainSerializer(lambda rung: rung.name.lower(), return_type=str)
 ]
 Token = Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,256}$")]
-CloseCode = Annotated[int, Field(ge=1000, le=4999)]
+CloseCode = Annotated[int, Field(ge=MIN_CODE, le=MAX_CODE)]
 
 RejectedRange = Annotated[
     tuple[Positive, Positive, CloseCode, Annotated[str, _bounded_reason(1024)]], AfterValidator(_ordered_messages)

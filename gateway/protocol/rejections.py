@@ -17,6 +17,8 @@ import json
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 
+from gateway.codes import NO_CODE
+
 RejectedRange: TypeAlias = tuple[int, int, int, str]
 """(first, last, code, reason): messages `first` to `last` were rejected with this code and reason."""
 
@@ -29,9 +31,6 @@ refusals can stand apart, and these fit without their reasons; so none is forgot
 LEAST_WINDOW_MESSAGES: Final = 1024
 """A sender is taken to have this window at the least. Between it and us there may be a gateway that passes on what fits
 a smaller one of ours, and then the sender may have more unsettled than we can see."""
-
-NO_CODE: Final = 1005
-"""Stands for codes that had no room (RFC 6455 section 7.4.1: no code was present)."""
 
 
 def tells_of(ranges: Iterable[RejectedRange], seq: int) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from gateway.codes import SUPERSEDED, TRY_AGAIN_LATER
 from gateway.errors import (
     BackendAway,
     BackendReset,
@@ -14,12 +15,6 @@ from gateway.errors import (
     KeepaliveTimeout,
 )
 from gateway.telemetry.metrics import ClosedBy, UnknownReason
-
-ABNORMAL: Final = 1006
-"""What stands for a peer that went without a word; never sent in a Close frame (RFC 6455 section 7.4.1)."""
-
-BEGUN_ANEW: Final = frozenset({1011, 1012, 1013, 1014})
-"""Codes upon which a client that can come back begins a new session by itself."""
 
 _UNKNOWN: Final[Mapping[type[ConnectionFault], UnknownReason]] = {
     BackendReset: UnknownReason.RESET,
@@ -48,11 +43,11 @@ class Ending:
 
 
 TAKEN_OVER: Final = Ending(
-    by=ClosedBy.GATEWAY, code=4001, reason="another gateway took the session over", taken_over=True
+    by=ClosedBy.GATEWAY, code=SUPERSEDED, reason="another gateway took the session over", taken_over=True
 )
 
 CAME_TOO_EARLY: Final = Ending(
-    by=ClosedBy.GATEWAY, code=1013, reason="another gateway had the session; try again", taken_over=True
+    by=ClosedBy.GATEWAY, code=TRY_AGAIN_LATER, reason="another gateway had the session; try again", taken_over=True
 )
 """The same, where the client itself may have been at the other one and come back before we heard of that: it is to come
 again, and is taken to the backend anew."""

@@ -13,7 +13,7 @@ from mypy_extensions import i64
 from gateway.memory.account import Charge, Tab
 from gateway.memory.costs import GATHERED_BYTES, PIECE_BYTES
 from gateway.protocol.ledger import Ledger, Run
-from gateway.protocol.pieces import FIRST, LAST, Piece
+from gateway.protocol.pieces import FIRST, LAST, LAST_BIT, Piece
 from gateway.protocol.records import LossReport, RejectBody, Rung
 from gateway.protocol.rejections import RejectedRange, Rejections
 from gateway.protocol.sequencing import DataSender
@@ -106,7 +106,7 @@ class Lane:
             opcode, payload, flags = piece
             size = len(payload)
             cost += size
-            self.held_messages += flags >> 1 & 1
+            self.held_messages += flags >> LAST_BIT & 1
             if flags & FIRST:
                 self.held_bytes_before_newest = self.held_bytes
             elif held and len(held[-1][1]) < GATHERED_BYTES:
@@ -153,7 +153,7 @@ class Lane:
         size = 0
         for _, payload, flags in admitted:
             size += len(payload)
-            self.held_messages -= flags >> 1 & 1
+            self.held_messages -= flags >> LAST_BIT & 1
         self.held_bytes -= size
         self.held_bytes_before_newest = max(self.held_bytes_before_newest - size, 0)
         self._held_charge.set_to(self._held_charge.size - size - PIECE_BYTES * count)
@@ -170,7 +170,7 @@ class Lane:
             if flags & FIRST and not alone and (room <= 0 or room_bytes <= 0):
                 return index
             alone = False
-            room -= flags >> 1 & 1
+            room -= flags >> LAST_BIT & 1
             room_bytes -= len(payload)
         return len(pieces)
 
@@ -219,7 +219,7 @@ class Lane:
             messages, size = 0, 0
             for _, payload, flags in pieces:
                 size += len(payload)
-                messages += flags >> 1 & 1
+                messages += flags >> LAST_BIT & 1
         self.messages += messages
         self.bytes += size
         self.metrics.messages += messages
@@ -381,7 +381,7 @@ def messages_ending(pieces: Sequence[Piece]) -> int:
 def behind_message(pieces: list[Piece], count: int) -> list[Piece]:
     """The pieces behind the end of the `count`th message."""
     for index, piece in enumerate(pieces):
-        count -= piece[2] >> 1 & 1
+        count -= piece[2] >> LAST_BIT & 1
         if not count:
             return pieces[index + 1 :]
     return []
@@ -392,5 +392,5 @@ def first_messages(pieces: list[Piece], count: int) -> list[Piece]:
     for index, piece in enumerate(pieces):
         if not count:
             return pieces[:index]
-        count -= piece[2] >> 1 & 1
+        count -= piece[2] >> LAST_BIT & 1
     return pieces

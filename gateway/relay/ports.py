@@ -12,10 +12,10 @@ from typing import Final
 
 from mypy_extensions import i64, mypyc_attr, trait
 
+from gateway.codes import ABNORMAL, NORMAL
 from gateway.errors import BackendFault, ConnectionFault
 from gateway.protocol.pieces import Buffer, Piece
 from gateway.protocol.records import RejectBody, Rung, SessionReport
-from gateway.relay.ending import ABNORMAL
 from gateway.relay.vitals import Vitals
 from gateway.telemetry.metrics import PauseCause, UnknownReason
 
@@ -356,7 +356,7 @@ class Junction(ABC):
 
     @abstractmethod
     def backend_ended(
-        self, now: float, *, code: int = 1000, reason: str = "", fault: ConnectionFault | None = None
+        self, now: float, *, code: int = NORMAL, reason: str = "", fault: ConnectionFault | None = None
     ) -> None:
         """The backend's connection is over: in good order with `code`, or by a `fault`."""
 

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gateway.codes import BAD_GATEWAY, SUPERSEDED
 from gateway.errors import BackendFault, BackendVanished, FramingViolation, ProtocolViolation
 from gateway.memory.account import Charge
 from gateway.protocol.messages import is_legal_close_code
@@ -33,11 +34,6 @@ from gateway.relay.evidence import Evidence
 from gateway.relay.place import Place
 from gateway.relay.ports import Sample
 from gateway.relay.socket_side import SocketSide
-
-BAD_GATEWAY = 1014
-
-SUPERSEDED = 4001
-"""A newer connection of the same session took over, at another gateway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,10 +8,11 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gateway.codes import NO_CODE
 from gateway.errors import ConnectionFault, KeepaliveTimeout, PolicyViolation, ProtocolViolation
 from gateway.memory.account import Charge
 from gateway.protocol.ledger import Ledger
-from gateway.protocol.messages import NO_CODE, WebSocketConnection
+from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import Opcode, Piece
 from gateway.protocol.records import (
     MAX_BODY_BYTES,
@@ -31,9 +32,6 @@ from gateway.protocol.sequencing import DataReceiver, DataSender
 from gateway.relay.place import Place
 from gateway.relay.websocket_side import WHOLE, WebSocketSide
 from gateway.telemetry.metrics import UnknownReason
-
-SUPERSEDED = 4001
-"""A newer connection of the same session took over."""
 
 REJECT_BYTES = 160
 """Around a REJECT that is kept: its number, its entry, what a bytes object has before its data."""

@@ -20,6 +20,7 @@ from typing import Protocol
 
 import structlog
 
+from gateway.codes import ABNORMAL, BEGUN_ANEW, INTERNAL, NORMAL, RESTART, SUPERSEDED
 from gateway.errors import NOT_ENDED, BackendFault, ConnectionFault, ProtocolViolation
 from gateway.memory.account import Tab
 from gateway.protocol.messages import is_legal_close_code
@@ -28,8 +29,6 @@ from gateway.protocol.rejections import RejectedRange, tells_of
 from gateway.relay.away import AbsentBackend, ParkedClient
 from gateway.relay.closing import State, Step, Tail
 from gateway.relay.ending import (
-    ABNORMAL,
-    BEGUN_ANEW,
     CAME_TOO_EARLY,
     TAKEN_OVER,
     Ending,
@@ -175,7 +174,7 @@ class Relay(Traffic):
         if before.buffered:
             before.close()  # all of that is sent again: it is not held twice for the sake of a Close
         else:
-            before.leave(4001, "another connection took over", now)
+            before.leave(SUPERSEDED, "another connection took over", now)
         self._absence = None
         self._grace_deadline = NEVER
         if not self.is_open:
@@ -327,7 +326,7 @@ class Relay(Traffic):
             self._steer(now)  # what the backend still says is read to its end, for nobody
 
     def backend_ended(
-        self, now: float, *, code: int = 1000, reason: str = "", fault: ConnectionFault | None = None
+        self, now: float, *, code: int = NORMAL, reason: str = "", fault: ConnectionFault | None = None
     ) -> None:
         if not self.backend.is_gone:
             self._close_backend(now)
@@ -419,13 +418,13 @@ class Relay(Traffic):
             self._expire(UnknownReason.DRAIN, now)  # nobody is here to be sent away
         if not self.is_open:
             return
-        ending = Ending(by=ClosedBy.GATEWAY, code=1012, reason="restarting", unknown=UnknownReason.DRAIN)
+        ending = Ending(by=ClosedBy.GATEWAY, code=RESTART, reason="restarting", unknown=UnknownReason.DRAIN)
         if self.is_resumable:
             self.backend.pause()
             self._leave(ending, now)
             return
         closing = self.closing
-        closing.for_client = (1012, "restarting")
+        closing.for_client = (RESTART, "restarting")
         mid_message = not self.down.drop_unfinished() and self.client.is_mid_message
         # Half of the time is for the fence, half for the closing handshake: the answer to Close proves as much.
         patience = min(self.settings.close_seconds, max(until - now, 0.0)) / 2
@@ -438,10 +437,10 @@ class Relay(Traffic):
         self._sample_backend(now)
         self._send_away(ending, now)
         if self.backend.leave():
-            self.closing.for_backend = (1012, "")
+            self.closing.for_backend = (RESTART, "")
             self._steer(now)
         else:
-            self._finish_backend(1012, "", now)
+            self._finish_backend(RESTART, "", now)
 
     def _send_away(self, ending: Ending, now: float) -> None:
         """A client that can take its session up elsewhere is told to; here it counts as away for good."""
@@ -506,7 +505,7 @@ class Relay(Traffic):
         """Closes both sides at once, whatever is unsent; a client that cannot resume is told why, if it can be."""
         if self.has_ended:
             return
-        ending = self.ending or Ending(by=ClosedBy.GATEWAY, code=1011, unknown=UnknownReason.FAULT)
+        ending = self.ending or Ending(by=ClosedBy.GATEWAY, code=INTERNAL, unknown=UnknownReason.FAULT)
         if not (self.client.is_closing or self.is_resumable) and is_legal_close_code(ending.code):
             self.client.send_close(ending.code, ending.reason, None, now)
         self._close_client_socket(now)
@@ -566,7 +565,7 @@ class Relay(Traffic):
         if self.is_open:
             idle = self.settings.idle_seconds
             if idle is not None and now - self.last_message_at >= idle:
-                self._decide(Ending(by=ClosedBy.GATEWAY, code=1000, reason=f"idle for {idle:g} s"), now)
+                self._decide(Ending(by=ClosedBy.GATEWAY, code=NORMAL, reason=f"idle for {idle:g} s"), now)
             elif now >= self._grace_deadline:
                 self._expire(UnknownReason.GRACE_EXPIRED, now)
             else:

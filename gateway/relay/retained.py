@@ -13,7 +13,7 @@ from mypy_extensions import i64
 
 from gateway.memory.account import Charge, Tab
 from gateway.memory.costs import GATHERED_BYTES, PIECE_BYTES, cost_of
-from gateway.protocol.pieces import FIRST, LAST, Piece
+from gateway.protocol.pieces import FIRST, LAST, LAST_BIT, Piece
 from gateway.protocol.sequencing import DataSender
 
 REPLAY_BYTES: Final = 64 * 1024
@@ -80,7 +80,7 @@ class Retained:
                 del pieces[:index]
                 break
             self.bytes -= len(payload)
-            count -= flags >> 1 & 1
+            count -= flags >> LAST_BIT & 1
         else:
             pieces.clear()
         self._reckon()

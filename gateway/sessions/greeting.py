@@ -5,8 +5,9 @@ from typing import Final
 
 import trio
 
+from gateway.codes import NO_CODE
 from gateway.errors import ConnectionFault, PolicyViolation, ProtocolViolation
-from gateway.protocol.messages import NO_CODE, WebSocketConnection
+from gateway.protocol.messages import WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Opcode
 from gateway.protocol.records import OpenFromClient, Record, RecordAssembler, RecordType
 from gateway.transport.channel import Channel

@@ -23,9 +23,6 @@ from gateway.transport.connector import Dialed
 
 RECEIVE_BYTES: Final = 65536
 
-SESSION_LOST: Final = 4004
-"""The code with which a backend refuses a session that was to be resumed and that it does not know, or is told so."""
-
 
 async def open_backend(
     channel: Channel, body: OpenToBackend, *, consumed: int, timeout_seconds: float

@@ -10,11 +10,12 @@ from typing import Final
 
 import trio
 
+from gateway.codes import SESSION_LOST, SUPERSEDED
 from gateway.errors import BackendRefused, BackendUnreachable, NoEndpointLeft
 from gateway.protocol.records import OpenToBackend
-from gateway.relay.records_backend import SUPERSEDED, OpenedBackend
+from gateway.relay.records_backend import OpenedBackend
 from gateway.routes import RouteService
-from gateway.sessions.opening import SESSION_LOST, dismiss_backend, open_backend
+from gateway.sessions.opening import dismiss_backend, open_backend
 from gateway.telemetry.metrics import DialOutcome
 from gateway.transport.balancing import EndpointState
 from gateway.transport.connector import ClientFacts, Connector, Dialed

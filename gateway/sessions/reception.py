@@ -7,11 +7,11 @@ given back; from the moment a session is built to the moment its relay runs noth
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import Final
 
 import structlog
 from pydantic import JsonValue
 
+from gateway.codes import SUPERSEDED, TRY_AGAIN_LATER, UNAUTHORIZED
 from gateway.config import TcpAddress
 from gateway.errors import (
     BackendFault,
@@ -24,13 +24,13 @@ from gateway.errors import (
 )
 from gateway.memory.account import Charge
 from gateway.policy.principal import AccessRefusal, Principal, told_by_proxy
-from gateway.policy.refusals import UNAUTHORIZED, close_code, invalid
+from gateway.policy.refusals import close_code, invalid
 from gateway.protocol.messages import WebSocketConnection, is_legal_close_code
 from gateway.protocol.records import SUBPROTOCOL, ClientAddress, OpenToBackend
 from gateway.protocol.sequencing import DataReceiver, DataSender
 from gateway.relay.away import ParkedClient
 from gateway.relay.plain_client import PlainClient
-from gateway.relay.records_client import SUPERSEDED, Numbering
+from gateway.relay.records_client import Numbering
 from gateway.sessions.arrival import Arrival, upgrade
 from gateway.sessions.assembling import assemble, backend_side
 from gateway.sessions.greeting import Greeting, close_politely, read_open
@@ -42,8 +42,6 @@ from gateway.sessions.session import PASSING_REFUSALS, Session
 from gateway.telemetry.metrics import ResumeOutcome, ServiceRefusal
 from gateway.transport.connector import ClientFacts
 from gateway.transport.descriptors import current_budget
-
-TRY_AGAIN_LATER: Final = 1013
 
 log = structlog.get_logger("reception")
 

@@ -12,14 +12,11 @@ from typing import Final
 import structlog
 
 from gateway.access.state import Bar, Barred, StateUnwritable
-from gateway.policy.refusals import UNAUTHORIZED
+from gateway.codes import POLICY, UNAUTHORIZED
 from gateway.sessions.registry import SessionKeeper
 from gateway.sessions.session import Session
 
 REVOKED: Final = "the credential has been revoked"
-
-ENDED_BY_OPERATOR: Final = 1008
-"""Close code for somebody who may come again: clients do not do so by themselves."""
 
 log = structlog.get_logger("access")
 
@@ -99,7 +96,8 @@ class Revocation:
         now = time.time()
         found = list(self._whom(Bar(kind=kind, value=value, since=now, until=None, issuer=issuer), now))
         for session in found:
-            session.revoke(ENDED_BY_OPERATOR, "ended by the operator", self._keeper.pump.clock())
+            # A code upon which clients do not come again by themselves, though they may.
+            session.revoke(POLICY, "ended by the operator", self._keeper.pump.clock())
         log.info("disconnected", by=kind.value, sessions=len(found))
         return len(found)
 

@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 import trio
 
+from gateway.codes import RESTART, SESSION_LOST, SUPERSEDED, TRY_AGAIN_LATER, UNAUTHORIZED
 from gateway.errors import (
     BackendAway,
     BackendFault,
@@ -27,7 +28,7 @@ from gateway.errors import (
 )
 from gateway.policy.admission import MessageRate, Ticket, holder_of
 from gateway.policy.principal import Principal
-from gateway.policy.refusals import UNAUTHORIZED, close_code, forbidden
+from gateway.policy.refusals import close_code, forbidden
 from gateway.protocol.messages import WebSocketConnection, is_legal_close_code
 from gateway.protocol.records import (
     AuthByGateway,
@@ -40,14 +41,14 @@ from gateway.protocol.sequencing import DataReceiver
 from gateway.relay.away import AbsentBackend, ParkedClient
 from gateway.relay.ending import Ending
 from gateway.relay.evidence import Evidence
-from gateway.relay.records_backend import SUPERSEDED, OpenedBackend, RecordsBackend
+from gateway.relay.records_backend import OpenedBackend, RecordsBackend
 from gateway.relay.records_client import RecordsClient
 from gateway.relay.relay import Relay
 from gateway.routes import RouteService
 from gateway.sessions.greeting import Greeting
 from gateway.sessions.host import EndedSession, SessionHost
 from gateway.sessions.identity import Binding
-from gateway.sessions.opening import SESSION_LOST, dismiss_backend
+from gateway.sessions.opening import dismiss_backend
 from gateway.sessions.permission import Permission, PermissionWatch
 from gateway.sessions.reaching import reach
 from gateway.sessions.telling import Participants, ladder, settle_accounts
@@ -62,9 +63,7 @@ LAST_REDIAL_SECONDS: Final = 5.0
 ASK_AGAIN_SECONDS: Final = 5.0
 """Of a client that names a position beyond what was sent here: so long the backend's word stands that it is wrong."""
 
-TRY_AGAIN_LATER: Final = 1013
-
-PASSING_REFUSALS: Final = frozenset({1012, 1013})
+PASSING_REFUSALS: Final = frozenset({RESTART, TRY_AGAIN_LATER})
 """Codes with which a backend refuses for the moment: the session may be there, and is not to be replaced by another."""
 
 SESSION_BYTES: Final = 16 * 1024

@@ -20,6 +20,7 @@ from typing import Final, Protocol
 
 import trio
 
+from gateway.codes import NORMAL
 from gateway.errors import KakitomeError
 from gateway.protocol.handshake import RequestReader, accept_response, check_upgrade
 from gateway.protocol.messages import WebSocketConnection
@@ -94,7 +95,7 @@ class WebSocketCodec:
             elif opcode < Opcode.CLOSE:
                 stream.append(payload)
         if self._ws.close_received is not None:
-            answer += self._ws.close(1000)
+            answer += self._ws.close(NORMAL)
         return b"".join(stream), answer
 
     def encode(self, data: bytes) -> bytes:

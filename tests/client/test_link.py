@@ -6,8 +6,9 @@ from contextlib import asynccontextmanager, suppress
 import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketStream
 
-from gateway.client.exchange import NOTHING_SAID, Exchange
+from gateway.client.exchange import Exchange
 from gateway.client.link import READ_BYTES, Link
+from gateway.codes import ABNORMAL
 from gateway.protocol.messages import CloseFrame, WebSocketConnection
 from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
 from tests.client.runtimes import on_both_runtimes
@@ -125,7 +126,7 @@ async def test_a_connection_that_ends_is_told_as_one_that_broke_and_its_stream_i
         await it.server.aclose()
         await it.is_over.wait()
         assert it.traffic.came[0] == (TEXT, b"last", WHOLE)
-        assert it.exchange.ending == CloseFrame(code=NOTHING_SAID)
+        assert it.exchange.ending == CloseFrame(code=ABNORMAL)
 
 
 @on_both_runtimes

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from gateway.codes import NO_CODE
 from gateway.errors import ProtocolViolation
 from gateway.protocol.records import (
     MAX_JSON_BYTES,
@@ -15,7 +16,6 @@ from gateway.protocol.records import (
 )
 from gateway.protocol.rejections import (
     LEAST_WINDOW_MESSAGES,
-    NO_CODE,
     REJECTIONS_BYTES,
     RejectedRange,
     Rejections,

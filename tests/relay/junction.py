@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.codes import ABNORMAL
 from gateway.errors import BackendFault, ConnectionFault
 from gateway.protocol.ledger import Ledger
 from gateway.protocol.pieces import FIRST, LAST, Opcode, Piece
 from gateway.protocol.records import RejectBody, Rung
-from gateway.relay.ending import ABNORMAL
 from gateway.relay.lane import Lane
 from gateway.relay.place import Place
 from gateway.relay.ports import Junction

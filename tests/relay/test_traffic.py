@@ -47,6 +47,33 @@ def test_a_ping_is_answered_without_the_backend(new_scene: NewScene) -> None:
     assert scene.service.got == b""
 
 
+def state_of(owner: object) -> dict[str, str]:
+    """Whatever its attributes hold, as text; but for the scene, which has a clock."""
+    names = {name for kind in type(owner).__mro__ for name in kind.__dict__.get("__slots__", ())}
+    names |= {name for kind in type(owner).__mro__ for name in kind.__dict__.get("__mypyc_attrs__", ())}
+    values = {name: getattr(owner, name, None) for name in names | set(getattr(owner, "__dict__", ()))}
+    return {name: repr(value) for name, value in values.items() if not isinstance(value, Scene)}
+
+
+def test_a_report_is_a_question_that_changes_nothing(new_scene: NewScene) -> None:
+    """Whoever asks learns what was known at the last look, though there may be more to look at, and moves nothing."""
+    scene = new_scene(window_messages=4)
+    scene.service.sock.sendall(b"down")
+    scene.until(lambda: scene.browser.messages == [b"down"])
+    scene.service.reads = False
+    scene.flood(lambda: scene.browser.binary(bytes(5_000)))
+    relay = scene.relay
+    owners = (relay, scene.up, scene.down, scene.up.ledger, scene.down.ledger, relay.closing, scene.metrics.upstream)
+    before = [state_of(owner) for owner in owners]
+    assert all(len(state) > 3 for state in before)
+    first = relay.report()
+    assert first is not None
+    assert first.upstream.unknown is not None
+    scene.now += 10.0
+    assert [relay.report() for _ in range(3)] == [first] * 3
+    assert [state_of(owner) for owner in owners] == before
+
+
 # --- evidence -----------------------------------------------------------------------------------------------------
 
 
