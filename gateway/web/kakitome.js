@@ -446,6 +446,12 @@ function isWithin(seq, range) {
   return range !== null && range[0] <= seq && seq <= range[1];
 }
 
+/** Whether a report tells of messages to us behind number `accepted`: it may not know of all that have come. */
+function missesAny(report, accepted) {
+  const { unknown = null, neverForwarded = null } = report?.downstream ?? {};
+  return neverForwarded !== null || (unknown !== null && unknown[1] > accepted);
+}
+
 // --- options ---------------------------------------------------------------------------------------------------------
 
 /** What an application may choose, and what the client takes from its surroundings. */
@@ -1397,6 +1403,7 @@ class Session {
   #renew(opened) {
     const { report, connection } = opened || !this.#loss ? { report: opened, connection: this.#connection } : this.#loss;
     const { unknown, neverForwarded } = this.#sortOut(report, connection);
+    const { accepted } = this.inbox;
     const { resend } = this.#settings;
     this.outbox = new Outbox();
     this.inbox = new Inbox(0, this.#settings);
@@ -1415,7 +1422,7 @@ class Session {
       entry.connection = 0;
       this.outbox.append(entry);
     }
-    this.#facts.push({ type: "lost", ...lost, report });
+    this.#facts.push({ type: "lost", ...lost, accepted, report });
   }
 
   /** What the store has, or is about to have, bears the wrong numbers. */
@@ -1523,7 +1530,7 @@ class Session {
     this.ending = { code, reason, cause, record: this.isOpen && !byPeer ? closeRecord(code, reason) : null };
     this.#phase = Phase.OVER;
     this.outbox = new Outbox();
-    this.#facts.push({ type: "lost", unknown, neverForwarded, report: known.report });
+    this.#facts.push({ type: "lost", unknown, neverForwarded, accepted: this.inbox.accepted, report: known.report });
     this.#facts.push({ type: "ended", code, reason, report: known.report, byPeer });
   }
 
@@ -3108,7 +3115,7 @@ class Kakitome extends Emitter {
     this.#dispatch("rejected", { ...told(entry), code, reason });
   }
 
-  #lose({ unknown, neverForwarded, report }) {
+  #lose({ unknown, neverForwarded, accepted, report }) {
     const { ending } = this.#session;
     const words = ending ? undefined : "the session was lost, its connection ended with";
     const cause = closedBy(ending ?? this.#lastEnd, words);
@@ -3120,8 +3127,7 @@ class Kakitome extends Emitter {
     };
     const messages = giveUp(unknown, Lost);
     const kept = giveUp(neverForwarded, NeverForwarded);
-    const downstream = report?.downstream ?? null;
-    if (messages.length || kept.length || downstream?.unknown || downstream?.neverForwarded) {
+    if (messages.length || kept.length || missesAny(report, accepted)) {
       this.#dispatch("lost", { messages, neverForwarded: kept, report });
     }
   }

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { events, opened, outcome, states } from "./conversing.mjs";
+import { events, opened, outcome, received, states } from "./conversing.mjs";
 import { MemoryStore } from "./memory_store.mjs";
 import { encodeRecord, Lost, NeverForwarded, RecordType } from "./subject.mjs";
 import { World } from "./world.mjs";
@@ -168,14 +168,31 @@ test("a lost session that had a store is lost there too", async () => {
   assert.deepEqual([store.state.token, store.messages.size], [world.gateway.session.token, 0]);
 });
 
-test("losses of the gateway's messages are told too", async () => {
+test("losses of the gateway's messages are told too, those that have come are none", async () => {
+  for (const [hasCome, told] of [
+    [false, [[1, 1]]],
+    [true, []],
+  ]) {
+    const world = new World();
+    const line = await opened(world, { acknowledge: "manual" });
+    world.gateway.session.send("unacknowledged");
+    if (hasCome) await world.settle();
+    world.gateway.forget();
+    await world.until(() => events(line, "open").length === 2);
+    assert.deepEqual(events(line, "lost").map(({ report }) => report.downstream.unknown), told);
+  }
+});
+
+test("an end behind messages that have come and are not acknowledged yet loses nothing", async () => {
   const world = new World();
   const line = await opened(world, { acknowledge: "manual" });
-  world.gateway.session.send("unacknowledged");
-  await world.settle();
-  world.gateway.forget();
-  await world.until(() => events(line, "lost").length === 1);
-  assert.deepEqual(events(line, "lost")[0].report.downstream.unknown, [1, 1]);
+  const { session } = world.gateway;
+  session.send("last words");
+  session.link.sendJson(RecordType.CLOSE, 0, { code: 1000, reason: "", report: session.report() });
+  session.link.end(1000, "");
+  await world.until(() => line.state === "closed");
+  assert.deepEqual([received(line).length, events(line, "lost").length], [1, 0]);
+  assert.deepEqual(events(line, "close")[0].report.downstream.unknown, [1, 1]);
 });
 
 test("a violation of the gateway's is told to both sides", async () => {

@@ -12,7 +12,7 @@ import { Session, SUPERSEDED } from "./session.js";
 import { IndexedDbStore } from "./store.js";
 import { cut } from "./text.js";
 import { Timers } from "./timers.js";
-import { MAX_CLOSE_REASON_BYTES, RUNGS, SUBPROTOCOL } from "./wire.js";
+import { MAX_CLOSE_REASON_BYTES, missesAny, RUNGS, SUBPROTOCOL } from "./wire.js";
 
 /** Records that the gateway wrote together with OPENED have come by then. */
 const CONFIRM_MS = 100;
@@ -334,7 +334,7 @@ export class Kakitome extends Emitter {
     this.#dispatch("rejected", { ...told(entry), code, reason });
   }
 
-  #lose({ unknown, neverForwarded, report }) {
+  #lose({ unknown, neverForwarded, accepted, report }) {
     const { ending } = this.#session;
     const words = ending ? undefined : "the session was lost, its connection ended with";
     const cause = closedBy(ending ?? this.#lastEnd, words);
@@ -346,8 +346,7 @@ export class Kakitome extends Emitter {
     };
     const messages = giveUp(unknown, Lost);
     const kept = giveUp(neverForwarded, NeverForwarded);
-    const downstream = report?.downstream ?? null;
-    if (messages.length || kept.length || downstream?.unknown || downstream?.neverForwarded) {
+    if (messages.length || kept.length || missesAny(report, accepted)) {
       this.#dispatch("lost", { messages, neverForwarded: kept, report });
     }
   }

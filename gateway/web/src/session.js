@@ -240,6 +240,7 @@ export class Session {
   #renew(opened) {
     const { report, connection } = opened || !this.#loss ? { report: opened, connection: this.#connection } : this.#loss;
     const { unknown, neverForwarded } = this.#sortOut(report, connection);
+    const { accepted } = this.inbox;
     const { resend } = this.#settings;
     this.outbox = new Outbox();
     this.inbox = new Inbox(0, this.#settings);
@@ -258,7 +259,7 @@ export class Session {
       entry.connection = 0;
       this.outbox.append(entry);
     }
-    this.#facts.push({ type: "lost", ...lost, report });
+    this.#facts.push({ type: "lost", ...lost, accepted, report });
   }
 
   /** What the store has, or is about to have, bears the wrong numbers. */
@@ -366,7 +367,7 @@ export class Session {
     this.ending = { code, reason, cause, record: this.isOpen && !byPeer ? closeRecord(code, reason) : null };
     this.#phase = Phase.OVER;
     this.outbox = new Outbox();
-    this.#facts.push({ type: "lost", unknown, neverForwarded, report: known.report });
+    this.#facts.push({ type: "lost", unknown, neverForwarded, accepted: this.inbox.accepted, report: known.report });
     this.#facts.push({ type: "ended", code, reason, report: known.report, byPeer });
   }
 

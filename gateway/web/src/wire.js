@@ -226,3 +226,9 @@ function isObject(value) {
 export function isWithin(seq, range) {
   return range !== null && range[0] <= seq && seq <= range[1];
 }
+
+/** Whether a report tells of messages to us behind number `accepted`: it may not know of all that have come. */
+export function missesAny(report, accepted) {
+  const { unknown = null, neverForwarded = null } = report?.downstream ?? {};
+  return neverForwarded !== null || (unknown !== null && unknown[1] > accepted);
+}
