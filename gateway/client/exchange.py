@@ -35,7 +35,8 @@ class Exchange:
 
     `message_bytes` limits what comes in, None is no limit. After `keepalive_seconds` of silence the server is pinged,
     and it is dead when it stays silent for as long again; None asks for nothing. It also is when it has not closed
-    its side `close_seconds` after a Close and its last sign of life, or `close_total_seconds` after the Close.
+    its side `close_seconds` after a Close and its last sign of life, or `close_total_seconds` after the Close. Where it
+    has closed and our Close is held back, `holds_close`, it waits for us, and we do so for `close_total_seconds`.
     A sign of life is whatever comes, and what it acknowledges of what was sent before.
 
     Deadlines that are noticed more than `STALL_SECONDS` late begin anew: who stood still was we, and what the server
@@ -55,6 +56,7 @@ class Exchange:
         "_ws",
         "ending",
         "has_unfenced",
+        "holds_close",
         "pings_answered",
         "pings_sent",
     )
@@ -78,6 +80,8 @@ class Exchange:
         self._closing_since: float | None = None
         self._out: list[bytes] = []
         self._pong: bytes | None = None
+        self.holds_close = False
+        """The server's Close is not answered yet, for the sake of what the application does with what came before."""
         self._pings: deque[bytes] = deque()
         self.has_unfenced = False
         """Data came that no ping of the server's has followed: it may not know that it has reached us."""
@@ -170,7 +174,9 @@ class Exchange:
         """Sends a Close, or answers the server's; again does nothing. Raises ValueError for a code not to be sent."""
         self._flush_pong()
         self._out.append(self._ws.close(code, reason))
-        self._closing_since = now if self._closing_since is None else self._closing_since
+        if self._closing_since is None or self.holds_close:
+            self._closing_since = now
+        self.holds_close = False
 
     def echo_close(self, *, now: float) -> None:
         """Answers the server's Close with its own code, if there is one to be answered."""
@@ -198,6 +204,8 @@ class Exchange:
     def deadline(self) -> float:
         """When to call `check`; infinity for never."""
         if self._closing_since is not None:
+            if self.holds_close:
+                return self._closing_since + self._close_total_seconds
             alive_at = max(self._closing_since, self._alive_at)
             return min(alive_at + self._close_seconds, self._closing_since + self._close_total_seconds)
         if self._keepalive_seconds is None:
@@ -217,7 +225,7 @@ class Exchange:
         if self._closing_since is not None:
             if paused or was_stalled:
                 self._closing_since = now
-            elif progressed and now < self._closing_since + self._close_total_seconds:
+            elif progressed and not self.holds_close and now < self._closing_since + self._close_total_seconds:
                 self._alive_at = now
             else:
                 self.receive_eof()

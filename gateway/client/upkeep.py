@@ -446,6 +446,8 @@ class _Carriage:
         upkeep.save()
         if upkeep.store_failed or not exchange.can_send:
             return
+        end = conversation.end
+        exchange.holds_close |= end is not None and end.by_gateway and not conversation.is_over
         records = conversation.records_to_send(WRITE_BYTES)
         if records:
             exchange.send([(_BINARY, record, _WHOLE) for record in records])

@@ -251,6 +251,23 @@ def test_a_close_is_waited_for_while_the_server_goes_on_and_no_longer_than_its_t
     assert client.check(now=60.0)
 
 
+def test_a_close_that_is_held_back_for_the_application_is_waited_for_without_a_sign_of_life() -> None:
+    client, server = exchange(close_seconds=5.0)
+    client.receive_data(server.close(1000), now=10.0)
+    client.holds_close = True
+    assert client.deadline == 70.0
+    client.echo_close(now=50.0)
+    assert client.deadline == 55.0, "from now on it is the server that is waited for"
+
+
+def test_a_close_that_is_held_back_for_ever_is_not() -> None:
+    client, server = exchange(close_seconds=5.0)
+    client.receive_data(server.close(1000), now=10.0)
+    client.holds_close = True
+    assert not client.check(now=69.0, progressed=True)
+    assert client.check(now=70.0, progressed=True)
+
+
 def test_what_the_server_acknowledges_is_a_sign_of_life() -> None:
     client, _ = exchange(keepalive_seconds=20.0, close_seconds=5.0)
     client.check(now=20.0)

@@ -141,6 +141,19 @@ async def test_leaving_while_the_gateway_is_gone_takes_no_longer_than_settling_m
         assert trio.current_time() - begin <= 10.5
 
 
+async def test_what_came_before_the_gateways_end_is_acknowledged_however_slowly_it_is_taken(
+    autojump_clock: MockClock,
+) -> None:
+    async with opened() as (session, peer, _):
+        for seq in range(1, 5):
+            await peer.data(seq, "taken slowly")
+        await peer.end_session(1000)
+        await peer.close(1000)
+        async for _ in session:
+            await trio.sleep(9)
+    await peer.receive_ack(4)
+
+
 @pytest.mark.parametrize(("total", "lost"), [(60.0, 0), (20.0, 1)])
 async def test_messages_that_are_settled_one_after_the_other_are_waited_for(
     autojump_clock: MockClock, total: float, lost: int
