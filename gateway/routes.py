@@ -68,6 +68,8 @@ class RouteService:
 
     def choose_subprotocol(self, upgrade: Upgrade) -> str | None:
         """The first of the route's subprotocols that the client offers."""
+        if not upgrade.subprotocols:
+            return None
         return next((name for name in self.config.subprotocols if name in upgrade.subprotocols), None)
 
     def unspoken_subprotocols(self, upgrade: Upgrade) -> tuple[str, ...]:
@@ -75,7 +77,7 @@ class RouteService:
 
         A browser ends such a connection as soon as it stands, and says nothing that a page could show.
         """
-        if self.config.delivery.track and SUBPROTOCOL in upgrade.subprotocols:
+        if not upgrade.subprotocols or (self.config.delivery.track and SUBPROTOCOL in upgrade.subprotocols):
             return ()
         return () if self.choose_subprotocol(upgrade) is not None else upgrade.subprotocols
 

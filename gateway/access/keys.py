@@ -57,7 +57,7 @@ class SecretKeys(KeySource):
 
     async def find(self, key_id: str | None) -> Sequence[Key]:
         """All of them: whoever shares a secret may call it what they like."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         return self._keys
 
 
@@ -74,7 +74,7 @@ class FileKeys(KeySource):
 
     async def find(self, key_id: str | None) -> Sequence[Key]:
         """Those of that ID; a PEM file has none, and serves every token."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         now = self._clock()
         if now - self._checked_at >= CHECK_FILE_SECONDS:
             self._checked_at = now
@@ -123,7 +123,7 @@ class PublishedKeys(KeySource):
 
     async def find(self, key_id: str | None) -> Sequence[Key]:
         """See `KeySource`."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         keys = _of_id(self._keys, key_id)
         if keys or (key_id is not None and key_id in self._unknown):
             return keys

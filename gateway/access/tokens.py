@@ -36,7 +36,7 @@ class TokenMethod(Method):
 
     async def identify(self, evidence: Evidence, now: float) -> Principal:
         """See `Method`."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         assert evidence.credential is not None
         holder = self._holders[digest(evidence.credential)]
         return Principal(subject=holder.subject, method=self.name, claims=holder.claims)
@@ -56,7 +56,7 @@ class MtlsMethod(Method):
 
     async def identify(self, evidence: Evidence, now: float) -> Principal:
         """See `Method`."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         names = evidence.certificate
         assert names is not None
         match self._subject:

@@ -12,8 +12,10 @@ here: its `decode` looks at no claim, takes HS256 unless told which algorithms, 
 import base64
 import binascii
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, TypeGuard
 
 from joserfc import jws
@@ -152,18 +154,30 @@ def check_signature(token: Token, keys: Iterable[Key]) -> bool:
 
 
 def _is_signed_by(token: Token, key: Key) -> bool:
-    registry = jws.JWSRegistry(algorithms=[token.algorithm], strict_check_header=False)
-    registry.max_header_length = MAX_HEADER_BYTES
-    registry.max_payload_length = MAX_TOKEN_BYTES
-    registry.max_signature_length = MAX_TOKEN_BYTES
+    registry = _registry(token.algorithm)
     try:
-        with warnings.catch_warnings():
-            # It warns of EdDSA, whose name says no curve (RFC 9864); the key says which.
-            warnings.simplefilter("ignore", SecurityWarning)
+        # It warns of EdDSA, whose name says no curve (RFC 9864); the key says which.
+        with _unwarned() if token.algorithm == "EdDSA" else nullcontext():
             jws.deserialize_compact(token.text, key, algorithms=[token.algorithm], registry=registry)
     except (JoseError, ValueError):
         return False
     return True
+
+
+@lru_cache(16)  # there are fourteen algorithms that can be named
+def _registry(algorithm: str) -> jws.JWSRegistry:
+    registry = jws.JWSRegistry(algorithms=[algorithm], strict_check_header=False)
+    registry.max_header_length = MAX_HEADER_BYTES
+    registry.max_payload_length = MAX_TOKEN_BYTES
+    registry.max_signature_length = MAX_TOKEN_BYTES
+    return registry
+
+
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SecurityWarning)
+        yield
 
 
 def is_sound(key: Key) -> bool:

@@ -18,7 +18,7 @@ from gateway.errors import ConnectionFault
 from gateway.memory.account import Tab
 from gateway.protocol.framings import MessageNotCarried
 from gateway.protocol.pieces import Piece
-from gateway.protocol.records import RejectBody, Rung, SessionReport
+from gateway.protocol.records import LossReport, RejectBody, Rung, SessionReport
 from gateway.relay.closing import Closing, State
 from gateway.relay.lane import Lane, behind_message
 from gateway.relay.looking import Looking
@@ -98,10 +98,7 @@ class Traffic(Junction):
         """What was known of both lanes' messages at the last look; None where delivery is not tracked."""
         if self.up.ledger is None or self.down.ledger is None:
             return None
-        return SessionReport(
-            upstream=replace(self.up.report(), rejected=self.up.rejections.ranges),
-            downstream=replace(self.down.report(), rejected=self.down.rejections.ranges),
-        )
+        return SessionReport(upstream=_report_of(self.up), downstream=_report_of(self.down))
 
     def progress_upstream(self) -> tuple[int, ...]:
         ledger = self.up.ledger
@@ -367,3 +364,8 @@ class Traffic(Junction):
             self.down.waives_window = True
             if self.down.held:
                 self.flush_downstream(now)
+
+
+def _report_of(lane: Lane) -> LossReport:
+    report, rejected = lane.report(), lane.rejections.ranges
+    return replace(report, rejected=rejected) if rejected else report

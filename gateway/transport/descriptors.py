@@ -9,7 +9,7 @@ number of one that was just opened is within the last `kept_back`, all those bel
 
 import errno
 import resource
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
@@ -41,20 +41,19 @@ class Budget:
     limit: int
     """How many it may have open."""
 
-    @property
-    def kept_back(self) -> int:
-        """How many of them are not for connections."""
-        return min(KEPT_BACK, self.limit // KEPT_BACK_SHARE)
+    kept_back: int = field(init=False)
+    """How many of them are not for connections."""
+    for_connections: int = field(init=False)
+    """What is left for those of clients and backends."""
+    spare: int = field(init=False)
+    """How many are to be free for those who come."""
 
-    @property
-    def for_connections(self) -> int:
-        """What is left for those of clients and backends."""
-        return self.limit - self.kept_back
-
-    @property
-    def spare(self) -> int:
-        """How many are to be free for those who come."""
-        return min(SPARE, self.for_connections // SPARE_SHARE)
+    def __post_init__(self) -> None:
+        kept_back = min(KEPT_BACK, self.limit // KEPT_BACK_SHARE)
+        for_connections = self.limit - kept_back
+        object.__setattr__(self, "kept_back", kept_back)
+        object.__setattr__(self, "for_connections", for_connections)
+        object.__setattr__(self, "spare", min(SPARE, for_connections // SPARE_SHARE))
 
     def is_short(self, descriptor: int) -> bool:
         """Whether few are left, by one that was just opened for a connection."""

@@ -196,6 +196,7 @@ class Listener:
 
     def _accept_waiting(self, sock: socket.socket, handler: Handler, nursery: trio.Nursery) -> int | None:
         """Accepts some of those that wait; the errno for which it is better to pause before the next attempt."""
+        is_tcp = sock.family != socket.AF_UNIX
         for _ in range(ACCEPTS_PER_WAKEUP):
             try:
                 accepted, address = sock.accept()
@@ -208,7 +209,7 @@ class Listener:
                     return number
             else:
                 self._accepts += 1
-                peer = tcp_address(address) if sock.family != socket.AF_UNIX else None
+                peer = tcp_address(address) if is_tcp else None
                 connection = self._take_in(accepted, peer)
                 if connection is not None:
                     nursery.start_soon(self._handle, handler, connection)
@@ -342,7 +343,13 @@ def _told(address: ProxyAddress) -> TcpAddress:
 
 def _local_address(sock: socket.socket, listener: Listener) -> Address:
     bind = listener.config.bind
-    return bind if isinstance(bind, UnixAddress) else _bound_to(sock)
+    match bind:
+        case UnixAddress():
+            return bind
+        case TcpAddress():
+            return tcp_address(sock.getsockname())
+        case SystemdSocket():
+            return _bound_to(sock)
 
 
 def _bound_to(sock: socket.socket) -> Address:
