@@ -365,8 +365,10 @@ class Entrance:
             visitor = _visitor(established, view, origin=origin, is_page=True)
             records = speaks_records(upgrade, config)
             entry = await service.gatekeeper.admit(request, visitor, speaks_records=records)
+            offered = request.get_all("sec-websocket-protocol")
             request = entry.request
-            upgrade = check_upgrade(request)  # a credential among the subprotocols is none of them
+            if request.get_all("sec-websocket-protocol") != offered:
+                upgrade = check_upgrade(request)  # a credential among the subprotocols is none of them
             principal = entry.principal
             if tells_debug():
                 log.debug(

@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -35,6 +35,9 @@ LOOKUP_AGE_SECONDS: Final = 1.0
 
 SECOND_LOOK_SECONDS: Final = 1.0
 """How long a dial that has failed waits for other addresses."""
+
+_TCP_UNFINISHED: Final = frozenset({errno.EALREADY, errno.EINPROGRESS})
+_UNIX_UNFINISHED: Final = _TCP_UNFINISHED | {errno.EAGAIN}
 
 CHOSEN: Final = "chosen"
 """The `endpoint` label of all that clients choose."""
@@ -197,7 +200,7 @@ class Connector:
         channel: Channel | None = None
         try:
             with trio.fail_at(deadline):
-                channel = await _connect(state, kept_back=True)
+                channel = await _Attempt(state, kept_back=True).finish()
             await self._greet(state, channel, self._proxy_header(None), deadline)
         except trio.TooSlowError:
             return NOT_IN_TIME
@@ -214,8 +217,31 @@ class Connector:
         """A connection to the first of them that takes one; None when none does in time."""
         waiting = order
         while waiting and trio.current_time() < dial.deadline:
+            first = waiting[0]
+            try:
+                attempt = _Attempt(first)
+            except AttemptFailed as failed:
+                self._count(first, failed, dial)
+                waiting = waiting[1:]
+                continue
+            if attempt.is_connected:  # as on this host: there is nobody to race with
+                first.active += 1
+                waiting = waiting[1:]
+                dialed = await self._complete(first, attempt.channel, waiting, dial)
+                if dialed is not None:
+                    return dialed
+                continue
             race = Race()
-            await race.run(waiting, _connect, deadline=dial.deadline)
+            begun = {first: attempt}
+
+            async def connect(state: EndpointState, begun: dict[EndpointState, _Attempt] = begun) -> Channel:
+                return await (begun.pop(state, None) or _Attempt(state)).finish()
+
+            try:
+                await race.run(waiting, connect, deadline=dial.deadline)
+            finally:
+                for never_tried in begun.values():
+                    never_tried.channel.close()
             for state, failure in race.failed.items():
                 self._count(state, failure, dial)
             for state in race.outpaced:
@@ -373,51 +399,88 @@ class _Dial:
         return BackendUnreachable(text)
 
 
-async def _connect(state: EndpointState, *, kept_back: bool = False) -> Channel:
-    """A plain connection; `kept_back`: with a descriptor that is not for connections, if need be.
+class _Attempt:
+    """A connection that was begun, to one address; `finish` it unless it is there already."""
 
-    Raises AttemptFailed.
-    """
-    assert state.target is not None, "only a name has no target, and a name is not dialled"
-    try:
-        return await _connect_socket(state.target.family, state.target.sockaddr, kept_back=kept_back)
-    except OSError as error:
-        failure = _failure(error)
-        if error.errno == errno.EADDRNOTAVAIL and state.up:
-            # It answered a moment ago, so the address is none that this host could not reach at all: all our ports
-            # towards it are in use.
-            failure = AttemptFailed(None, "this gateway has no port left to reach it from")
-        raise failure from error
+    __slots__ = ("_number", "_state", "channel")
 
+    def __init__(self, state: EndpointState, *, kept_back: bool = False) -> None:
+        """`kept_back`: with a descriptor that is not for connections, if need be. Raises AttemptFailed."""
+        assert state.target is not None, "only a name has no target, and a name is not dialled"
+        self._state = state
+        try:
+            self.channel = Channel(socket.socket(state.target.family, socket.SOCK_STREAM))
+        except OSError as error:
+            raise self._failed(error) from error
+        try:
+            sock = self.channel.sock
+            if not kept_back and not current_budget().has_room_for(sock.fileno()):
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            if self._is_tcp:
+                tune_tcp(sock)
+            self._number = sock.connect_ex(state.target.sockaddr)
+            if self._number == errno.EINPROGRESS:
+                # On this host it has answered by now, though connect(2) does not say so: asked again, it does.
+                self._number = sock.connect_ex(state.target.sockaddr)
+            if self._number == errno.EISCONN:
+                self._number = 0
+            if self._number not in self._unfinished:
+                self._check()
+        except OSError as error:
+            self.channel.close()
+            raise self._failed(error) from error
+        except BaseException:
+            self.channel.close()
+            raise
 
-async def _connect_socket(family: int, sockaddr: Any, *, kept_back: bool) -> Channel:
-    channel = Channel(socket.socket(family, socket.SOCK_STREAM))
-    sock = channel.sock
-    try:
-        if not kept_back and not current_budget().has_room_for(sock.fileno()):
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        if family != socket.AF_UNIX:
-            tune_tcp(sock)
-        await trio.lowlevel.checkpoint_if_cancelled()
-        number = sock.connect_ex(sockaddr)
-        while number == errno.EAGAIN and family == socket.AF_UNIX:
-            await trio.sleep(BACKLOG_RETRY_SECONDS)
-            number = sock.connect_ex(sockaddr)
-        if number == errno.EINPROGRESS:
-            # On this host it has answered by now, though connect(2) does not say so: asked again, it does.
-            number = sock.connect_ex(sockaddr)
-        if number in (errno.EALREADY, errno.EINPROGRESS):
-            await channel.wait_writable()
-            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        elif number == errno.EISCONN:
-            number = 0
-        if number:
-            raise OSError(number, os.strerror(number))
-        if family != socket.AF_UNIX and sock.getsockname() == sock.getpeername():
+    @property
+    def is_connected(self) -> bool:
+        """Nothing has to be waited for."""
+        return not self._number
+
+    async def finish(self) -> Channel:
+        """The connection. Raises AttemptFailed, and leaves nothing open then."""
+        assert self._state.target is not None
+        sock = self.channel.sock
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            while self._number == errno.EAGAIN:
+                await trio.sleep(BACKLOG_RETRY_SECONDS)
+                self._number = sock.connect_ex(self._state.target.sockaddr)
+            if self._number in (errno.EALREADY, errno.EINPROGRESS):
+                await self.channel.wait_writable()
+                self._number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            self._check()
+        except OSError as error:
+            self.channel.close()
+            raise self._failed(error) from error
+        except BaseException:
+            self.channel.close()
+            raise
+        return self.channel
+
+    @property
+    def _is_tcp(self) -> bool:
+        return self._state.target is not None and self._state.target.family != socket.AF_UNIX
+
+    @property
+    def _unfinished(self) -> Collection[int]:
+        """What connect(2) says while it is not known yet how it ends."""
+        return _TCP_UNFINISHED if self._is_tcp else _UNIX_UNFINISHED
+
+    def _check(self) -> None:
+        """Raises OSError where it came to nothing."""
+        if self._number:
+            raise OSError(self._number, os.strerror(self._number))
+        sock = self.channel.sock
+        if self._is_tcp and sock.getsockname() == sock.getpeername():
             # On loopback the kernel may choose the very port that is dialled and, nobody listening there, let the
             # socket connect to itself (a TCP simultaneous open, RFC 9293 section 3.5).
             raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
-    except BaseException:
-        channel.close()
-        raise
-    return channel
+
+    def _failed(self, error: OSError) -> AttemptFailed:
+        if error.errno == errno.EADDRNOTAVAIL and self._state.up:
+            # It answered a moment ago, so the address is none that this host could not reach at all: all our ports
+            # towards it are in use.
+            return AttemptFailed(None, "this gateway has no port left to reach it from")
+        return _failure(error)

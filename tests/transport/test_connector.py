@@ -63,6 +63,18 @@ async def test_closing_leaves_a_socket_alone_that_the_pump_took() -> None:
         assert dialed.state.active == 0
 
 
+async def test_what_answers_at_once_is_not_waited_for() -> None:
+    with refusing() as dead, listening() as (_, endpoint):
+        dialing = connector(dead, endpoint)
+        with trio.testing.assert_no_checkpoints():
+            dialed = await dialing.dial(key=b"")
+        assert dialed.state.endpoint == endpoint
+        assert [state.active for state in dialing.endpoints] == [0, 1]
+        assert dialing.endpoints[0].dials[DialOutcome.REFUSED] == 1
+        dialed.close()
+        assert dialed.state.active == 0
+
+
 async def test_unix_sockets_are_dialled(tmp_path: Path) -> None:
     path = tmp_path / "backend.sock"
     with socket.socket(socket.AF_UNIX) as sock:
