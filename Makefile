@@ -126,7 +126,7 @@ coverage: $(VENV)/.dev $(VENV)/.codec ## The same with branch coverage, of the g
 # What is compiled is made of the same sources; here the same tests see that it behaves the same.
 tests-compiled: $(VENV)/.dev $(COMPILED)/.built ## The tests of the data path and of whole gateways, on the compiled data path
 	KAKITOME_TEST_TREE=$(COMPILED) $(PYTEST) --durations=20 \
-	  -o 'pythonpath=$(COMPILED) .' $(PYTEST_ARGS) tests/test_build.py tests/relay tests/sessions \
+	  -o 'pythonpath=$(COMPILED) .' $(PYTEST_ARGS) tests/test_build.py tests/memory/test_account.py tests/relay tests/sessions \
 	  tests/protocol/test_framings.py tests/protocol/test_ledger.py tests/protocol/test_messages.py \
 	  tests/integration/test_backpressure.py tests/integration/test_clients.py tests/integration/test_endings.py \
 	  tests/integration/test_redis.py tests/conformance

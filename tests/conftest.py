@@ -4,15 +4,15 @@ import os
 import signal
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # A shell starts what it runs in the background with interrupts ignored, and so would be whatever the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A busy machine must not fail a property; `HYPOTHESIS_PROFILE=deep` looks further.
-settings.register_profile("fast", deadline=None)
-settings.register_profile("deep", deadline=None, max_examples=5000)
+# A busy machine must not fail a property, nor the making of its examples; `HYPOTHESIS_PROFILE=deep` looks further.
+settings.register_profile("fast", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("deep", settings.get_profile("fast"), max_examples=5000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 pytest_plugins = ("tests.support.patience", "tests.support.left_out")

@@ -47,6 +47,15 @@ class Waiter(ABC):
         """The holder has room again."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
+class LoneWaiter(Waiter):
+    """One that is nothing besides: an interpreted class may inherit from it, which from a compiled trait it may not."""
+
+    __slots__ = ()
+
+    def room_again(self, now: float) -> None: ...
+
+
 class Holder:
     """All that one subject, or one address, makes us hold."""
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as a gateway for WebSockets needs it, all in one file: request heads in, responses out.
+"""HTTP/1.1 as a gateway for WebSockets needs it: heads in, responses out; long, for usual heads have a short way.
 
 Invariant: a `Request` that leaves the reader is a GET or HEAD in origin-form, without a body, from a client whose Host
 is valid, and its path means the same to every reader: no dot segments, no encoded slash, no control characters. A

@@ -86,7 +86,9 @@ def histories(draw: st.DrawFn) -> Sequence[Changes]:
     return changes
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60, deadline=None
+)
 @given(history=histories())
 def test_a_session_is_loaded_as_its_saves_left_it(make_store: MakeStore, history: Sequence[Changes]) -> None:
     store, expected = make_store(), StoredSession()

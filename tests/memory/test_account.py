@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from gateway.memory.account import Account, Tab, Waiter
+from gateway.memory.account import Account, LoneWaiter, Tab
 
 LIMIT: Final = 640
 HOLDER: Final = 200
 KEYS: Final = ("a", "b", "c", "d", "e")
 
 
-class Waiting(Waiter):
+class Waiting(LoneWaiter):
     """Somebody who does not read."""
 
     def __init__(self) -> None:

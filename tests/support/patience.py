@@ -18,7 +18,12 @@ from typing import Final
 import pytest
 import trio
 
-LIMIT_SECONDS: Final = float(os.environ.get("KAKITOME_TEST_SECONDS", "300"))
+DEEP_SECONDS: Final = 3600.0
+"""For a property that is looked into deeply: it has fifty times the examples."""
+
+IS_DEEP: Final = os.environ.get("HYPOTHESIS_PROFILE") == "deep"
+
+LIMIT_SECONDS: Final = float(os.environ.get("KAKITOME_TEST_SECONDS", DEEP_SECONDS if IS_DEEP else 300.0))
 """For a test with its fixtures; `@pytest.mark.patience(seconds)` says otherwise. The slowest one takes a fifth of it on
 a busy machine."""
 
