@@ -27,7 +27,7 @@ def tracked(*folders: str) -> Iterator[Path]:
     """What git knows in these folders, relative to the repository; without git, as in an archive, what is there."""
     listing = ["git", "ls-files", "-z", *folders]
     done = subprocess.run(listing, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    if done.returncode == 0:
+    if done.returncode == 0 and done.stdout:  # a copy of the files may stand in a folder that a checkout ignores
         yield from (Path(name) for name in done.stdout.split("\0") if name and (REPOSITORY / name).exists())
     else:
         for folder in folders:

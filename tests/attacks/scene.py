@@ -152,7 +152,7 @@ class Scene:
                 route("echo", "/echo", to("echo"), delivery={"grace": "2s"}),
                 route("hole", "/hole", to("hole")),
                 route("fire", "/fire", to("fire"), delivery={"grace": "2s"}),
-                route("lines", "/lines", to("lines"), framing="lines"),
+                route("lines", "/lines", to("lines"), framing="lines", delivery={"grace": "2s"}),
                 route("pinging", "/pinging", to("pinging"), framing="records"),
                 route("deflated", "/deflated", to("hole"), compression={"enabled": True}),
                 {"name": "files", "match": {"path": "/files/*"}, "files": str(folder / "files")},

@@ -44,6 +44,8 @@ class Sent:
     async def send_all(self, data: bytes) -> None:
         self.data += data
 
+    send_short = send_all
+
 
 def arriving(
     route: dict[str, Any] | None = None,
