@@ -17,6 +17,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
@@ -48,12 +49,18 @@ def make_ticket(
     body = {
         **(claims or {}),
         "sub": subject,
-        "iat": int(now),
-        "exp": int(now + good_for_seconds),
+        # Not in whole seconds: of one that was made in the second of the gateway's start nobody knew which was first.
+        "iat": _milliseconds(now),
+        "exp": _milliseconds(now + good_for_seconds),
         "jti": ticket_id or secrets.token_urlsafe(16),
     }
     signed = PREFIX + _encode(json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode())
     return f"{signed}.{_encode(_signature(secret, signed))}"
+
+
+def _milliseconds(moment: float) -> float:
+    """A moment as it stands in a ticket, not later than it was."""
+    return int(moment) if moment == int(moment) else math.floor(moment * 1000) / 1000
 
 
 class TicketMethod(Method):

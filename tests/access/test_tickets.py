@@ -144,6 +144,18 @@ async def test_without_memory_of_before_nothing_of_before_is_believed(with_file:
     state.close()
 
 
+@pytest.mark.parametrize("good_for", [60.0, 59.9])
+async def test_one_of_the_second_in_which_the_memory_begins_is_taken_if_it_came_later(good_for: float) -> None:
+    began = NOW + 0.4
+    state = open_state(None, now=began)
+    early, late = (
+        make_ticket(SECRET, subject="alice", now=made, good_for_seconds=good_for) for made in (NOW + 0.3, NOW + 0.5)
+    )
+    assert "older than this gateway's memory" in str(await refused(method(state), early, now=NOW + 0.6))
+    assert (await method(state).identify(evidence(late), NOW + 0.6)).subject == "alice"
+    state.close()
+
+
 async def test_a_ticket_that_cannot_be_written_down_lets_nobody_in(tmp_path: Path) -> None:
     path = tmp_path / "state.db"
     state = open_state(path, now=NOW - 1000)
